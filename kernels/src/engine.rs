@@ -1,0 +1,219 @@
+//! The boundary between a node and whatever computes: one trait, two engines.
+
+use syn1_model::plan::Plan;
+
+/// Runs the [`Plan`] of one layer range for several requests at a time.
+///
+/// Every request has a [`Slot`] with a KV cache of its own. A step at position `p` first truncates that cache to `p`, so
+/// rollback and replay need no call of their own. An engine computes one step at a time.
+pub trait Engine {
+    /// The plan it runs.
+    fn plan(&self) -> &Plan;
+
+    /// What computes, for people: `"cpu (2 threads, AVX-512)"`, `"NVIDIA H200 (Vulkan)"`.
+    fn device(&self) -> &str;
+
+    /// Reserves a KV cache.
+    ///
+    /// # Errors
+    /// [`EngineError::Slots`] when all are taken, [`EngineError::Memory`] when the device has no room for another.
+    fn open(&mut self) -> Result<Slot, EngineError>;
+
+    /// Gives a KV cache back. Unknown slots are ignored.
+    fn close(&mut self, slot: Slot);
+
+    /// Runs one step and leaves its result in `out` (cleared first, never shrunk).
+    ///
+    /// A range without the head gives `rows * width` values: the residual stream behind its last layer. A range with the
+    /// head gives `(rows - step.wanted) * vocab` logits, those of row `step.wanted` first; none when nothing is wanted.
+    ///
+    /// # Errors
+    /// Names what was wrong with the step; the KV cache is then as it was before.
+    // No `Send` bound: a browser's device is not `Send`, and callers that spawn do so with a concrete engine.
+    #[allow(async_fn_in_trait)]
+    async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError>;
+
+    /// Runs the token loop on the device: feeds `token` at `position`, takes the most likely next token (the lowest id
+    /// among equals), feeds that, and so on, `count` times. Appends the `count` chosen ids to `ids`.
+    ///
+    /// # Errors
+    /// [`EngineError::NotWhole`] unless the plan holds the whole model; otherwise as [`Engine::run`].
+    #[allow(async_fn_in_trait)]
+    async fn greedy(
+        &mut self,
+        slot: Slot,
+        position: usize,
+        token: u32,
+        count: usize,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EngineError>;
+}
+
+/// A request's KV cache inside an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slot(pub usize);
+
+/// One forward pass over consecutive positions of one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Whose KV cache.
+    pub slot: Slot,
+    /// Position of the first row.
+    pub position: usize,
+    /// The rows.
+    pub input: Input<'a>,
+    /// With a head: logits are computed for rows from this index on. `rows` or more: for none.
+    pub wanted: usize,
+}
+
+/// The rows that enter a layer range.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Token ids, one a row: for a range that embeds.
+    Tokens(&'a [u32]),
+    /// `rows * width` values of the residual stream: for every other range.
+    Rows(&'a [f32]),
+}
+
+/// What an engine is sized for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Positions a KV cache holds; at most the model's.
+    pub max_positions: usize,
+    /// KV caches at most. Memory for one is taken when it is opened.
+    pub slots: usize,
+    /// Rows of one step at most; longer prompts are fed in chunks.
+    pub max_rows: usize,
+}
+
+/// Why a step was refused or failed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// All KV caches are in use.
+    #[error("all {0} KV caches of this node are in use: wait for a request to end")]
+    Slots(usize),
+    /// The slot was never opened or is closed.
+    #[error("KV cache {0} is not open")]
+    NoSlot(usize),
+    /// The step begins behind the positions seen so far.
+    #[error("step begins at position {got}, but the KV cache holds {have} positions: feed those between first")]
+    Gap {
+        /// Positions in the KV cache.
+        have: usize,
+        /// The step's first position.
+        got: usize,
+    },
+    /// The step reaches beyond the KV cache.
+    #[error("position {end} is beyond the context of {max} positions")]
+    Context {
+        /// One behind the step's last position.
+        end: usize,
+        /// The KV cache's size.
+        max: usize,
+    },
+    /// No rows, or more than the engine is sized for.
+    #[error("a step of {got} rows: 1 to {max} are possible")]
+    Rows {
+        /// The step's rows.
+        got: usize,
+        /// The engine's limit.
+        max: usize,
+    },
+    /// Tokens for a range that takes rows, or the other way round, or a ragged row.
+    #[error("this layer range takes {want}, got {got}")]
+    Input {
+        /// What the range takes.
+        want: &'static str,
+        /// What came.
+        got: &'static str,
+    },
+    /// A token id outside the vocabulary.
+    #[error("token {id} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// The vocabulary.
+        vocab: usize,
+    },
+    /// [`Engine::greedy`] on a part of a model.
+    #[error("the token loop on the device needs the whole model, this range is {0:?}")]
+    NotWhole(std::ops::Range<usize>),
+    /// The device has no room.
+    #[error("{device} has no room for {what} of {bytes} bytes")]
+    Memory {
+        /// The device.
+        device: String,
+        /// What was to be allocated.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A piece's length does not fit the plan.
+    #[error("piece {piece} has {got} bytes, the plan says {want}")]
+    Piece {
+        /// Its name.
+        piece: String,
+        /// Its length.
+        got: u64,
+        /// The length that follows from the model.
+        want: u64,
+    },
+    /// The plan uses something that this engine's kernels cannot do.
+    #[error("{device} cannot run this model: {what}")]
+    Unsupported {
+        /// The device.
+        device: String,
+        /// The feature, by name.
+        what: String,
+    },
+    /// The device failed or went away.
+    #[error("{device} failed: {what}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What it said.
+        what: String,
+    },
+}
+
+impl Step<'_> {
+    /// Rows of the step.
+    ///
+    /// # Errors
+    /// As [`Step::check`].
+    pub fn rows(&self, plan: &Plan) -> Result<usize, EngineError> {
+        match self.input {
+            Input::Tokens(ids) if plan.embeds() => Ok(ids.len()),
+            Input::Rows(rows) if !plan.embeds() && rows.len() % plan.spec.width == 0 => Ok(rows.len() / plan.spec.width),
+            Input::Tokens(_) => Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" }),
+            Input::Rows(_) if plan.embeds() => Err(EngineError::Input { want: "token ids", got: "rows" }),
+            Input::Rows(_) => Err(EngineError::Input { want: "whole rows", got: "a torn row" }),
+        }
+    }
+
+    /// Checks the step against the plan, the engine's size and the `have` positions in the KV cache; gives its rows.
+    ///
+    /// # Errors
+    /// The first rule that the step breaks.
+    pub fn check(&self, plan: &Plan, config: &EngineConfig, have: usize) -> Result<usize, EngineError> {
+        let rows = self.rows(plan)?;
+        if rows == 0 || rows > config.max_rows {
+            return Err(EngineError::Rows { got: rows, max: config.max_rows });
+        }
+        if self.position > have {
+            return Err(EngineError::Gap { have, got: self.position });
+        }
+        let end = self.position.saturating_add(rows);
+        if end > config.max_positions {
+            return Err(EngineError::Context { end, max: config.max_positions });
+        }
+        if let Input::Tokens(ids) = self.input {
+            let vocab = plan.spec.vocab;
+            if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
+                return Err(EngineError::Token { id, vocab });
+            }
+        }
+        Ok(rows)
+    }
+}

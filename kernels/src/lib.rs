@@ -1,0 +1,3 @@
+//! Fused WGSL and CPU kernels that run a SYN1 plan.
+
+pub mod engine;
