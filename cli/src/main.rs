@@ -1,2 +1,111 @@
-//! Placeholder.
-fn main() {}
+//! The one command people type: `syn1 demo | generate | coordinator | node | split | bench | doctor`.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod coordinator;
+mod demo;
+mod doctor;
+mod generate;
+mod model;
+mod node;
+mod options;
+mod show;
+mod split;
+mod swarm;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// One language model across the devices you already own.
+///
+/// A coordinator splits a model into layer ranges, nodes compute them, and activations travel between them as SYN1
+/// frames. With no GPU, no browser and no download, `syn1 generate "Some text"` runs the bundled model on this machine.
+#[derive(Parser)]
+#[command(name = "syn1", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage, 130 interrupted.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Log what happens inside, to standard error (again for more).
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Split the model over two node processes on this machine, print text, and go on serving.
+    Demo(demo::Args),
+    /// Continue a prompt on this machine, on one node or split over several.
+    Generate(generate::Args),
+    /// Serve a model: nodes join by TCP, people and programs ask by HTTP.
+    Coordinator(coordinator::Args),
+    /// Join a coordinator and compute some of its layers.
+    Node(node::Args),
+    /// Cut a Hugging Face model into content-addressed shards.
+    Split(split::Args),
+    /// Measure: each benchmark prints its rivals or its limit beside the figure.
+    #[command(subcommand)]
+    Bench(bench::Command),
+    /// Say what this machine can do, and what is missing.
+    Doctor(doctor::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.verbose);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            done = run(cli.command) => Some(done),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    // Work that cannot be interrupted, a shard being packed say, is left behind: it is resumed from what is on disk.
+    runtime.shutdown_background();
+    match outcome {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => fail(&error),
+        None => {
+            eprintln!("\ninterrupted");
+            ExitCode::from(130)
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Generate(args) => generate::run(args).await,
+        Command::Coordinator(args) => coordinator::run(args).await,
+        Command::Node(args) => node::run(args).await,
+        Command::Split(args) => split::run(args).await,
+        Command::Bench(command) => bench::run(command).await,
+        Command::Doctor(args) => doctor::run(args).await,
+    }
+}
+
+/// One line: the thing, its causes, what to do.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+    ExitCode::FAILURE
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info,wgpu=warn,naga=warn",
+        _ => "debug,wgpu=info,naga=info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SYN1_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

@@ -1,1 +1,15 @@
-//! Placeholder.
+//! Registry, placement, routing and sampling for a SYN1 swarm.
+//!
+//! [`core`] is the coordinator without sockets or clocks; [`server`] puts TCP and HTTP around it. It never touches
+//! weights beyond serving their files.
+#![forbid(unsafe_code)]
+
+pub mod core;
+mod http;
+mod link;
+pub mod placement;
+pub mod request;
+pub mod sample;
+pub mod server;
+pub mod stop;
+pub mod update;

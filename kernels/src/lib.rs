@@ -1,3 +1,5 @@
 //! Fused WGSL and CPU kernels that run a SYN1 plan.
 
+pub mod cpu;
 pub mod engine;
+pub mod gpu;

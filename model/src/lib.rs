@@ -1,6 +1,48 @@
 //! A Hugging Face folder as SYN1 sees it: architecture, plan of fused ops, packed shards, tokenizer.
-#![forbid(unsafe_code)]
+//!
+//! | question | answer |
+//! |---|---|
+//! | what is this folder, and is it usable? | [`ModelFolder::open`] |
+//! | what does the model compute? | [`Spec`], read from `config.json` by [`Spec::from_config`] |
+//! | which bytes and which ops does a layer range need? | [`Plan`], a pure function of `Spec`, [`WeightFormat`] and range |
+//! | where do those bytes come from? | [`pack_piece`] out of safetensors, [`load_piece`] out of a split folder |
+//! | how does another machine get them? | [`split()`] writes content-addressed pieces and a [`Manifest`] |
+//! | text to ids and back? | [`Tokenizer`], and [`Detokenizer`] for a stream |
+//!
+//! Files are never trusted: numbers are checked against [`limits`], tensors against the shapes that the `Spec` asks for,
+//! pieces against their SHA-256. What this crate cannot express it refuses by name.
+#![deny(unsafe_code)]
 
+pub mod config;
+pub mod digest;
+#[cfg(test)]
+mod fixture;
+pub mod folder;
+mod gpt2;
+pub mod limits;
+pub mod manifest;
+mod map;
+pub mod pack;
 pub mod piece;
 pub mod plan;
+pub mod random;
+pub mod source;
 pub mod spec;
+pub mod split;
+pub mod tokenizer;
+pub mod weights;
+
+pub use config::ConfigError;
+pub use digest::Digest;
+pub use folder::{FolderError, ModelFolder};
+pub use limits::SpecError;
+pub use manifest::{Manifest, ManifestError, ManifestPiece, PieceError, load_piece};
+pub use pack::{PackError, pack_piece};
+pub use piece::PieceBytes;
+pub use plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes};
+pub use random::random_piece;
+pub use source::{Source, SourceError};
+pub use spec::Spec;
+pub use split::{Progress, SplitError, split};
+pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError};
+pub use weights::{Weights, WeightsError};

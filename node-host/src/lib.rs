@@ -1,1 +1,18 @@
-//! Placeholder.
+//! A laptop's SYN1 node: its device, its shard cache on disk, TCP, and coming back when the coordinator went away.
+//!
+//! [`serve`] is the whole of it. What a node does on any machine is `syn1-node`; this crate is the machine.
+#![forbid(unsafe_code)]
+
+pub mod cache;
+pub mod device;
+pub mod fetch;
+mod join;
+mod laptop;
+pub mod measure;
+mod pieces;
+mod serve;
+
+pub use device::{AnyEngine, Device, DeviceChoice, DeviceError};
+pub use join::{Join, JoinError};
+pub use serve::{HostConfig, HostError, HostEvent, serve};
+pub use syn1_node::{NodeEvent, ProfileFigures, Progress};

@@ -1,1 +1,18 @@
-//! Placeholder.
+//! SYN1 over byte streams.
+//!
+//! [`StreamLink`] makes a [`Link`](syn1_core::Link) of anything that implements embedded-io-async's `Read` and `Write`:
+//! an embassy-net socket on a microcontroller, and with the feature `tokio` (the default) a [`TcpLink`] on an operating
+//! system. Without that feature the crate is `no_std` and does not allocate.
+#![cfg_attr(not(any(test, feature = "tokio")), no_std)]
+#![forbid(unsafe_code)]
+
+mod error;
+mod stream;
+#[cfg(feature = "tokio")]
+mod tokio;
+
+pub use error::StreamError;
+pub use stream::{StreamLink, StreamRx, StreamTx};
+
+#[cfg(feature = "tokio")]
+pub use crate::tokio::{TcpError, TcpLink, TcpRx, TcpTx, connect};

@@ -1,2 +1,129 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask demo | test`: what would otherwise be shell scripts.
+#![forbid(unsafe_code)]
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+const HELP: &str = "\
+Usage: cargo xtask <COMMAND>
+
+  demo [ARGS]   build syn1 and run `syn1 demo ARGS`: text from the bundled model, split across two node processes
+                (--once stops after the text; by default the coordinator goes on serving until Ctrl-C)
+  test          everything CI runs: format, lints, tests on the CPU and on software Vulkan, no_std build, docs
+  help          this text
+
+Both install what they need where they may (as root on Debian); elsewhere they say what to install.";
+
+fn main() -> ExitCode {
+    let mut args = env::args().skip(1);
+    let done = match args.next().as_deref() {
+        Some("demo") => demo(&args.collect::<Vec<_>>()),
+        Some("test") => test(),
+        Some("help" | "--help" | "-h") => {
+            println!("{HELP}");
+            Ok(())
+        }
+        None => Err(anyhow::anyhow!("no command given\n\n{HELP}")),
+        Some(other) => Err(anyhow::anyhow!("unknown command {other:?}\n\n{HELP}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(args: &[String]) -> Result<()> {
+    cargo(&["build", "--release", "--package", "syn1"])?;
+    let args = [&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &strs(args)].concat();
+    cargo(&args)
+}
+
+/// Every check, in the order in which a mistake is cheapest to find.
+fn test() -> Result<()> {
+    let begun = Instant::now();
+    software_vulkan()?;
+    step("format", || cargo(&["fmt", "--all", "--check"]))?;
+    step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step("no_std core", no_std)?;
+    step("tests", || cargo(&["test", "--workspace"]))?;
+    step("docs", || cargo_with(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")]))?;
+    println!("every check passed in {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
+/// The core and the stream transport without `std`, each built alone so that no other crate switches it on.
+fn no_std() -> Result<()> {
+    cargo(&["check", "--package", "syn1-core"])?;
+    cargo(&["check", "--package", "syn1-core", "--features", "defmt"])?;
+    cargo(&["check", "--package", "syn1-transport-tcp", "--no-default-features"])
+}
+
+/// The GPU kernels are tested on Mesa's software Vulkan, which behaves the same on every machine.
+fn software_vulkan() -> Result<()> {
+    let installed = || Path::new("/usr/share/vulkan/icd.d").read_dir().is_ok_and(|mut dir| {
+        dir.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("lvp_icd")))
+    });
+    if !cfg!(target_os = "linux") || installed() {
+        return Ok(());
+    }
+    if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        let package = "mesa-vulkan-drivers (Debian, Ubuntu, Fedora), vulkan-swrast (Arch)";
+        if env::var_os("CI").is_some() {
+            bail!("the tests need software Vulkan: install {package}");
+        }
+        eprintln!("note: no software Vulkan here; the GPU tests will name it. To install it: {package}");
+        return Ok(());
+    }
+    step("install software Vulkan", || {
+        run(Command::new("apt-get").args(["update", "-qq"]))?;
+        run(Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends", "libvulkan1", "mesa-vulkan-drivers"])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null()))
+    })?;
+    if !installed() {
+        bail!("mesa-vulkan-drivers is installed but brought no software driver (lvp_icd)");
+    }
+    Ok(())
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("== {name}");
+    let begun = Instant::now();
+    work().with_context(|| format!("{name} failed"))?;
+    println!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn cargo(args: &[&str]) -> Result<()> {
+    cargo_with(args, &[])
+}
+
+fn cargo_with(args: &[&str], vars: &[(&str, &str)]) -> Result<()> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    run(Command::new(cargo).args(args).envs(vars.iter().copied()))
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+fn strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}

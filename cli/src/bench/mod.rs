@@ -1,0 +1,41 @@
+//! `syn1 bench`: every figure with its limit or its rivals, measured in the same run.
+
+mod decode;
+mod shape;
+mod wire;
+
+use anyhow::Result;
+
+/// What can be measured.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
+    Decode(decode::Args),
+    /// Bytes, speed and quality of each wire codec on the model's own activations.
+    Wire(wire::Args),
+}
+
+pub(crate) async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Decode(args) => decode::run(args).await,
+        Command::Wire(args) => wire::run(args).await,
+    }
+}
+
+/// Native engines wait inside their calls, so one poll is all it takes; anything else is driven to its end.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// The middle of an odd number of measurements, the lower middle of an even one.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,75 @@
+//! `syn1 coordinator`: serves a model to nodes, people and programs until Ctrl-C.
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use syn1_coordinator::placement::Policy;
+use syn1_coordinator::server::Server;
+
+use crate::model;
+use crate::options::{ModelOptions, Wire};
+use crate::show::{self, SwarmProgress};
+use crate::swarm::server_config;
+
+/// Options of `syn1 coordinator`.
+#[derive(clap::Args)]
+#[command(after_help = "\
+On this machine:      syn1 coordinator --tcp 0.0.0.0:7700 --http 0.0.0.0:7780
+On another one:       syn1 node --join tcp://THIS-MACHINE:7700
+Then, from anywhere:  curl -N http://THIS-MACHINE:7780/api/generate -d '{\"prompt\": \"A lifetime\"}' \\
+                        -H 'content-type: application/json'
+
+Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
+it makes a bigger model fit.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Where people, programs and shard downloads are served
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7780")]
+    http: SocketAddr,
+    /// Where nodes join
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
+    tcp: SocketAddr,
+    /// Wait for exactly N nodes and split the model over them [default: as few as needed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    nodes: Option<u16>,
+    /// How activations travel between nodes.
+    #[arg(long, value_enum, default_value_t = Wire::F16)]
+    wire: Wire,
+    /// Requests that run at the same time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    slots: u16,
+    /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let prepared = model::prepare(&args.model).await?;
+    let policy = args.nodes.map_or(Policy::Auto, |nodes| Policy::Exactly(nodes.into()));
+    let mut config = server_config(&prepared, policy, args.wire.codec(), args.slots.into());
+    (config.tcp, config.http) = (args.tcp, args.http);
+    let server = Server::start(config)?;
+    let mut events = server.events();
+    if args.json {
+        let addresses = serde_json::json!({ "tcp": server.tcp(), "http": server.http() });
+        show::out(&format!("{addresses}\n"))?;
+    } else {
+        show::out(&format!(
+            "serving {} ({} layers)\n  nodes join:  syn1 node --join tcp://{}\n  people ask:  http://{}/\n",
+            prepared.name,
+            prepared.spec.layers,
+            server.tcp(),
+            server.http()
+        ))?;
+    }
+    let progress = SwarmProgress::new(true);
+    while let Some(event) = events.recv().await {
+        if args.json {
+            show::out(&(serde_json::to_string(&server.topology())? + "\n"))?;
+        } else {
+            progress.show(&event);
+        }
+    }
+    anyhow::bail!("the coordinator's event loop ended")
+}

@@ -1,0 +1,117 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use syn1_coordinator::sample::Sampling;
+use syn1_core::Codec;
+use syn1_model::plan::WeightFormat;
+use syn1_node_host::DeviceChoice;
+
+/// Which model, and how its weights are stored.
+#[derive(Args, Clone)]
+pub(crate) struct ModelOptions {
+    /// A Hugging Face folder, or one that `syn1 split` made [default: the bundled tiny-rust-docs]
+    #[arg(long, value_name = "DIR", env = "SYN1_MODEL")]
+    pub(crate) model: Option<PathBuf>,
+    /// How weights are stored on the nodes: auto is f16.
+    #[arg(long, value_enum, default_value_t = Weights::Auto)]
+    pub(crate) weights: Weights,
+    /// Positions a request may take, prompt included [default: the model's]
+    #[arg(long, value_name = "N")]
+    pub(crate) context: Option<usize>,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weights {
+    /// Half the memory of f32, exact for f16 models.
+    Auto,
+    /// IEEE binary16.
+    F16,
+    /// IEEE binary32.
+    F32,
+}
+
+impl Weights {
+    pub(crate) fn format(self) -> WeightFormat {
+        match self {
+            Self::Auto | Self::F16 => WeightFormat::F16,
+            Self::F32 => WeightFormat::F32,
+        }
+    }
+}
+
+/// What computes.
+#[derive(Args, Clone)]
+pub(crate) struct DeviceOptions {
+    /// auto (the best GPU, else the CPU), gpu, cpu, or a GPU's index or part of its name (see `syn1 doctor`)
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub(crate) device: DeviceChoice,
+    /// Threads of the CPU engine [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<usize>,
+}
+
+/// How activations travel between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Wire {
+    /// 4 bytes an element: a split gives the same bits as one node.
+    F32,
+    /// 2 bytes an element.
+    F16,
+    /// About 1 byte an element: int8 with the 8 largest values of each row beside it.
+    Q8,
+}
+
+impl Wire {
+    pub(crate) fn codec(self) -> Codec {
+        match self {
+            Self::F32 => Codec::F32,
+            Self::F16 => Codec::F16,
+            Self::Q8 => Codec::Q8,
+        }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Args, Clone)]
+pub(crate) struct SamplingOptions {
+    /// Logits are divided by this; 0 takes the most likely token.
+    #[arg(long, value_name = "T", default_value_t = 0.8)]
+    temperature: f32,
+    /// Only the K most likely tokens; 0 for all.
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: u32,
+    /// Only the most likely tokens that together reach probability P.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f32,
+    /// Only tokens at least P times as likely as the most likely one.
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Makes tokens that were seen before less likely; 1 for no effect.
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Seed of the random numbers: the same seed gives the same text [default: a new one each time]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+}
+
+impl SamplingOptions {
+    pub(crate) fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed.unwrap_or_else(fresh_seed),
+        }
+    }
+}
+
+/// A seed that differs from run to run; short enough to type again.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish() >> 40
+}

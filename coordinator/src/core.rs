@@ -1,0 +1,632 @@
+//! The coordinator without sockets or clocks: nodes, the chain they form, and the requests that pass through it.
+//!
+//! Contract: call one input (`connected`, `control`, `data`, `gone`, `submit`, `cancel`, `tick`) with the time since the
+//! start, then drain [`Core::poll_action`]; nothing happens in between. Every request that `submit` accepts ends with one
+//! `Finished` or `Failed` update, whatever the nodes do.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::time::Duration;
+
+use syn1_core::control::{Assign, Bye, Control, Model, Profile, Reason};
+use syn1_core::{Codec, Header};
+use syn1_model::plan::WeightFormat;
+use syn1_model::spec::Spec;
+use syn1_model::tokenizer::Tokenizer;
+
+use crate::placement::{Demand, Offer, Policy, place, predicted_ns};
+use crate::request::{self, Closing, Generate, Next, Request};
+use crate::sample::Sampling;
+use crate::update::{Event, Finish, Finished, NodeView, Topology, Update};
+
+/// What the coordinator serves and how.
+#[derive(Clone)]
+pub struct CoreConfig {
+    /// The model's name.
+    pub name: String,
+    /// The model.
+    pub spec: Spec,
+    /// How its weights are stored.
+    pub format: WeightFormat,
+    /// SHA-256 of the manifest's file.
+    pub manifest_sha256: [u8; 32],
+    /// Where nodes fetch manifest and pieces.
+    pub http_port: u16,
+    /// How many nodes share the model.
+    pub policy: Policy,
+    /// Codec of activations between nodes.
+    pub wire: Codec,
+    /// Positions of a KV cache; at most the model's.
+    pub max_positions: usize,
+    /// Requests that run at the same time.
+    pub slots: usize,
+    /// Rows of a prefill chunk.
+    pub chunk: usize,
+    /// For text; without one only token ids come in and go out.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+/// A node's link, for as long as it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+/// What the shell has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Send a frame to a node.
+    Send(NodeId, Header, Vec<u8>),
+    /// Close a node's link, after what was sent to it.
+    Close(NodeId),
+    /// Tell whoever made the request.
+    Update(u32, Update),
+    /// Tell whoever watches the swarm.
+    Event(Event),
+}
+
+/// Nodes, chain and requests.
+pub struct Core {
+    config: CoreConfig,
+    nodes: BTreeMap<NodeId, Node>,
+    chain: Option<Chain>,
+    unplaced: String,
+    place_at: Option<Duration>,
+    generation: u32,
+    requests: BTreeMap<u32, Request>,
+    waiting: VecDeque<Request>,
+    last_request: u32,
+    last_node: u32,
+    actions: VecDeque<Action>,
+}
+
+struct Node {
+    name: String,
+    device: String,
+    offer: Option<Offer>,
+    read_bytes_per_s: u64,
+    /// Why it takes no part, where it said so.
+    unable: Option<String>,
+}
+
+struct Chain {
+    parts: Vec<(NodeId, Range<usize>)>,
+    loaded: BTreeSet<NodeId>,
+    predicted_ns: u64,
+    ready: bool,
+}
+
+impl Core {
+    /// A coordinator without nodes.
+    pub fn new(config: CoreConfig) -> Self {
+        Self {
+            config,
+            nodes: BTreeMap::new(),
+            chain: None,
+            unplaced: "waiting for a node to join".into(),
+            place_at: None,
+            generation: 0,
+            requests: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            last_request: 0,
+            last_node: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// What it serves.
+    pub fn config(&self) -> &CoreConfig {
+        &self.config
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// A link whose session stands. `address` names the node until it has told its name.
+    pub fn connected(&mut self, address: &str) -> NodeId {
+        self.last_node += 1;
+        let id = NodeId(self.last_node);
+        let node = Node { name: address.into(), device: String::new(), offer: None, read_bytes_per_s: 0, unable: None };
+        self.nodes.insert(id, node);
+        let config = self.config.clone();
+        self.send(
+            id,
+            &Control::Model(Model {
+                name: &config.name,
+                manifest_sha256: config.manifest_sha256,
+                http_port: config.http_port,
+                width: config.spec.width as u16,
+                vocab: config.spec.vocab as u32,
+                layers: config.spec.layers as u16,
+            }),
+        );
+        id
+    }
+
+    /// A control message from a node.
+    pub fn control(&mut self, now: Duration, from: NodeId, message: &Control<'_>) {
+        match message {
+            Control::Profile(profile) => self.profile(now, from, profile),
+            Control::Loading(loading) if loading.generation == self.generation => {
+                let (done_bytes, total_bytes) = (loading.done_bytes, loading.total_bytes);
+                let node = self.name(from);
+                self.event(Event::Loading { node, done_bytes, total_bytes });
+            }
+            Control::Loaded(loaded) if loaded.generation == self.generation => {
+                let node = self.name(from);
+                self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
+                self.loaded(now, from);
+            }
+            Control::Unable(unable) if unable.generation == self.generation => {
+                self.unable(now, from, unable.text.to_owned());
+            }
+            Control::Failed(failed) if self.requests.get(&failed.request).is_some_and(|request| request.is_proof) => {
+                self.unable(now, from, failed.text.to_owned());
+            }
+            Control::Failed(failed) => {
+                let why = format!("node {} failed: {}", self.name(from), failed.text);
+                self.fail(now, failed.request, why);
+            }
+            Control::Closed(closed) => {
+                let compute = Duration::from_micros(closed.compute_us);
+                self.closed(now, from, closed.request, compute);
+            }
+            // News of an assignment that has been replaced.
+            Control::Loading(_) | Control::Loaded(_) | Control::Unable(_) => {}
+            other => {
+                let why = format!("it sent a {} message, which only a coordinator sends", other.name());
+                self.refuse(now, from, Reason::Protocol, &why);
+            }
+        }
+    }
+
+    /// A data frame from a node.
+    pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
+        // A request that is over may still have frames on their way.
+        let Some(request) = self.requests.get_mut(&header.request) else { return };
+        if request.closing.is_some() {
+            return;
+        }
+        let Some(chain) = &self.chain else { return };
+        let Some(hop) = chain.parts.iter().position(|(node, _)| *node == from) else { return };
+        request.progressed = now;
+        request.figures.frames += 1;
+        request.figures.bytes += (Header::LEN + payload.len()) as u64;
+        match request.answer(hop, chain.parts.len(), header, payload) {
+            Ok(next) => self.follow(now, header.request, next),
+            Err(what) => self.refuse(now, from, Reason::Protocol, &what),
+        }
+    }
+
+    /// Adds to the time that the coordinator spent on a request.
+    pub fn spent(&mut self, request: u32, time: Duration) {
+        if let Some(request) = self.requests.get_mut(&request) {
+            request.figures.coordinator += time;
+        }
+    }
+
+    /// A node's link is gone. Requests that passed through it fail with its name; the others wait for a new chain.
+    pub fn gone(&mut self, now: Duration, node: NodeId, why: &str) {
+        let Some(gone) = self.nodes.remove(&node) else { return };
+        self.event(Event::Left { node: gone.name.clone(), why: why.into() });
+        let Some(chain) = &self.chain else {
+            self.place_at = Some(now + SETTLE);
+            return;
+        };
+        let Some(layers) = chain.parts.iter().find(|part| part.0 == node).map(|part| part.1.clone()) else { return };
+        let why = format!("node {} (layers {}..{}) is gone: {why}", gone.name, layers.start, layers.end);
+        self.break_chain(now, &why);
+    }
+
+    /// Takes a request; it starts when the chain is ready and a KV cache is free.
+    ///
+    /// # Errors
+    /// What is wrong with the request, or that too many wait already.
+    pub fn submit(&mut self, now: Duration, ask: Generate) -> Result<u32, String> {
+        let max = self.config.max_positions;
+        ask.sampling.check()?;
+        if ask.prompt.is_empty() {
+            return Err("the prompt is empty: give at least one token".into());
+        }
+        if ask.prompt.len() >= max {
+            let tokens = ask.prompt.len();
+            return Err(format!("the prompt has {tokens} tokens, the context holds {max}: shorten it to {}", max - 1));
+        }
+        if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= self.config.spec.vocab) {
+            return Err(format!("token {id} is outside the vocabulary of {}", self.config.spec.vocab));
+        }
+        if ask.max_tokens == 0 {
+            return Err("max_tokens is 0: ask for at least one token".into());
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(format!("{MAX_WAITING} requests are waiting already: try again later"));
+        }
+        let request = self.request(ask, false);
+        let id = request.id;
+        self.waiting.push_back(request);
+        self.start_waiting(now);
+        Ok(id)
+    }
+
+    /// Ends a request whose owner went away.
+    pub fn cancel(&mut self, now: Duration, request: u32) {
+        self.waiting.retain(|waiting| waiting.id != request);
+        if self.requests.remove(&request).is_some() {
+            self.close(request);
+            self.start_waiting(now);
+        }
+    }
+
+    /// Ends every request with `why` and says goodbye to every node.
+    pub fn shut_down(&mut self, why: &str) {
+        let ids: Vec<u32> = self.requests.keys().copied().chain(self.waiting.iter().map(|r| r.id)).collect();
+        self.requests.clear();
+        self.waiting.clear();
+        for id in ids {
+            self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
+        }
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.send(id, &Control::Bye(Bye { reason: Reason::Shutdown, text: why }));
+            self.actions.push_back(Action::Close(id));
+        }
+    }
+
+    /// Time passes: places the model when the nodes have settled, fails requests that make no progress.
+    pub fn tick(&mut self, now: Duration) {
+        if self.place_at.is_some_and(|at| at <= now) {
+            self.place(now);
+        }
+        let stuck: Vec<u32> =
+            self.requests.values().filter(|r| now.saturating_sub(r.progressed) > STEP_TIMEOUT).map(|r| r.id).collect();
+        for id in stuck {
+            let Some(request) = self.requests.get(&id) else { continue };
+            let hop = request.waits_for().and_then(|hop| self.chain.as_ref()?.parts.get(hop));
+            let name = hop.map_or_else(|| "the chain".into(), |part| format!("node {}", self.name(part.0)));
+            self.fail(now, id, format!("no answer from {name} for {} s", STEP_TIMEOUT.as_secs()));
+        }
+    }
+
+    /// When `tick` is due at the latest.
+    pub fn next_tick(&self, now: Duration) -> Duration {
+        let regular = now + Duration::from_secs(1);
+        self.place_at.map_or(regular, |at| at.min(regular))
+    }
+
+    /// The swarm as others see it.
+    pub fn topology(&self) -> Topology {
+        let ready = self.chain.as_ref().is_some_and(|chain| chain.ready);
+        let waiting_for = match &self.chain {
+            Some(chain) if chain.ready => None,
+            Some(chain) if chain.loaded.len() == chain.parts.len() => Some("the first token through the chain".into()),
+            Some(chain) => Some(format!("{} nodes to load their shards", chain.parts.len() - chain.loaded.len())),
+            None => Some(self.unplaced.clone()),
+        };
+        Topology {
+            model: self.config.name.clone(),
+            layers: self.config.spec.layers,
+            ready,
+            waiting_for,
+            predicted_us: self.chain.as_ref().map(|chain| chain.predicted_ns as f64 / 1e3),
+            running: self.requests.values().filter(|request| !request.is_proof).count(),
+            queued: self.waiting.len(),
+            nodes: self.nodes.iter().map(|(id, node)| self.view(*id, node)).collect(),
+        }
+    }
+
+    fn view(&self, id: NodeId, node: &Node) -> NodeView {
+        let part = self.chain.as_ref().and_then(|chain| chain.parts.iter().find(|part| part.0 == id));
+        let loaded = self.chain.as_ref().is_some_and(|chain| chain.loaded.contains(&id));
+        let state = match (&node.offer, &node.unable, part) {
+            (None, ..) => "joining",
+            (_, Some(_), _) => "unable",
+            (_, _, Some(_)) if loaded => "loaded",
+            (_, _, Some(_)) => "loading",
+            _ => "spare",
+        };
+        NodeView {
+            name: node.name.clone(),
+            device: node.device.clone(),
+            memory_bytes: node.offer.map_or(0, |offer| offer.memory_bytes),
+            read_bytes_per_s: node.read_bytes_per_s,
+            layer_us: node.offer.map_or(0.0, |offer| offer.layer_ns as f64 / 1e3),
+            layers: part.map(|part| (part.1.start, part.1.end)),
+            state,
+        }
+    }
+
+    fn profile(&mut self, now: Duration, from: NodeId, profile: &Profile<'_>) {
+        let name = self.unique_name(from, profile.name);
+        let Some(node) = self.nodes.get_mut(&from) else { return };
+        node.name = name.clone();
+        node.device = profile.device.into();
+        node.offer = Some(Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns });
+        node.read_bytes_per_s = profile.read_bytes_per_s;
+        self.event(Event::Joined {
+            node: name,
+            device: profile.device.into(),
+            memory_bytes: profile.memory_bytes,
+            read_bytes_per_s: profile.read_bytes_per_s,
+            layer_ns: profile.layer_ns,
+        });
+        if self.chain.is_none() {
+            match self.config.policy {
+                Policy::Exactly(_) => self.place(now),
+                // Devices that join together should be judged together.
+                Policy::Auto => self.place_at = Some(now + SETTLE),
+            }
+        }
+    }
+
+    /// Cuts the model over the nodes that are able, and tells each its layers.
+    fn place(&mut self, now: Duration) {
+        self.place_at = None;
+        let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none());
+        let (ids, offers): (Vec<NodeId>, Vec<Offer>) = able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip();
+        let CoreConfig { spec, format, policy, max_positions, slots, chunk, .. } = self.config.clone();
+        let demand = Demand { spec: &spec, format, max_positions, slots };
+        let parts = match place(&demand, &offers, policy) {
+            Ok(parts) => parts,
+            Err(why) => {
+                self.unplaced = self.with_unable(why.to_string());
+                self.event(Event::Unplaced(self.unplaced.clone()));
+                return;
+            }
+        };
+        self.generation += 1;
+        let predicted_ns = predicted_ns(&offers, &parts);
+        let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
+        for (node, layers) in &parts {
+            let assign = Assign {
+                generation: self.generation,
+                first_layer: layers.start as u16,
+                end_layer: layers.end as u16,
+                max_positions: max_positions as u32,
+                slots: slots as u16,
+                max_rows: chunk as u16,
+            };
+            self.send(*node, &Control::Assign(assign));
+        }
+        self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
+        self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, ready: false });
+        self.tick(now);
+    }
+
+    fn with_unable(&self, mut why: String) -> String {
+        for node in self.nodes.values() {
+            if let Some(unable) = &node.unable {
+                why.push_str(&format!("; node {} takes no part: {unable}", node.name));
+            }
+        }
+        why
+    }
+
+    /// A node has its shard. With the last one, a real token goes through the chain before anybody is told "ready".
+    fn loaded(&mut self, now: Duration, from: NodeId) {
+        let Some(chain) = &mut self.chain else { return };
+        if !chain.parts.iter().any(|part| part.0 == from) || !chain.loaded.insert(from) {
+            return;
+        }
+        if chain.loaded.len() < chain.parts.len() {
+            return;
+        }
+        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        let proof = Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true };
+        let proof = self.request(proof, true);
+        self.start(now, proof);
+    }
+
+    fn unable(&mut self, now: Duration, from: NodeId, why: String) {
+        if let Some(node) = self.nodes.get_mut(&from) {
+            let text = format!("node {} cannot take its layers: {why}", node.name);
+            node.unable = Some(why);
+            if self.chain.as_ref().is_some_and(|chain| chain.parts.iter().any(|part| part.0 == from)) {
+                self.break_chain(now, &text);
+            }
+        }
+    }
+
+    fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
+        self.last_request = self.last_request.wrapping_add(1).max(1);
+        let CoreConfig { spec, max_positions, chunk, tokenizer, .. } = &self.config;
+        let model =
+            request::Model { vocab: spec.vocab, eos: spec.eos.clone(), max_positions: *max_positions, chunk: *chunk };
+        Request::new(self.last_request, ask, is_proof, model, tokenizer.as_ref())
+    }
+
+    fn start_waiting(&mut self, now: Duration) {
+        while self.chain.as_ref().is_some_and(|chain| chain.ready) && self.requests.len() < self.config.slots {
+            let Some(request) = self.waiting.pop_front() else { return };
+            self.start(now, request);
+        }
+    }
+
+    fn start(&mut self, now: Duration, mut request: Request) {
+        let id = request.id;
+        let open = request.open(self.config.wire);
+        (request.started, request.progressed) = (now, now);
+        let first = request.next_chunk();
+        self.requests.insert(id, request);
+        for node in self.chain_nodes() {
+            self.send(node, &Control::Open(open));
+        }
+        if let Some((header, payload)) = first {
+            self.send_data(id, 0, header, payload);
+        }
+    }
+
+    fn follow(&mut self, now: Duration, id: u32, next: Next) {
+        match next {
+            Next::Send(frames) => {
+                for (hop, header, payload) in frames {
+                    self.send_data(id, hop, header, payload);
+                }
+            }
+            Next::Token(update, header, payload) => {
+                self.send_data(id, 0, header, payload);
+                self.timed_token(now, id, update);
+            }
+            Next::Finish(update, text, reason) => {
+                match update {
+                    Some(update) => self.timed_token(now, id, update),
+                    None => self.stamp(now, id),
+                }
+                self.finish(id, text, reason);
+            }
+        }
+    }
+
+    fn timed_token(&mut self, now: Duration, id: u32, update: Update) {
+        self.stamp(now, id);
+        if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
+            self.actions.push_back(Action::Update(id, update));
+        }
+    }
+
+    fn stamp(&mut self, now: Duration, id: u32) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            let figures = &mut request.figures;
+            figures.total = now - request.started;
+            if figures.first_token.is_zero() {
+                figures.first_token = figures.total;
+            }
+            figures.decode = figures.total - figures.first_token;
+        }
+    }
+
+    /// The request has its last token; its figures are complete when every node has closed it.
+    fn finish(&mut self, id: u32, text: String, reason: Finish) {
+        let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().collect();
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.closing = Some(Closing { nodes, text, reason });
+        }
+        self.close(id);
+    }
+
+    fn close(&mut self, request: u32) {
+        for node in self.chain_nodes() {
+            self.send(node, &Control::Close { request });
+        }
+    }
+
+    fn closed(&mut self, now: Duration, from: NodeId, id: u32, compute: Duration) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        let Some(closing) = &mut request.closing else { return };
+        if !closing.nodes.remove(&from) {
+            return;
+        }
+        request.figures.compute += compute;
+        if !closing.nodes.is_empty() {
+            return;
+        }
+        let Some(request) = self.requests.remove(&id) else { return };
+        if request.is_proof {
+            self.proved(request.figures.total);
+        } else {
+            self.finished(request);
+        }
+        self.start_waiting(now);
+    }
+
+    fn finished(&mut self, request: Request) {
+        if let Some(Closing { text, reason, .. }) = request.closing {
+            let finished = Finished { text, reason, figures: request.figures };
+            self.actions.push_back(Action::Update(request.id, Update::Finished(finished)));
+        }
+    }
+
+    fn proved(&mut self, took: Duration) {
+        if let Some(chain) = &mut self.chain {
+            chain.ready = true;
+            self.event(Event::Ready { token_ms: took.as_secs_f64() * 1e3 });
+        }
+    }
+
+    fn fail(&mut self, now: Duration, id: u32, why: String) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        self.close(id);
+        if request.is_proof {
+            self.break_chain(now, &format!("the first token did not pass through the chain: {why}"));
+        } else if request.closing.is_some() {
+            self.finished(request);
+        } else {
+            self.actions.push_back(Action::Update(id, Update::Failed(why)));
+        }
+        self.start_waiting(now);
+    }
+
+    /// The chain is no more: what runs on it fails, what waits goes on waiting, and the model is placed anew.
+    fn break_chain(&mut self, now: Duration, why: &str) {
+        for (id, request) in std::mem::take(&mut self.requests) {
+            self.close(id);
+            if request.closing.is_some() && !request.is_proof {
+                self.finished(request);
+            } else if !request.is_proof {
+                self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
+            }
+        }
+        self.chain = None;
+        self.unplaced = why.into();
+        self.place_at = Some(now + SETTLE);
+    }
+
+    /// Sends a node away that breaks the rules.
+    fn refuse(&mut self, now: Duration, node: NodeId, reason: Reason, why: &str) {
+        let name = self.name(node);
+        self.event(Event::Refused { node: name, why: why.into() });
+        self.send(node, &Control::Bye(Bye { reason, text: why }));
+        self.actions.push_back(Action::Close(node));
+        self.gone(now, node, why);
+    }
+
+    fn send(&mut self, node: NodeId, message: &Control<'_>) {
+        let mut payload = vec![0; syn1_core::limits::MAX_CONTROL as usize];
+        match message.encode(&mut payload) {
+            Ok(len) => {
+                payload.truncate(len);
+                self.actions.push_back(Action::Send(node, Header::control(len as u32), payload));
+            }
+            Err(error) => tracing::error!("a control message does not fit its frame: {error}"),
+        }
+    }
+
+    fn send_data(&mut self, id: u32, hop: usize, header: Header, payload: Vec<u8>) {
+        let node = self.chain.as_ref().and_then(|chain| chain.parts.get(hop)).map(|part| part.0);
+        let (Some(node), Some(request)) = (node, self.requests.get_mut(&id)) else { return };
+        request.figures.frames += 1;
+        request.figures.bytes += (Header::LEN + payload.len()) as u64;
+        self.actions.push_back(Action::Send(node, header, payload));
+    }
+
+    fn event(&mut self, event: Event) {
+        self.actions.push_back(Action::Event(event));
+    }
+
+    fn chain_nodes(&self) -> Vec<NodeId> {
+        self.chain.iter().flat_map(|chain| chain.parts.iter().map(|part| part.0)).collect()
+    }
+
+    fn name(&self, id: NodeId) -> String {
+        self.nodes.get(&id).map_or_else(|| format!("#{}", id.0), |node| node.name.clone())
+    }
+
+    /// `wanted`, or `wanted-2` and so on where another node has the name.
+    fn unique_name(&self, id: NodeId, wanted: &str) -> String {
+        let taken = |name: &str| self.nodes.iter().any(|(other, node)| *other != id && node.name == name);
+        let mut name = wanted.to_owned();
+        let mut number = 1;
+        while taken(&name) {
+            number += 1;
+            name = format!("{wanted}-{number}");
+        }
+        name
+    }
+}
+
+/// Devices that join within this time are placed together.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// A frame unanswered for so long fails its request: a prefill chunk of a big model on a slow CPU takes seconds.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Requests in the queue: behind so many nobody waits with patience.
+const MAX_WAITING: usize = 256;

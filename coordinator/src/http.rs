@@ -1,0 +1,160 @@
+//! What the coordinator answers over HTTP: shards for nodes, its state, and text for people and programs.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::{Deserialize, Serialize};
+use tower_http::services::ServeFile;
+
+use crate::request::Generate;
+use crate::sample::Sampling;
+use crate::server::{Generation, Shared};
+use crate::update::{Finish, Update};
+
+/// Serves for as long as the coordinator runs.
+pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+    let routes = axum::Router::new()
+        .route("/", get(home))
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/ready", get(ready))
+        .route("/api/topology", get(topology))
+        .route("/api/generate", post(generate))
+        .route("/shards/{name}", get(shard))
+        .with_state(shared);
+    let listener = tokio::net::TcpListener::from_std(listener);
+    let served = async { axum::serve(listener?, routes).await };
+    if let Err(error) = served.await {
+        tracing::error!("HTTP ended: {error}");
+    }
+}
+
+/// What `POST /api/generate` takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ask {
+    /// Text to continue.
+    prompt: Option<String>,
+    /// Token ids to continue, in place of text.
+    ids: Option<Vec<u32>>,
+    #[serde(default = "default_max_tokens")]
+    max_tokens: usize,
+    #[serde(default)]
+    stop: Vec<String>,
+    #[serde(default)]
+    ignore_eos: bool,
+    #[serde(default)]
+    sampling: Sampling,
+}
+
+fn default_max_tokens() -> usize {
+    64
+}
+
+/// One line of the answer to `POST /api/generate`.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Token { id: u32, text: String },
+    Finished { text: String, reason: Finish, prompt_tokens: usize, tokens: usize, tokens_per_second: Option<f64> },
+    Failed { error: String },
+}
+
+impl From<Update> for Line {
+    fn from(update: Update) -> Self {
+        match update {
+            Update::Token { id, text } => Self::Token { id, text },
+            Update::Finished(end) => Self::Finished {
+                text: end.text,
+                reason: end.reason,
+                prompt_tokens: end.figures.prompt_tokens,
+                tokens: end.figures.tokens,
+                tokens_per_second: end.figures.tokens_per_second(),
+            },
+            Update::Failed(error) => Self::Failed { error },
+        }
+    }
+}
+
+async fn generate(
+    State(shared): State<Arc<Shared>>,
+    ask: Result<Json<Ask>, axum::extract::rejection::JsonRejection>,
+) -> Response {
+    let ask = match ask {
+        Ok(Json(ask)) => ask,
+        Err(rejection) => return refusal(rejection.body_text()),
+    };
+    let prompt = match (ask.prompt, ask.ids) {
+        (Some(text), None) => match shared.lock_core(|core| core.config().tokenizer.clone()) {
+            Some(tokenizer) => match tokenizer.encode(&text) {
+                Ok(ids) => ids,
+                Err(error) => return refusal(error.to_string()),
+            },
+            None => return refusal("this model has no tokenizer: send ids".into()),
+        },
+        (None, Some(ids)) => ids,
+        _ => return refusal("send either prompt or ids".into()),
+    };
+    let Ask { max_tokens, stop, ignore_eos, sampling, .. } = ask;
+    match shared.generate(Generate { prompt, max_tokens, sampling, stop, ignore_eos }) {
+        Ok(generation) => stream(generation),
+        Err(why) => refusal(why),
+    }
+}
+
+/// The updates as they come, one JSON object a line.
+fn stream(generation: Generation) -> Response {
+    let lines = futures_util::stream::unfold(generation, |mut generation| async move {
+        let line = Line::from(generation.next().await?);
+        let line = serde_json::to_string(&line).map(|line| line + "\n");
+        Some((line, generation))
+    });
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
+}
+
+fn refusal(why: String) -> Response {
+    (StatusCode::BAD_REQUEST, Json(serde_json::json!({ "error": why }))).into_response()
+}
+
+async fn home(State(shared): State<Arc<Shared>>) -> String {
+    let topology = shared.lock_core(|core| core.topology());
+    let mut page = format!("syn1 serves {} ({} layers)\n", topology.model, topology.layers);
+    page += &match topology.waiting_for {
+        None => "ready: a token has passed through every layer\n\n".into(),
+        Some(what) => format!("not ready: waiting for {what}\n\n"),
+    };
+    for node in topology.nodes {
+        let layers = node.layers.map_or_else(|| "-".into(), |(first, end)| format!("layers {first}..{end}"));
+        page += &format!("{:20} {:12} {:8} {}\n", node.name, layers, node.state, node.device);
+    }
+    page + "\nPOST /api/generate {\"prompt\": \"...\"} streams text; GET /api/topology tells the rest.\n"
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.lock_core(|core| core.topology().waiting_for) {
+        None => "ready\n".into_response(),
+        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {what}\n")).into_response(),
+    }
+}
+
+async fn topology(State(shared): State<Arc<Shared>>) -> Response {
+    Json(shared.lock_core(|core| core.topology())).into_response()
+}
+
+/// The manifest, or a piece by its SHA-256; ranges are honoured.
+async fn shard(State(shared): State<Arc<Shared>>, Path(name): Path<String>, request: Request) -> Response {
+    let file = match name.as_str() {
+        "manifest.json" => "syn1.json".into(),
+        hash if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => format!("{hash}.bin"),
+        _ => return (StatusCode::NOT_FOUND, "no such shard: ask for manifest.json or a SHA-256\n").into_response(),
+    };
+    match ServeFile::new(shared.shards.join(file)).try_call(request).await {
+        Ok(response) => response.into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the shard: {error}\n")).into_response(),
+    }
+}

@@ -1,0 +1,252 @@
+//! From logits to the next token. Sampling happens here and nowhere else, so a node cannot forge a token.
+
+use std::collections::BTreeSet;
+
+use rand_core::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use serde::{Deserialize, Serialize};
+
+/// How the next token is chosen.
+///
+/// Applied in this order, as transformers does: repetition penalty, temperature, top-k, top-p, min-p.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// Logits are divided by this; 0 takes the most likely token.
+    pub temperature: f32,
+    /// Only the `k` most likely tokens; 0 for all.
+    pub top_k: u32,
+    /// Only the most likely tokens that together reach this probability; 1 for all.
+    pub top_p: f32,
+    /// Only tokens at least this fraction as likely as the most likely one; 0 for all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen before (Keskar et al. 2019); 1 for none.
+    pub repetition_penalty: f32,
+    /// Seed of the random numbers: the same seed, prompt and model give the same text.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl Sampling {
+    /// Checks every parameter's range.
+    ///
+    /// # Errors
+    /// Names the parameter, its value and the range.
+    pub fn check(&self) -> Result<(), String> {
+        let ranges = [
+            ("temperature", self.temperature, 0.0, 100.0),
+            ("top_p", self.top_p, 0.0, 1.0),
+            ("min_p", self.min_p, 0.0, 1.0),
+            ("repetition_penalty", self.repetition_penalty, 0.01, 100.0),
+        ];
+        match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
+            Some((name, value, low, high)) => Err(format!("{name} is {value}: it must lie in {low} to {high}")),
+            None => Ok(()),
+        }
+    }
+
+    /// What has to be known of each distribution.
+    pub fn need(&self) -> Need {
+        let penalised = self.repetition_penalty != 1.0;
+        if self.temperature == 0.0 && !penalised {
+            Need::Top(1)
+        } else if (1..=MAX_TOP).contains(&self.top_k) && !penalised {
+            Need::Top(self.top_k as u16)
+        } else {
+            Need::Full
+        }
+    }
+}
+
+/// What a sampler has to see of a distribution to choose from it exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The most likely tokens.
+    Top(u16),
+    /// Every logit.
+    Full,
+}
+
+/// A token and its logit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its logit.
+    pub logit: f32,
+}
+
+/// Chooses the tokens of one request.
+pub struct Sampler {
+    sampling: Sampling,
+    random: Pcg64Mcg,
+    seen: BTreeSet<u32>,
+}
+
+impl Sampler {
+    /// A sampler that has seen the prompt.
+    pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
+        Self { sampling, random: Pcg64Mcg::seed_from_u64(sampling.seed), seen: prompt.iter().copied().collect() }
+    }
+
+    /// The next token, from the candidates that [`Sampling::need`] asked for, in any order.
+    ///
+    /// # Errors
+    /// When there is no candidate or a logit is not a number: the node that computed them is broken.
+    pub fn choose(&mut self, candidates: &mut Vec<Candidate>) -> Result<u32, &'static str> {
+        if candidates.iter().any(|c| c.logit.is_nan() || c.logit == f32::INFINITY) {
+            return Err("a logit is not a finite number");
+        }
+        self.penalise(candidates);
+        let chosen = if self.sampling.temperature == 0.0 { best(candidates) } else { self.draw(candidates) };
+        let id = chosen.ok_or("no candidate token")?;
+        self.seen.insert(id);
+        Ok(id)
+    }
+
+    fn penalise(&self, candidates: &mut [Candidate]) {
+        let penalty = self.sampling.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        for c in candidates.iter_mut().filter(|c| self.seen.contains(&c.id)) {
+            c.logit = if c.logit > 0.0 { c.logit / penalty } else { c.logit * penalty };
+        }
+    }
+
+    fn draw(&mut self, candidates: &mut Vec<Candidate>) -> Option<u32> {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        candidates.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+        if top_k > 0 {
+            candidates.truncate(top_k as usize);
+        }
+        let top = candidates.first()?.logit;
+        let mut weights: Vec<f64> =
+            candidates.iter().map(|c| (f64::from(c.logit - top) / f64::from(temperature)).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.truncate(nucleus(&weights, f64::from(top_p) * total));
+        // Weights are relative to the most likely token's, which is 1.
+        let kept = weights.partition_point(|w| *w >= f64::from(min_p)).max(1);
+        weights.truncate(kept);
+        let mut left = uniform(&mut self.random) * weights.iter().sum::<f64>();
+        let index = weights.iter().position(|w| {
+            left -= w;
+            left < 0.0
+        });
+        Some(candidates[index.unwrap_or(weights.len() - 1)].id)
+    }
+}
+
+/// The most likely token, the lowest id among equals.
+fn best(candidates: &[Candidate]) -> Option<u32> {
+    let better = |a: &Candidate, b: &Candidate| a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+    candidates.iter().copied().reduce(|best, c| if better(&c, &best) { c } else { best }).map(|c| c.id)
+}
+
+/// How many of the falling `weights` reach `mass` together; at least one.
+fn nucleus(weights: &[f64], mass: f64) -> usize {
+    let mut sum = 0.0;
+    let reached = weights.iter().position(|w| {
+        sum += w;
+        sum >= mass
+    });
+    reached.map_or(weights.len(), |index| index + 1)
+}
+
+/// A number in `[0, 1)` with 53 random bits.
+fn uniform(random: &mut Pcg64Mcg) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Longer top-k lists cost more bytes than they save; the full logits are asked for instead.
+const MAX_TOP: u32 = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(logits: &[f32]) -> Vec<Candidate> {
+        logits.iter().enumerate().map(|(id, &logit)| Candidate { id: id as u32, logit }).collect()
+    }
+
+    fn frequencies(sampling: Sampling, logits: &[f32], draws: usize) -> Vec<f64> {
+        let mut sampler = Sampler::new(sampling, &[]);
+        let mut counts = vec![0.0; logits.len()];
+        for _ in 0..draws {
+            counts[sampler.choose(&mut candidates(logits)).unwrap() as usize] += 1.0 / draws as f64;
+        }
+        counts
+    }
+
+    fn plain(temperature: f32) -> Sampling {
+        Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 7 }
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_lowest_id_of_the_best() {
+        let mut sampler = Sampler::new(plain(0.0), &[]);
+        assert_eq!(sampler.choose(&mut candidates(&[1.0, 3.0, 3.0, 2.0])), Ok(1));
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let logits = [0.0, 1.0, 2.0];
+        let frequencies = frequencies(plain(1.0), &logits, 20_000);
+        let total: f64 = logits.iter().map(|l| f64::from(*l).exp()).sum();
+        for (got, logit) in frequencies.iter().zip(logits) {
+            assert!((got - f64::from(logit).exp() / total).abs() < 0.015, "{frequencies:?}");
+        }
+    }
+
+    #[test]
+    fn top_k_top_p_and_min_p_cut_the_tail() {
+        let logits = [3.0, 2.0, 1.0, -5.0];
+        let top_k = frequencies(Sampling { top_k: 2, ..plain(1.0) }, &logits, 2_000);
+        assert!(top_k[2] == 0.0 && top_k[3] == 0.0 && top_k[1] > 0.0);
+        // The first alone has 0.665 of the mass, the first two 0.909.
+        let top_p = frequencies(Sampling { top_p: 0.7, ..plain(1.0) }, &logits, 2_000);
+        assert!(top_p[2] == 0.0 && top_p[1] > 0.0);
+        // The third is exp(-2) = 0.135 times as likely as the first.
+        let min_p = frequencies(Sampling { min_p: 0.2, ..plain(1.0) }, &logits, 2_000);
+        assert!(min_p[2] == 0.0 && min_p[1] > 0.0);
+    }
+
+    #[test]
+    fn the_penalty_lowers_seen_tokens_of_either_sign() {
+        let mut sampler = Sampler::new(Sampling { repetition_penalty: 2.0, ..plain(0.0) }, &[1]);
+        assert_eq!(sampler.choose(&mut candidates(&[1.0, 1.5])), Ok(0));
+        let mut sampler = Sampler::new(Sampling { repetition_penalty: 2.0, ..plain(0.0) }, &[1]);
+        assert_eq!(sampler.choose(&mut candidates(&[-1.5, -1.0])), Ok(0));
+    }
+
+    #[test]
+    fn a_seed_fixes_the_draws() {
+        let draw = |seed| {
+            let mut sampler = Sampler::new(Sampling { seed, ..plain(1.0) }, &[]);
+            (0..32).map(|_| sampler.choose(&mut candidates(&[0.0; 64])).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(1), draw(1));
+        assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn broken_logits_and_parameters_are_named() {
+        assert!(Sampler::new(plain(1.0), &[]).choose(&mut candidates(&[f32::NAN])).is_err());
+        assert!(Sampler::new(plain(0.0), &[]).choose(&mut Vec::new()).is_err());
+        assert!(Sampling { top_p: 1.5, ..plain(1.0) }.check().unwrap_err().contains("top_p is 1.5"));
+        assert!(Sampling { temperature: f32::NAN, ..plain(1.0) }.check().is_err());
+    }
+
+    #[test]
+    fn only_what_is_needed_is_asked_for() {
+        assert_eq!(plain(0.0).need(), Need::Top(1));
+        assert_eq!(Sampling { top_k: 40, ..plain(1.0) }.need(), Need::Top(40));
+        assert_eq!(plain(1.0).need(), Need::Full);
+        assert_eq!(Sampling { repetition_penalty: 1.1, ..plain(0.0) }.need(), Need::Full);
+    }
+}

@@ -1,0 +1,300 @@
+//! The coordinator with its sockets: one thread, one event loop, one lock around the [`Core`].
+//!
+//! Everything that moves a token runs on this thread, so a frame goes from one node's socket to the next one's without
+//! waking another core.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use syn1_core::{Header, Millis};
+use tokio::sync::{Notify, mpsc};
+
+use crate::core::{Action, Core, CoreConfig, NodeId};
+use crate::request::Generate;
+use crate::update::{Event, Topology, Update};
+use crate::{http, link};
+
+/// Where the coordinator listens and what it serves.
+pub struct ServerConfig {
+    /// What it serves and how; `http_port` is filled in from the bound socket.
+    pub core: CoreConfig,
+    /// Folder of the split model: manifest and pieces.
+    pub shards: PathBuf,
+    /// For nodes.
+    pub tcp: SocketAddr,
+    /// For shards, people and programs.
+    pub http: SocketAddr,
+}
+
+/// A running coordinator. Dropping it shuts it down.
+pub struct Server {
+    shared: Arc<Shared>,
+    tcp: SocketAddr,
+    http: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why a coordinator did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A socket could not be bound.
+    #[error("cannot listen on {address} for {what}: {source}{}", hint(source))]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// `nodes (--tcp)` or `HTTP (--http)`.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The event loop could not be made.
+    #[error("cannot start the coordinator's event loop: {0}")]
+    Runtime(io::Error),
+}
+
+/// The updates of one request. Dropping it cancels the request.
+pub struct Generation {
+    id: u32,
+    updates: mpsc::UnboundedReceiver<Update>,
+    shared: Arc<Shared>,
+}
+
+/// What the tasks of one coordinator share.
+pub(crate) struct Shared {
+    pub(crate) shards: PathBuf,
+    /// Largest payload a node may send: the bigger of a chunk of rows and the full logits.
+    pub(crate) max_payload: u32,
+    state: Mutex<State>,
+    started: Instant,
+    sooner: Notify,
+    stop: Notify,
+}
+
+struct State {
+    core: Core,
+    links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
+    requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
+    watchers: Vec<mpsc::UnboundedSender<Event>>,
+}
+
+impl Server {
+    /// Binds both sockets and starts serving on a thread of its own.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`] names the address that is taken.
+    pub fn start(mut config: ServerConfig) -> Result<Self, StartError> {
+        let tcp = bind(config.tcp, "nodes (--tcp)")?;
+        let http = bind(config.http, "HTTP (--http)")?;
+        let (tcp_address, http_address) = (address(&tcp, config.tcp), address(&http, config.http));
+        config.core.http_port = http_address.port();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(StartError::Runtime)?;
+        let shared = Arc::new(Shared {
+            max_payload: link::max_payload(&config.core),
+            shards: config.shards,
+            state: Mutex::new(State {
+                core: Core::new(config.core),
+                links: HashMap::new(),
+                requests: HashMap::new(),
+                watchers: Vec::new(),
+            }),
+            started: Instant::now(),
+            sooner: Notify::new(),
+            stop: Notify::new(),
+        });
+        let serving = shared.clone();
+        let main = move || runtime.block_on(serve(serving, tcp, http));
+        let thread = std::thread::Builder::new().name("syn1-coordinator".into()).spawn(main);
+        let thread = Some(thread.map_err(StartError::Runtime)?);
+        Ok(Self { shared, tcp: tcp_address, http: http_address, thread })
+    }
+
+    /// Where nodes join.
+    pub fn tcp(&self) -> SocketAddr {
+        self.tcp
+    }
+
+    /// Where shards and people are served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Takes a request; see [`Core::submit`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn generate(&self, ask: Generate) -> Result<Generation, String> {
+        self.shared.generate(ask)
+    }
+
+    /// The swarm as it is now.
+    pub fn topology(&self) -> Topology {
+        self.shared.lock().core.topology()
+    }
+
+    /// What happens in the swarm from now on.
+    pub fn events(&self) -> mpsc::UnboundedReceiver<Event> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.shared.lock().watchers.push(sender);
+        receiver
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shared.stop.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its own message.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Generation {
+    /// The next update; `None` after the last.
+    pub async fn next(&mut self) -> Option<Update> {
+        self.updates.recv().await
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        let id = self.id;
+        self.shared.with(|core, now| core.cancel(now, id));
+    }
+}
+
+impl Shared {
+    /// Runs one input on the core and does what follows from it.
+    pub(crate) fn with<R>(&self, input: impl FnOnce(&mut Core, Duration) -> R) -> R {
+        let mut state = self.lock();
+        let now = self.started.elapsed();
+        let before = state.core.next_tick(now);
+        let result = input(&mut state.core, now);
+        state.act(now);
+        if state.core.next_tick(now) < before {
+            self.sooner.notify_one();
+        }
+        result
+    }
+
+    pub(crate) fn generate(self: &Arc<Self>, ask: Generate) -> Result<Generation, String> {
+        let (sender, updates) = mpsc::unbounded_channel();
+        let mut state = self.lock();
+        let now = self.started.elapsed();
+        let id = state.core.submit(now, ask)?;
+        // Before its first update can be acted on.
+        state.requests.insert(id, sender);
+        state.act(now);
+        Ok(Generation { id, updates, shared: self.clone() })
+    }
+
+    /// Makes a link known to the core; its outgoing frames go to `outbox`.
+    pub(crate) fn connected(&self, address: &str, outbox: mpsc::Sender<(Header, Vec<u8>)>) -> NodeId {
+        let mut state = self.lock();
+        let id = state.core.connected(address);
+        state.links.insert(id, outbox);
+        state.act(self.started.elapsed());
+        id
+    }
+
+    /// Forgets a link whose task has ended.
+    pub(crate) fn disconnected(&self, node: NodeId, why: &str) {
+        self.lock().links.remove(&node);
+        self.with(|core, now| core.gone(now, node, why));
+    }
+
+    pub(crate) fn event(&self, event: Event) {
+        self.lock().tell(event);
+    }
+
+    /// Milliseconds since the start, for sessions.
+    pub(crate) fn millis(&self) -> Millis {
+        Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    pub(crate) fn lock_core<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
+        look(&self.lock().core)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn act(&mut self, now: Duration) {
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Send(node, header, payload) => {
+                    let stuck = self.links.get(&node).is_some_and(|link| link.try_send((header, payload)).is_err());
+                    if stuck {
+                        self.links.remove(&node);
+                        self.core.gone(now, node, "it does not take what is sent to it");
+                    }
+                }
+                Action::Close(node) => drop(self.links.remove(&node)),
+                Action::Update(id, update) => {
+                    let last = !matches!(update, Update::Token { .. });
+                    let told = self.requests.get(&id).is_some_and(|request| request.send(update).is_ok());
+                    if last || !told {
+                        self.requests.remove(&id);
+                    }
+                }
+                Action::Event(event) => self.tell(event),
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        tracing::info!(?event);
+        self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
+    }
+}
+
+async fn serve(shared: Arc<Shared>, tcp: TcpListener, http: TcpListener) {
+    tokio::select! {
+        () = tick(&shared) => {}
+        () = link::accept(&shared, tcp) => {}
+        () = http::serve(shared.clone(), http) => {}
+        () = shared.stop.notified() => {}
+    }
+    shared.with(|core, _| core.shut_down("the coordinator is shutting down"));
+    // The goodbyes are on their way to the writers; a peer that takes longer is not waited for.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+}
+
+async fn tick(shared: &Shared) {
+    loop {
+        let now = shared.started.elapsed();
+        let wait = shared.lock_core(|core| core.next_tick(now)) - now;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shared.sooner.notified() => continue,
+        }
+        shared.with(Core::tick);
+    }
+}
+
+fn bind(address: SocketAddr, what: &'static str) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|source| StartError::Bind { address, what, source })
+}
+
+/// The address that was bound, with the port that the system chose for port 0.
+fn address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ": another program listens there; choose another port, or 0 for a free one",
+        io::ErrorKind::PermissionDenied => ": choose a port above 1023",
+        _ => "",
+    }
+}

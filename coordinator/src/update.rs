@@ -1,0 +1,178 @@
+//! What the coordinator tells people: a request's tokens and figures, and the swarm's comings and goings.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// One step in the life of a request. The last one is `Finished` or `Failed`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Update {
+    /// A token, and the text that it finished. The text may be empty: half a character, or the beginning of a stop string.
+    Token {
+        /// The token.
+        id: u32,
+        /// Text that is now certain.
+        text: String,
+    },
+    /// The request is complete.
+    Finished(Finished),
+    /// The request failed; names the node or the rule.
+    Failed(String),
+}
+
+/// The end of a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finished {
+    /// Text that was held back.
+    pub text: String,
+    /// Why it ended.
+    pub reason: Finish,
+    /// What it took.
+    pub figures: Figures,
+}
+
+/// Why a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// The model ended the text, or a stop string did.
+    Stop,
+    /// The asked-for number of tokens is reached.
+    Length,
+    /// The context is full.
+    Context,
+}
+
+/// What a request took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Figures {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated.
+    pub tokens: usize,
+    /// From the request's start to its first token.
+    pub first_token: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+    /// From the request's start to its last token.
+    pub total: Duration,
+    /// Spent in the nodes' engines, as they report it.
+    pub compute: Duration,
+    /// Spent in the coordinator: relaying, sampling, detokenizing.
+    pub coordinator: Duration,
+    /// SYN1 data frames sent and received by the coordinator.
+    pub frames: u64,
+    /// Their bytes, headers included.
+    pub bytes: u64,
+}
+
+impl Figures {
+    /// Tokens per second after the first token; `None` with fewer than two tokens.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        let seconds = self.decode.as_secs_f64();
+        (self.tokens > 1 && seconds > 0.0).then(|| (self.tokens - 1) as f64 / seconds)
+    }
+
+    /// Time that was neither computing nor the coordinator's: sockets, schedulers and the wire.
+    pub fn wire(&self) -> Duration {
+        self.total.saturating_sub(self.compute).saturating_sub(self.coordinator)
+    }
+}
+
+/// What happens in the swarm.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A node told what it is.
+    Joined {
+        /// Its name, unique among the nodes.
+        node: String,
+        /// What it computes with.
+        device: String,
+        /// Bytes it offers.
+        memory_bytes: u64,
+        /// Bytes per second it reads.
+        read_bytes_per_s: u64,
+        /// Nanoseconds a layer takes.
+        layer_ns: u64,
+    },
+    /// A node was sent away, or its link was.
+    Refused {
+        /// Its name or address.
+        node: String,
+        /// Why.
+        why: String,
+    },
+    /// A node is gone.
+    Left {
+        /// Its name.
+        node: String,
+        /// Why.
+        why: String,
+    },
+    /// The model is cut: every node's layers, in chain order.
+    Placed(Vec<(String, Range<usize>)>),
+    /// The model cannot be placed yet.
+    Unplaced(String),
+    /// A node is getting its shard.
+    Loading {
+        /// Its name.
+        node: String,
+        /// Bytes it has.
+        done_bytes: u64,
+        /// Bytes it needs.
+        total_bytes: u64,
+    },
+    /// A node has its shard.
+    Loaded {
+        /// Its name.
+        node: String,
+        /// Bytes that had to be fetched for it; 0 when all were cached or local.
+        fetched_bytes: u64,
+    },
+    /// A real token has passed through every layer.
+    Ready {
+        /// Milliseconds that token took.
+        token_ms: f64,
+    },
+}
+
+/// A node as others see it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// What it computes with.
+    pub device: String,
+    /// Bytes it offers.
+    pub memory_bytes: u64,
+    /// Bytes per second it reads.
+    pub read_bytes_per_s: u64,
+    /// Microseconds a layer takes.
+    pub layer_us: f64,
+    /// First layer and one behind the last, where it has any.
+    pub layers: Option<(usize, usize)>,
+    /// `joining`, `spare`, `loading`, `loaded` or `unable`.
+    pub state: &'static str,
+}
+
+/// The swarm as others see it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Topology {
+    /// The model's name.
+    pub model: String,
+    /// Its layers.
+    pub layers: usize,
+    /// Whether a real token has passed through every layer.
+    pub ready: bool,
+    /// What it waits for, while it is not ready.
+    pub waiting_for: Option<String>,
+    /// Predicted microseconds of computing per token.
+    pub predicted_us: Option<f64>,
+    /// Running requests.
+    pub running: usize,
+    /// Requests that wait for the model or for room.
+    pub queued: usize,
+    /// Every node.
+    pub nodes: Vec<NodeView>,
+}

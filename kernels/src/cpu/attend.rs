@@ -1,0 +1,77 @@
+//! Causal attention of one query over its KV cache.
+
+use super::dot::{Element, gemv};
+use super::lanes::Lanes;
+use super::math::{exp, max_of, sum_of};
+
+/// `out = softmax(scale * q k^T) v` over the first `scores.len()` positions of `k` and `v`, whose rows have `q.len()`
+/// elements; `out` may be shorter than a row (the rest is padding).
+///
+/// Scores are dot products as in [`gemv`]; values are summed in rising order of positions. So the bits depend on the
+/// query and the positions alone.
+///
+/// # Safety
+/// As for [`Lanes`]. `q.len()` is whole registers; `k` and `v` have `scores.len()` rows of that length, `scores` is not
+/// empty.
+#[inline(always)]
+pub(super) unsafe fn attend<L: Lanes, W: Element>(
+    q: &[f32],
+    k: &[W],
+    v: &[W],
+    scale: f32,
+    scores: &mut [f32],
+    out: &mut [f32],
+) {
+    let stride = q.len();
+    // SAFETY: `k` has a row of `stride` elements per score.
+    unsafe { gemv::<L, W>(k, stride, q, scores) };
+    let max = max_of(scores);
+    scores.iter_mut().for_each(|score| *score = exp((*score - max) * scale));
+    let norm = 1.0 / sum_of(scores, |score| score);
+    let mut column = 0;
+    while column < stride {
+        // SAFETY: `v` has a row of `stride` elements per score, of which `4 * N` or `N` from `column` on are read.
+        unsafe {
+            if column + 4 * L::N <= stride {
+                weighted::<L, W, 4>(v.as_ptr().add(column), stride, norm, scores, out, column);
+                column += 4 * L::N;
+            } else {
+                weighted::<L, W, 1>(v.as_ptr().add(column), stride, norm, scores, out, column);
+                column += L::N;
+            }
+        }
+    }
+}
+
+/// `out[column..] = norm * sum_p scores[p] v[p]` for `G` registers' worth of columns.
+#[inline(always)]
+unsafe fn weighted<L: Lanes, W: Element, const G: usize>(
+    v: *const W,
+    stride: usize,
+    norm: f32,
+    scores: &[f32],
+    out: &mut [f32],
+    column: usize,
+) {
+    let mut columns = [[0.0f32; MAX_LANES]; G];
+    // SAFETY: `G * N` elements of every row of `v` are valid to read; a group of `columns` holds any register.
+    unsafe {
+        let mut sums = [L::zero(); G];
+        for (position, &score) in scores.iter().enumerate() {
+            let score = L::splat(score);
+            for g in 0..G {
+                sums[g] = L::fma(W::load::<L>(v.add(position * stride + g * L::N)), score, sums[g]);
+            }
+        }
+        for g in 0..G {
+            L::store(columns[g].as_mut_ptr(), sums[g]);
+        }
+    }
+    let sums = columns.iter().flat_map(|group| &group[..L::N]);
+    for (out, sum) in out.iter_mut().skip(column).zip(sums) {
+        *out = sum * norm;
+    }
+}
+
+/// Elements of the widest register.
+const MAX_LANES: usize = 16;

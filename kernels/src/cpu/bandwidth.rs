@@ -1,0 +1,108 @@
+//! How fast this machine reads memory: the limit of a decode step, which reads every weight once.
+
+use std::time::{Duration, Instant};
+
+use super::kernels::{Kernels, Sum};
+use super::lanes::Lanes;
+use super::lines::Lines;
+use super::pool::Pool;
+use super::share::Parts;
+
+/// Bytes per second that `threads` threads together read from a buffer of `bytes`, again and again, with the widest
+/// loads of this CPU: the best of several loops, each the median of its runs. 0 when there is no room.
+///
+/// A buffer that fits the caches is read from them, as the weights of a small model are. Takes about a third of a
+/// second.
+pub fn read_bandwidth(bytes: usize, threads: usize) -> f64 {
+    let groups = (bytes / (4 * GROUP)).max(threads);
+    let (Some(mut buffer), Ok(mut pool)) = (Lines::zeroed::<f32>(groups * GROUP), Pool::new(threads)) else {
+        return 0.0;
+    };
+    buffer.of_mut::<f32>().fill(1.0);
+    let kernels = Kernels::best();
+    let rate = |sum: Sum| {
+        let mut sums = vec![0.0; pool.threads()];
+        let mut times = Vec::new();
+        let begin = Instant::now();
+        while times.len() < RUNS_AT_LEAST || begin.elapsed() < TIME_PER_LOOP {
+            let begin = Instant::now();
+            let sums = Parts::new(&mut sums);
+            let ran = pool.run(&|worker| {
+                let share = worker.share(groups);
+                let sum = kernels.sum(sum, &buffer.of::<f32>()[share.start * GROUP..share.end * GROUP]);
+                // SAFETY: every thread writes the element of its own index.
+                unsafe { sums.at_mut(worker.index..worker.index + 1) }.fill(sum);
+            });
+            if ran.is_err() {
+                return 0.0;
+            }
+            times.push(begin.elapsed());
+        }
+        std::hint::black_box(&sums);
+        times.sort();
+        (groups * GROUP * 4) as f64 / times[times.len() / 2].as_secs_f64()
+    };
+    [Sum::InOrder, Sum::FourStreams, Sum::Prefetched].map(rate).into_iter().fold(0.0, f64::max)
+}
+
+/// The sum of `values`, whole [`GROUP`]s, read as `STREAMS` contiguous parts side by side, or with prefetches `AHEAD`
+/// bytes in front.
+///
+/// # Safety
+/// As for [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn sum<L: Lanes, const STREAMS: usize, const AHEAD: usize>(values: &[f32]) -> f32 {
+    assert!(values.len() % GROUP == 0);
+    let stream = values.len() / STREAMS;
+    // SAFETY: a stream is whole groups of `GROUP / STREAMS` elements, which are whole steps of four registers.
+    unsafe {
+        let (one, mut sums) = (L::splat(1.0), [[L::zero(); 4]; STREAMS]);
+        for at in (0..stream).step_by(4 * L::N) {
+            for (index, sums) in sums.iter_mut().enumerate() {
+                let from = values.as_ptr().add(index * stream + at);
+                if AHEAD > 0 {
+                    for line in (0..4 * L::N).step_by(16) {
+                        let line = from.wrapping_add(line).cast::<u8>();
+                        L::prefetch::<false>(line.wrapping_add(AHEAD));
+                        L::prefetch::<true>(line.wrapping_add(4 * AHEAD));
+                    }
+                }
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    *sum = L::fma(L::load(from.add(i * L::N)), one, *sum);
+                }
+            }
+        }
+        sums.as_flattened().iter().map(|&sum| L::sum(sum)).sum()
+    }
+}
+
+/// Elements that every loop reads whole: four streams of four registers of sixteen.
+const GROUP: usize = 256;
+
+/// A loop runs so often at least ...
+const RUNS_AT_LEAST: usize = 5;
+
+/// ... and so long.
+const TIME_PER_LOOP: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_loop_reads_every_element() {
+        let values: Vec<f32> = (0..4 * GROUP).map(|i| i as f32).collect();
+        let want: f32 = (0..4 * GROUP).sum::<usize>() as f32;
+        for kernels in Kernels::usable() {
+            for form in [Sum::InOrder, Sum::FourStreams, Sum::Prefetched] {
+                assert_eq!(kernels.sum(form, &values), want, "{}", kernels.name);
+            }
+        }
+    }
+
+    #[test]
+    fn bandwidth_is_a_rate() {
+        let rate = read_bandwidth(1 << 20, 2);
+        assert!(rate.is_finite() && rate > 0.0);
+    }
+}

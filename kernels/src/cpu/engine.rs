@@ -1,0 +1,283 @@
+//! The engine: what a step is checked against, its buffers, and its KV caches.
+
+use syn1_model::piece::PieceBytes;
+use syn1_model::plan::{Plan, WeightFormat, padded};
+use syn1_model::spec::Position;
+
+use super::kernels::{Compiled, Kernels};
+use super::lines::Lines;
+use super::math::arg_max;
+use super::pool::Pool;
+use super::share::{Dealer, Parts};
+use super::step::{Pass, Scratch};
+use super::weights::{Embedding, Stages};
+use crate::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
+
+/// Runs a layer range on the CPU, straight from the pieces' bytes.
+///
+/// A result's bits depend on the tokens, the weights and the instruction set alone: not on the number of threads, nor
+/// on how the tokens were cut into steps. Steps allocate nothing (but [`Engine::open`] does, and an output vector that
+/// is too small grows once).
+pub struct CpuEngine {
+    plan: Plan,
+    config: EngineConfig,
+    device: String,
+    kernels: &'static Kernels,
+    stages: Stages,
+    pool: Pool,
+    dealer: Dealer,
+    buffers: Buffers,
+    slots: Vec<Option<Cache>>,
+    /// A thread panicked in a step: nothing is known about the buffers and caches any more.
+    broken: Option<String>,
+}
+
+/// A request's keys and values.
+struct Cache {
+    /// Positions that it holds.
+    have: usize,
+    /// `[layer][K|V][kv_head][max_positions][padded(head_dim)]` in the weights' format.
+    kv: Lines,
+}
+
+/// Rows between the ops, as [`Pass`] describes them.
+struct Buffers {
+    x: Lines,
+    normed: Lines,
+    q: Lines,
+    a: Lines,
+    h: Lines,
+    scratch: Vec<Scratch>,
+    /// One row, for the token loop of a whole model.
+    logits: Vec<f32>,
+}
+
+impl CpuEngine {
+    /// An engine for `plan`, whose `pieces` are in the order of `plan.pieces` and are kept, not copied. `threads`
+    /// (the calling one included) defaults to what the system says can run at once.
+    ///
+    /// # Errors
+    /// [`EngineError::Piece`] for bytes that do not fit the plan, [`EngineError::Unsupported`] for rotary positions,
+    /// [`EngineError::Context`] for more positions than the model has learned, [`EngineError::Memory`] without room for
+    /// the buffers, [`EngineError::Device`] when the system refuses a thread.
+    pub fn new(
+        plan: Plan,
+        pieces: &[PieceBytes],
+        config: EngineConfig,
+        threads: Option<usize>,
+    ) -> Result<Self, EngineError> {
+        let threads = threads.unwrap_or_else(default_threads).max(1);
+        let kernels = Kernels::best();
+        let device = describe_with(threads, kernels);
+        let stages = Stages::new(&plan, pieces, &device)?;
+        if plan.spec.position == Position::Learned && config.max_positions > plan.spec.max_positions {
+            return Err(EngineError::Context { end: config.max_positions, max: plan.spec.max_positions });
+        }
+        let buffers = Buffers::new(&plan, &config, threads, &device)?;
+        let pool = Pool::new(threads)
+            .map_err(|error| EngineError::Device { device: device.clone(), what: format!("no thread: {error}") })?;
+        let dealer = Dealer::new(stages.stages.len(), pool.threads());
+        let slots = (0..config.slots).map(|_| None).collect();
+        Ok(Self { plan, config, device, kernels, stages, pool, dealer, buffers, slots, broken: None })
+    }
+
+    /// Elements of one KV cache.
+    fn cache_len(&self) -> usize {
+        let spec = &self.plan.spec;
+        2 * self.plan.layers.len() * spec.kv_heads * self.config.max_positions * padded(spec.head_dim)
+    }
+
+    /// The open cache of `slot`, and the step's rows if it may run.
+    fn check(&self, step: &Step<'_>) -> Result<usize, EngineError> {
+        if let Some(what) = &self.broken {
+            return Err(EngineError::Device { device: self.device.clone(), what: what.clone() });
+        }
+        let cache = self.slots.get(step.slot.0).and_then(Option::as_ref).ok_or(EngineError::NoSlot(step.slot.0))?;
+        step.check(&self.plan, &self.config, cache.have)
+    }
+
+    /// Runs a checked step; `logits` holds those of the wanted rows.
+    fn compute(&mut self, step: &Step<'_>, rows: usize, logits: &mut [f32]) -> Result<(), EngineError> {
+        match self.plan.format {
+            WeightFormat::F16 => self.compute_as::<u16>(step, rows, logits),
+            WeightFormat::F32 => self.compute_as::<f32>(step, rows, logits),
+        }
+    }
+
+    fn compute_as<W: Compiled>(&mut self, step: &Step<'_>, rows: usize, logits: &mut [f32]) -> Result<(), EngineError> {
+        let Self { plan, buffers, stages, pool, dealer, kernels, .. } = self;
+        let Some(cache) = self.slots.get_mut(step.slot.0).and_then(Option::as_mut) else {
+            return Err(EngineError::NoSlot(step.slot.0));
+        };
+        let width = plan.spec.width;
+        match (step.input, &stages.embedding) {
+            (Input::Tokens(ids), Some(embedding)) => {
+                buffers.embed::<W>(kernels, embedding, ids, step.position);
+            }
+            (Input::Rows(values), _) => {
+                let x = buffers.x.of_mut::<f32>().chunks_exact_mut(padded(width));
+                x.zip(values.chunks_exact(width)).for_each(|(x, values)| x[..width].copy_from_slice(values));
+            }
+            (Input::Tokens(_), None) => {
+                return Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" });
+            }
+        }
+        dealer.reset();
+        let pass = Pass {
+            spec: &plan.spec,
+            kernels,
+            stages: &stages.stages,
+            dealer,
+            position: step.position,
+            rows,
+            wanted: step.wanted,
+            max_positions: self.config.max_positions,
+            kv: Parts::new(cache.kv.of_mut::<W>()),
+            x: Parts::new(buffers.x.of_mut()),
+            normed: Parts::new(buffers.normed.of_mut()),
+            q: Parts::new(buffers.q.of_mut()),
+            a: Parts::new(buffers.a.of_mut()),
+            h: Parts::new(buffers.h.of_mut()),
+            logits: Parts::new(logits),
+            scratch: Parts::new(&mut buffers.scratch),
+        };
+        let ran = pool.run(&|worker| {
+            // A thread that leaves early does so because another one panicked, which the pool reports.
+            let _ = pass.walk(worker);
+        });
+        if let Err(panic) = ran {
+            let what = format!("a thread panicked ({panic}): build the engine anew");
+            self.broken = Some(what.clone());
+            return Err(EngineError::Device { device: self.device.clone(), what });
+        }
+        cache.have = step.position + rows;
+        Ok(())
+    }
+}
+
+impl Engine for CpuEngine {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn device(&self) -> &str {
+        &self.device
+    }
+
+    fn open(&mut self) -> Result<Slot, EngineError> {
+        let free = self.slots.iter().position(Option::is_none).ok_or(EngineError::Slots(self.config.slots))?;
+        let len = self.cache_len();
+        let (kv, element) = match self.plan.format {
+            WeightFormat::F16 => (Lines::zeroed::<u16>(len), 2),
+            WeightFormat::F32 => (Lines::zeroed::<f32>(len), 4),
+        };
+        let bytes = len as u64 * element;
+        let kv = kv.ok_or_else(|| EngineError::Memory { device: self.device.clone(), what: "a KV cache", bytes })?;
+        self.slots[free] = Some(Cache { have: 0, kv });
+        Ok(Slot(free))
+    }
+
+    fn close(&mut self, slot: Slot) {
+        if let Some(cache) = self.slots.get_mut(slot.0) {
+            *cache = None;
+        }
+    }
+
+    async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError> {
+        out.clear();
+        let rows = self.check(&step)?;
+        if self.plan.heads() {
+            out.resize(rows.saturating_sub(step.wanted) * self.plan.spec.vocab, 0.0);
+            return self.compute(&step, rows, out);
+        }
+        self.compute(&step, rows, &mut [])?;
+        let width = self.plan.spec.width;
+        let x = self.buffers.x.of::<f32>().chunks_exact(padded(width)).take(rows);
+        out.reserve(rows * width);
+        x.for_each(|row| out.extend_from_slice(&row[..width]));
+        Ok(())
+    }
+
+    async fn greedy(
+        &mut self,
+        slot: Slot,
+        position: usize,
+        token: u32,
+        count: usize,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EngineError> {
+        if !self.stages.whole {
+            return Err(EngineError::NotWhole(self.plan.layers.clone()));
+        }
+        self.check(&Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 })?;
+        let end = position.saturating_add(count);
+        if end > self.config.max_positions {
+            return Err(EngineError::Context { end, max: self.config.max_positions });
+        }
+        ids.reserve(count);
+        let mut logits = std::mem::take(&mut self.buffers.logits);
+        let mut token = token;
+        let result = (position..end).try_for_each(|position| {
+            let step = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
+            self.compute(&step, 1, &mut logits)?;
+            token = arg_max(&logits) as u32;
+            ids.push(token);
+            Ok(())
+        });
+        self.buffers.logits = logits;
+        result
+    }
+}
+
+impl Buffers {
+    fn new(plan: &Plan, config: &EngineConfig, threads: usize, device: &str) -> Result<Self, EngineError> {
+        let (spec, rows) = (&plan.spec, config.max_rows);
+        let memory = |elements: usize| EngineError::Memory {
+            device: device.to_owned(),
+            what: "the rows of a step",
+            bytes: 4 * elements as u64,
+        };
+        let buffer = |stride: usize| Lines::zeroed::<f32>(rows * stride).ok_or_else(|| memory(rows * stride));
+        let scratch =
+            || Scratch::new(spec, rows, config.max_positions).ok_or_else(|| memory(rows * spec.width.max(spec.ffn)));
+        Ok(Self {
+            x: buffer(padded(spec.width))?,
+            normed: buffer(padded(spec.width))?,
+            q: buffer(spec.heads * padded(spec.head_dim))?,
+            a: buffer(padded(spec.attention_width()))?,
+            h: buffer(padded(spec.ffn))?,
+            scratch: (0..threads).map(|_| scratch()).collect::<Result<_, _>>()?,
+            logits: if plan.embeds() && plan.heads() { vec![0.0; spec.vocab] } else { Vec::new() },
+        })
+    }
+
+    /// `x = tokens[id] (+ positions[position])` for every row.
+    fn embed<W: Compiled>(&mut self, kernels: &Kernels, embedding: &Embedding, ids: &[u32], position: usize) {
+        let stride = embedding.tokens.stride;
+        let row_of = |table: &super::weights::Rows, row: usize, out: &mut [f32]| {
+            kernels.read(&table.data.elements::<W>()[row * stride..(row + 1) * stride], out);
+        };
+        let learned = self.scratch[0].row.of_mut::<f32>();
+        for (index, (x, &id)) in self.x.of_mut::<f32>().chunks_exact_mut(stride).zip(ids).enumerate() {
+            row_of(&embedding.tokens, id as usize, x);
+            if let Some(positions) = &embedding.positions {
+                row_of(positions, position + index, learned);
+                x.iter_mut().zip(learned.iter()).for_each(|(x, learned)| *x += learned);
+            }
+        }
+    }
+}
+
+/// What an engine with the default number of threads calls itself: `"cpu (2 threads, AVX-512)"`.
+pub fn describe() -> String {
+    describe_with(default_threads(), Kernels::best())
+}
+
+fn describe_with(threads: usize, kernels: &Kernels) -> String {
+    format!("cpu ({threads} thread{}, {})", if threads == 1 { "" } else { "s" }, kernels.name)
+}
+
+/// What the system says can run at once.
+pub(super) fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get())
+}

@@ -1,0 +1,314 @@
+//! The kernels, compiled for each instruction set, and the choice among them when the program runs.
+
+use syn1_model::spec::Activation;
+
+use super::dot::Element;
+use super::{attend, bandwidth, dot, lanes, math};
+
+/// The kernels for one instruction set. One that the CPU lacks can't be had.
+pub(super) struct Kernels {
+    /// The instruction set's name.
+    pub(super) name: &'static str,
+    half: Table<u16>,
+    single: Table<f32>,
+    activate: unsafe fn(&mut [f32], Activation),
+    /// In the order of [`Sum`].
+    sums: [unsafe fn(&[f32]) -> f32; 3],
+}
+
+/// How [`Kernels::sum`] reads memory.
+#[derive(Clone, Copy)]
+pub(super) enum Sum {
+    /// From the first byte to the last.
+    InOrder,
+    /// Four quarters side by side.
+    FourStreams,
+    /// In order, with prefetches.
+    Prefetched,
+}
+
+/// The kernels over one element type, as in `dot.rs` and `attend.rs`.
+pub(super) struct Table<W> {
+    gemv: unsafe fn(&[W], usize, &[f32], &mut [f32]),
+    gemm: unsafe fn(&[W], usize, &mut [f32], &[f32], &mut [f32]),
+    attend: Attend<W>,
+    read: unsafe fn(&[W], &mut [f32]),
+}
+
+type Attend<W> = unsafe fn(&[f32], &[W], &[W], f32, &mut [f32], &mut [f32]);
+
+/// An element that the kernels are compiled for.
+pub(super) trait Compiled: Element {
+    /// Its part of `kernels`.
+    fn of(kernels: &Kernels) -> &Table<Self>;
+}
+
+impl Compiled for f32 {
+    fn of(kernels: &Kernels) -> &Table<Self> {
+        &kernels.single
+    }
+}
+
+impl Compiled for u16 {
+    fn of(kernels: &Kernels) -> &Table<Self> {
+        &kernels.half
+    }
+}
+
+impl Kernels {
+    /// The fastest that this CPU can run.
+    pub(super) fn best() -> &'static Self {
+        Self::usable().next().unwrap_or(&portable::KERNELS)
+    }
+
+    /// All that this CPU can run, the fastest first.
+    pub(super) fn usable() -> impl Iterator<Item = &'static Self> {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // Without VL, halves of the upper sixteen registers can't be named and the tile spills.
+            let avx512 = (is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq"))
+            .then_some(&avx512::KERNELS);
+            let avx2 = (is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c"))
+            .then_some(&avx2::KERNELS);
+            avx512.into_iter().chain(avx2).chain([&portable::KERNELS])
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            std::iter::once(&portable::KERNELS)
+        }
+    }
+
+    /// `y[r] = w[r] . x` for `y.len()` rows of `x.len()` elements (whole groups of 16).
+    pub(super) fn gemv<W: Compiled>(&self, w: &[W], x: &[f32], y: &mut [f32]) {
+        assert!(x.len() % 16 == 0 && w.len() == x.len() * y.len());
+        // SAFETY: the CPU can run this table (see `usable`), and the lengths are as `dot::gemv` wants them.
+        unsafe { (W::of(self).gemv)(w, x.len(), x, y) }
+    }
+
+    /// `y[t * rows + r] = w[r] . x[t]` for rows of `stride` elements (whole groups of 16); `scratch` as long as `w`.
+    pub(super) fn gemm<W: Compiled>(&self, w: &[W], stride: usize, scratch: &mut [f32], x: &[f32], y: &mut [f32]) {
+        assert!(stride > 0 && stride % 16 == 0 && w.len() % stride == 0 && x.len() % stride == 0);
+        assert!(scratch.len() == w.len() && y.len() == (w.len() / stride) * (x.len() / stride));
+        // SAFETY: as in `gemv`, for `dot::gemm`.
+        unsafe { (W::of(self).gemm)(w, stride, scratch, x, y) }
+    }
+
+    /// `out = softmax(scale * q k^T) v` over `scores.len()` rows of `q.len()` elements (whole groups of 16).
+    pub(super) fn attend<W: Compiled>(
+        &self,
+        q: &[f32],
+        (k, v): (&[W], &[W]),
+        scale: f32,
+        scores: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let elements = q.len() * scores.len();
+        assert!(q.len() % 16 == 0 && !scores.is_empty() && k.len() == elements && v.len() == elements);
+        // SAFETY: as in `gemv`, for `attend::attend`.
+        unsafe { (W::of(self).attend)(q, k, v, scale, scores, out) }
+    }
+
+    /// Widens whole groups of 16 elements.
+    pub(super) fn read<W: Compiled>(&self, elements: &[W], out: &mut [f32]) {
+        assert!(elements.len() % 16 == 0 && out.len() == elements.len());
+        // SAFETY: as in `gemv`; both slices are whole registers.
+        unsafe { (W::of(self).read)(elements, out) }
+    }
+
+    /// Applies the activation to every value.
+    pub(super) fn activate(&self, values: &mut [f32], activation: Activation) {
+        // SAFETY: the CPU can run this table.
+        unsafe { (self.activate)(values, activation) }
+    }
+
+    /// The sum of whole groups of 256 values, for `read_bandwidth`.
+    pub(super) fn sum(&self, form: Sum, values: &[f32]) -> f32 {
+        // SAFETY: the CPU can run this table.
+        unsafe { (self.sums[form as usize])(values) }
+    }
+}
+
+/// Compiles every kernel for one instruction set, with a tile of `$r` weight rows by `$t` token rows.
+macro_rules! compile {
+    ($module:ident: $name:literal, $lanes:ident, $r:literal by $t:literal $(, $features:literal)?) => {
+        mod $module {
+            use super::*;
+            use super::lanes::$lanes as L;
+
+            pub(super) static KERNELS: Kernels =
+                Kernels { name: $name, half: table::<u16>(), single: table::<f32>(), activate, sums: SUMS };
+
+            const SUMS: [unsafe fn(&[f32]) -> f32; 3] = [sum::<1, 0>, sum::<4, 0>, sum::<1, 1536>];
+
+            const fn table<W: Element>() -> Table<W> {
+                Table { gemv: gemv::<W>, gemm: gemm::<W>, attend: attend::<W>, read: read::<W> }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn gemv<W: Element>(w: &[W], stride: usize, x: &[f32], y: &mut [f32]) {
+                // SAFETY: the caller has the instructions and the lengths.
+                unsafe { dot::gemv::<L, W>(w, stride, x, y) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn gemm<W: Element>(w: &[W], stride: usize, scratch: &mut [f32], x: &[f32], y: &mut [f32]) {
+                // SAFETY: the caller has the instructions and the lengths.
+                unsafe { dot::gemm::<L, W, $r, $t>(w, stride, scratch, x, y) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn attend<W: Element>(
+                q: &[f32],
+                k: &[W],
+                v: &[W],
+                scale: f32,
+                scores: &mut [f32],
+                out: &mut [f32],
+            ) {
+                // SAFETY: the caller has the instructions and the lengths.
+                unsafe { attend::attend::<L, W>(q, k, v, scale, scores, out) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn read<W: Element>(elements: &[W], out: &mut [f32]) {
+                // SAFETY: the caller has the instructions and the lengths.
+                unsafe { dot::read::<L, W>(elements, out) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn activate(values: &mut [f32], activation: Activation) {
+                math::activate(values, activation);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn sum<const STREAMS: usize, const AHEAD: usize>(values: &[f32]) -> f32 {
+                // SAFETY: the caller has the instructions.
+                unsafe { bandwidth::sum::<L, STREAMS, AHEAD>(values) }
+            }
+        }
+    };
+}
+
+compile!(portable: "portable", Portable, 4 by 2);
+#[cfg(target_arch = "x86_64")]
+compile!(avx2: "AVX2", Avx2, 4 by 2, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+compile!(avx512: "AVX-512", Avx512, 4 by 6, "avx512f,avx512vl,avx512dq");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of about one, without a pattern.
+    fn values(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn elements<W: Compiled>(count: usize, seed: u32) -> Vec<W> {
+        values(count, seed).into_iter().map(W::nearest).collect()
+    }
+
+    fn plain<W: Compiled>(elements: &[W]) -> Vec<f64> {
+        let mut wide = vec![0.0; elements.len()];
+        portable::KERNELS.read(elements, &mut wide);
+        wide.into_iter().map(f64::from).collect()
+    }
+
+    fn close(got: f32, want: f64, name: &str) {
+        assert!((f64::from(got) - want).abs() < 1e-5 * (1.0 + want.abs()), "{name}: {got}, want {want}");
+    }
+
+    fn products_equal_plain_sums<W: Compiled>() {
+        for (rows, stride) in [(1, 16), (3, 48), (4, 32), (9, 160)] {
+            let (w, x) = (elements::<W>(rows * stride, 1), values(stride, 2));
+            let wide = plain(&w);
+            for kernels in Kernels::usable() {
+                let mut y = vec![f32::NAN; rows];
+                kernels.gemv(&w, &x, &mut y);
+                for (row, y) in wide.chunks(stride).zip(y) {
+                    close(y, row.iter().zip(&x).map(|(w, x)| w * f64::from(*x)).sum(), kernels.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_equal_plain_sums_in_both_formats() {
+        products_equal_plain_sums::<f32>();
+        products_equal_plain_sums::<u16>();
+    }
+
+    fn many_tokens_give_the_bits_of_one<W: Compiled>() {
+        for (rows, stride, tokens) in [(1, 16, 2), (4, 32, 6), (7, 48, 13), (32, 160, 5)] {
+            let (w, x) = (elements::<W>(rows * stride, 3), values(tokens * stride, 4));
+            for kernels in Kernels::usable() {
+                let mut tile = vec![f32::NAN; rows * tokens];
+                kernels.gemm(&w, stride, &mut vec![0.0; w.len()], &x, &mut tile);
+                for (x, tile) in x.chunks(stride).zip(tile.chunks(rows)) {
+                    let mut one = vec![f32::NAN; rows];
+                    kernels.gemv(&w, x, &mut one);
+                    assert_eq!(one, tile, "{} {rows} x {stride} x {tokens}", kernels.name);
+                    let mut single = [f32::NAN];
+                    kernels.gemv(&w[..stride], x, &mut single);
+                    assert_eq!(single[0], tile[0]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_tokens_give_the_bits_of_one_in_both_formats() {
+        many_tokens_give_the_bits_of_one::<f32>();
+        many_tokens_give_the_bits_of_one::<u16>();
+    }
+
+    fn attention_equals_its_formula<W: Compiled>() {
+        for (stride, width, positions) in [(16, 16, 1), (16, 9, 5), (80, 80, 33), (64, 64, 7), (144, 140, 20)] {
+            let mut q = values(stride, 5);
+            q[width..].fill(0.0);
+            let (k, v) = (elements::<W>(positions * stride, 6), elements::<W>(positions * stride, 7));
+            let (wide_k, wide_v) = (plain(&k), plain(&v));
+            let dot = |row: &[f64]| row.iter().zip(&q).map(|(k, q)| k * f64::from(*q)).sum::<f64>();
+            let weights: Vec<f64> = wide_k.chunks(stride).map(|row| (0.3 * dot(row)).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for kernels in Kernels::usable() {
+                let mut out = vec![f32::NAN; width];
+                kernels.attend(&q, (&k, &v), 0.3, &mut vec![0.0; positions], &mut out);
+                for (column, &out) in out.iter().enumerate() {
+                    let sum: f64 = (0..positions).map(|p| weights[p] * wide_v[p * stride + column]).sum();
+                    close(out, sum / total, kernels.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn attention_equals_its_formula_in_both_formats() {
+        attention_equals_its_formula::<f32>();
+        attention_equals_its_formula::<u16>();
+    }
+
+    #[test]
+    fn activations_have_the_same_bits_on_every_instruction_set() {
+        for activation in [Activation::GeluTanh, Activation::Silu] {
+            let mut want = values(1003, 8);
+            want.iter_mut().for_each(|x| *x *= 9.0);
+            let x = want.clone();
+            math::activate(&mut want, activation);
+            for kernels in Kernels::usable() {
+                let mut got = x.clone();
+                kernels.activate(&mut got, activation);
+                assert_eq!(got, want, "{}", kernels.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! One vector register of f32 on each instruction set: the few operations that the kernels are written in.
+
+/// A vector register of [`Lanes::N`] f32.
+///
+/// # Safety of all methods
+/// The CPU has the implementor's instructions, and a pointer is valid for `N` elements (of any alignment); only
+/// `prefetch` takes any address. All are inlined into functions that are compiled for that instruction set.
+pub(super) trait Lanes: Copy {
+    type V: Copy;
+    /// Elements of a register: 8 or 16, so that padded rows hold whole registers.
+    const N: usize;
+
+    unsafe fn zero() -> Self::V;
+    unsafe fn splat(value: f32) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// Loads f16 bits and widens them, exactly.
+    unsafe fn load_half(from: *const u16) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// `a * b + c`.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The sum over the lanes, always in the same order.
+    unsafe fn sum(v: Self::V) -> f32;
+    /// Asks for the cache line of `address`: into the first-level cache, or only near it when it is needed later.
+    unsafe fn prefetch<const LATER: bool>(address: *const u8);
+}
+
+/// Plain Rust, written so that it vectorises on whatever the crate is compiled for.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+impl Lanes for Portable {
+    type V = [f32; 8];
+    const N: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::V {
+        [0.0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::V {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller's pointer is valid for 8 elements.
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn load_half(from: *const u16) -> Self::V {
+        // SAFETY: the caller's pointer is valid for 8 elements.
+        unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(widen)
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller's pointer is valid for 8 elements.
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // Where the instruction is missing, `mul_add` is a slow library call.
+        const FUSED: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+        std::array::from_fn(|i| if FUSED { a[i].mul_add(b[i], c[i]) } else { a[i] * b[i] + c[i] })
+    }
+
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        let fours: [f32; 4] = std::array::from_fn(|i| v[i] + v[i + 4]);
+        (fours[0] + fours[2]) + (fours[1] + fours[3])
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch<const LATER: bool>(_: *const u8) {}
+}
+
+/// f16 bits to f32 in integer steps: the exponent is moved and rebiased by a multiplication that is exact, also for
+/// subnormals; infinities and NaNs get the exponent that they need.
+#[inline(always)]
+pub(super) fn widen(bits: u16) -> f32 {
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    let rebiased = (f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23)).to_bits();
+    let special = if magnitude >= 0x7c00 << 13 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(rebiased | special | u32::from(bits & 0x8000) << 16)
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Lanes;
+
+    #[inline(always)]
+    fn prefetch<const LATER: bool>(address: *const u8) {
+        // SAFETY: every x86-64 CPU has the instruction, and it never faults.
+        unsafe {
+            if LATER {
+                _mm_prefetch::<_MM_HINT_T1>(address.cast());
+            } else {
+                _mm_prefetch::<_MM_HINT_T0>(address.cast());
+            }
+        }
+    }
+
+    /// AVX2 with FMA and F16C.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx2;
+
+    impl Lanes for Avx2 {
+        type V = __m256;
+        const N: usize = 8;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            // SAFETY: the caller has AVX2 and a pointer to 8 elements.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_half(from: *const u16) -> __m256 {
+            // SAFETY: the caller has F16C and a pointer to 8 elements.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m256) {
+            // SAFETY: the caller has AVX2 and a pointer to 8 elements.
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: the caller has FMA.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(v: __m256) -> f32 {
+            // SAFETY: the caller has AVX2.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+                _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch<const LATER: bool>(address: *const u8) {
+            prefetch::<LATER>(address);
+        }
+    }
+
+    /// AVX-512F.
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx512;
+
+    impl Lanes for Avx512 {
+        type V = __m512;
+        const N: usize = 16;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            // SAFETY: the caller has AVX-512F and a pointer to 16 elements.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_half(from: *const u16) -> __m512 {
+            // SAFETY: the caller has AVX-512F and a pointer to 16 elements.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            // SAFETY: the caller has AVX-512F and a pointer to 16 elements.
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        unsafe fn sum(v: __m512) -> f32 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_reduce_add_ps(v) }
+        }
+
+        #[inline(always)]
+        unsafe fn prefetch<const LATER: bool>(address: *const u8) {
+            prefetch::<LATER>(address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_f16_widens_exactly() {
+        for bits in 0..=u16::MAX {
+            let (got, want) = (widen(bits), half::f16::from_bits(bits).to_f32());
+            assert!(got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan()), "{bits:#06x}: {got} {want}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! One step of one request, as every thread walks it: op after op, with a barrier behind each.
+
+use std::ops::Range;
+
+use syn1_model::plan::padded;
+use syn1_model::spec::Spec;
+
+use super::kernels::{Compiled, Kernels};
+use super::lines::Lines;
+use super::math::normalise;
+use super::pool::{Poisoned, Worker};
+use super::share::{Dealer, Parts};
+use super::weights::{Product, Stage};
+
+/// What all threads of a step share.
+pub(super) struct Pass<'a, W> {
+    pub(super) spec: &'a Spec,
+    pub(super) kernels: &'a Kernels,
+    pub(super) stages: &'a [Stage],
+    pub(super) dealer: &'a Dealer,
+    /// Of the first row.
+    pub(super) position: usize,
+    /// Rows of the step.
+    pub(super) rows: usize,
+    /// First row that gives logits.
+    pub(super) wanted: usize,
+    /// Positions of the KV cache.
+    pub(super) max_positions: usize,
+    /// `[layer][K|V][kv_head][max_positions][padded(head_dim)]`.
+    pub(super) kv: Parts<'a, W>,
+    /// Residual stream, `[row][padded(width)]`.
+    pub(super) x: Parts<'a, f32>,
+    /// Normed rows, as `x`; used when a step has several.
+    pub(super) normed: Parts<'a, f32>,
+    /// Queries, `[row][head][padded(head_dim)]`.
+    pub(super) q: Parts<'a, f32>,
+    /// Attention output, `[row][padded(heads * head_dim)]`.
+    pub(super) a: Parts<'a, f32>,
+    /// Hidden rows of the MLP, `[row][padded(ffn)]`.
+    pub(super) h: Parts<'a, f32>,
+    /// `[row from wanted on][vocab]`.
+    pub(super) logits: Parts<'a, f32>,
+    /// One per thread.
+    pub(super) scratch: Parts<'a, Scratch>,
+}
+
+/// What a thread has for itself.
+pub(super) struct Scratch {
+    /// One normed row.
+    pub(super) row: Lines,
+    /// Weight rows of one block, widened.
+    panel: Lines,
+    /// Results of one block, `[token row][weight row]`.
+    results: Lines,
+    /// One score per position.
+    scores: Lines,
+}
+
+impl Scratch {
+    /// For steps of up to `max_rows` over `max_positions`; `None` when there is no room.
+    pub(super) fn new(spec: &Spec, max_rows: usize, max_positions: usize) -> Option<Self> {
+        let longest = padded(spec.width.max(spec.ffn).max(spec.attention_width()));
+        Some(Self {
+            row: Lines::zeroed::<f32>(padded(spec.width))?,
+            panel: Lines::zeroed::<f32>(PANEL_ROWS * longest)?,
+            results: Lines::zeroed::<f32>((PANEL_ROWS * max_rows).max(BLOCK_ROWS))?,
+            scores: Lines::zeroed::<f32>(max_positions)?,
+        })
+    }
+}
+
+impl<W: Compiled> Pass<'_, W> {
+    /// One thread's part of the step.
+    ///
+    /// # Errors
+    /// [`Poisoned`] when another thread panicked.
+    pub(super) fn walk(&self, worker: Worker<'_>) -> Result<(), Poisoned> {
+        // SAFETY: every thread takes the scratch of its own index, once.
+        let [scratch] = (unsafe { self.scratch.at_mut(worker.index..worker.index + 1) }) else { return Ok(()) };
+        for (phase, stage) in self.stages.iter().enumerate() {
+            let task = Task { pass: self, worker, phase };
+            match stage {
+                Stage::Qkv { layer, product } => {
+                    let norm = task.norm(product, 0..self.rows, scratch)?;
+                    task.multiply(product, norm, scratch, |row, first, values| {
+                        self.scatter(*layer, row, first, values);
+                    });
+                }
+                Stage::Attend { layer } => task.attend(*layer, scratch),
+                Stage::Out(product) => {
+                    let from = Source::Shared(&self.a, 0..self.rows);
+                    task.multiply(product, from, scratch, |row, first, values| self.add(row, first, values));
+                }
+                Stage::Up { product, activation, gated } => {
+                    let norm = task.norm(product, 0..self.rows, scratch)?;
+                    task.multiply(product, norm, scratch, |row, first, values| {
+                        if *gated {
+                            self.gate(row, first, values, |gate| self.kernels.activate(gate, *activation));
+                        } else {
+                            self.kernels.activate(values, *activation);
+                            self.hidden(row, first, values.len()).copy_from_slice(values);
+                        }
+                    });
+                }
+                Stage::Down(product) => {
+                    let from = Source::Shared(&self.h, 0..self.rows);
+                    task.multiply(product, from, scratch, |row, first, values| self.add(row, first, values));
+                }
+                Stage::Head(_) if self.wanted >= self.rows => {}
+                Stage::Head(product) => {
+                    let norm = task.norm(product, self.wanted..self.rows, scratch)?;
+                    task.multiply(product, norm, scratch, |row, first, values| {
+                        let begin = row * self.spec.vocab + first;
+                        // SAFETY: the block is this thread's, so nobody else writes these logits.
+                        unsafe { self.logits.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
+                    });
+                }
+            }
+            worker.meet()?;
+        }
+        Ok(())
+    }
+
+    /// Stores outputs `first..` of the fused projection: queries beside, keys and values into the KV cache.
+    fn scatter(&self, layer: usize, row: usize, first: usize, values: &[f32]) {
+        let (dim, stride) = (self.spec.head_dim, padded(self.spec.head_dim));
+        let (heads, kv_heads) = (self.spec.heads, self.spec.kv_heads);
+        let mut rest = values;
+        while !rest.is_empty() {
+            let at = first + (values.len() - rest.len());
+            let (head, offset) = (at / dim, at % dim);
+            let (part, behind) = rest.split_at((dim - offset).min(rest.len()));
+            rest = behind;
+            if head < heads {
+                let begin = (row * heads + head) * stride + offset;
+                // SAFETY: the block is this thread's, so nobody else writes these queries.
+                unsafe { self.q.at_mut(begin..begin + part.len()) }.copy_from_slice(part);
+            } else {
+                let (kind, head) = ((head - heads) / kv_heads, (head - heads) % kv_heads);
+                let begin = self.cached(layer, kind, head, self.position + row) + offset;
+                // SAFETY: the block is this thread's, so nobody else writes these keys or values.
+                let cache = unsafe { self.kv.at_mut(begin..begin + part.len()) };
+                cache.iter_mut().zip(part).for_each(|(cache, value)| *cache = W::nearest(*value));
+            }
+        }
+    }
+
+    /// Where the key (kind 0) or value (kind 1) of a position begins.
+    fn cached(&self, layer: usize, kind: usize, head: usize, position: usize) -> usize {
+        let line = ((layer * 2 + kind) * self.spec.kv_heads + head) * self.max_positions + position;
+        line * padded(self.spec.head_dim)
+    }
+
+    /// Adds to the residual stream.
+    fn add(&self, row: usize, first: usize, values: &[f32]) {
+        let begin = row * padded(self.spec.width) + first;
+        // SAFETY: the block is this thread's, so nobody else touches these elements.
+        let x = unsafe { self.x.at_mut(begin..begin + values.len()) };
+        x.iter_mut().zip(values).for_each(|(x, value)| *x += value);
+    }
+
+    /// Pairs of gate and up give one hidden element each. The activated gates gather in front of `values`.
+    fn gate(&self, row: usize, first: usize, values: &mut [f32], activate: impl Fn(&mut [f32])) {
+        let pairs = values.len() / 2;
+        let hidden = self.hidden(row, first / 2, pairs);
+        for i in 0..pairs {
+            hidden[i] = values[2 * i + 1];
+            values[i] = values[2 * i];
+        }
+        activate(&mut values[..pairs]);
+        hidden.iter_mut().zip(values).for_each(|(hidden, gate)| *hidden *= *gate);
+    }
+
+    #[allow(clippy::mut_from_ref)] // As `Parts::at_mut`.
+    fn hidden(&self, row: usize, first: usize, len: usize) -> &mut [f32] {
+        let begin = row * padded(self.spec.ffn) + first;
+        // SAFETY: only for outputs of the block that this thread is finishing, so nobody else touches these elements.
+        unsafe { self.h.at_mut(begin..begin + len) }
+    }
+}
+
+/// The rows that enter a product.
+#[derive(Clone)]
+enum Source<'a> {
+    /// The thread's own normed row.
+    Own,
+    /// Rows of a buffer.
+    Shared(&'a Parts<'a, f32>, Range<usize>),
+}
+
+/// One thread's part of one op.
+struct Task<'a, W> {
+    pass: &'a Pass<'a, W>,
+    worker: Worker<'a>,
+    phase: usize,
+}
+
+impl<'a, W: Compiled> Task<'a, W> {
+    /// Norms rows of the residual stream. A single row is normed by every thread for itself, which is cheaper than to
+    /// meet; several are shared out.
+    fn norm(&self, product: &Product, rows: Range<usize>, scratch: &mut Scratch) -> Result<Source<'a>, Poisoned> {
+        let pass = self.pass;
+        let (width, stride) = (pass.spec.width, padded(pass.spec.width));
+        let Some((norm, gamma)) = &product.norm else { return Ok(Source::Shared(&pass.x, rows)) };
+        let gamma = &gamma.elements::<f32>()[..width];
+        // SAFETY: the residual stream is only read until the next barrier.
+        let x = |row: usize| unsafe { pass.x.at(row * stride..row * stride + width) };
+        if rows.len() == 1 {
+            normalise(x(rows.start), *norm, gamma, &mut scratch.row.of_mut()[..width]);
+            return Ok(Source::Own);
+        }
+        for row in self.worker.share(rows.len()) {
+            // SAFETY: shares are disjoint, and readers come after the barrier.
+            let out = unsafe { pass.normed.at_mut(row * stride..row * stride + width) };
+            normalise(x(rows.start + row), *norm, gamma, out);
+        }
+        self.worker.meet()?;
+        Ok(Source::Shared(&pass.normed, 0..rows.len()))
+    }
+
+    /// Computes blocks of `product` over the rows of `source` as long as there are any. `finish(row, first, values)`
+    /// gets outputs `first..` of a row, bias included.
+    fn multiply(
+        &self,
+        product: &Product,
+        source: Source<'_>,
+        scratch: &mut Scratch,
+        finish: impl Fn(usize, usize, &mut [f32]),
+    ) {
+        let (kernels, stride) = (self.pass.kernels, product.matrix.stride);
+        let (weights, aux) = (product.matrix.data.elements::<W>(), product.aux.elements::<[f32; 2]>());
+        let input = match source {
+            Source::Own => scratch.row.of::<f32>(),
+            // SAFETY: the barriers before and behind this op keep writers of the rows away.
+            Source::Shared(parts, rows) => unsafe { parts.at(rows.start * stride..rows.end * stride) },
+        };
+        let tokens = input.len() / stride;
+        let block = block_rows::<W>(product.matrix.rows, stride, tokens, self.worker.threads);
+        let blocks = product.matrix.rows.div_ceil(block);
+        while let Some(index) = self.pass.dealer.next(self.phase, self.worker, blocks) {
+            let first = index * block;
+            let rows = block.min(product.matrix.rows - first);
+            let weights = &weights[first * stride..(first + rows) * stride];
+            let results = &mut scratch.results.of_mut::<f32>()[..rows * tokens];
+            if tokens == 1 {
+                kernels.gemv(weights, input, results);
+            } else {
+                let panel = &mut scratch.panel.of_mut()[..rows * stride];
+                kernels.gemm(weights, stride, panel, input, results);
+            }
+            for (row, values) in results.chunks_exact_mut(rows).enumerate() {
+                values.iter_mut().zip(&aux[first..]).for_each(|(value, [_, c2])| *value += c2);
+                finish(row, first, values);
+            }
+        }
+    }
+
+    /// Attention: an item is one head of one row, so that neighbours share keys and values.
+    fn attend(&self, layer: usize, scratch: &mut Scratch) {
+        let pass = self.pass;
+        let (dim, stride, heads) = (pass.spec.head_dim, padded(pass.spec.head_dim), pass.spec.heads);
+        let scale = 1.0 / (dim as f32).sqrt();
+        while let Some(item) = pass.dealer.next(self.phase, self.worker, heads * pass.rows) {
+            let (head, row) = (item / pass.rows, item % pass.rows);
+            let positions = pass.position + row + 1;
+            let cache = |kind| {
+                let begin = pass.cached(layer, kind, head * pass.spec.kv_heads / heads, 0);
+                // SAFETY: the KV cache is only read between the barriers around this op.
+                unsafe { pass.kv.at(begin..begin + positions * stride) }
+            };
+            let query = (row * heads + head) * stride;
+            let out = row * padded(pass.spec.attention_width()) + head * dim;
+            // SAFETY: queries are only read in this op; the head's output is this item's, and so this thread's.
+            let (query, out) = unsafe { (pass.q.at(query..query + stride), pass.a.at_mut(out..out + dim)) };
+            let scores = &mut scratch.scores.of_mut()[..positions];
+            pass.kernels.attend(query, (cache(0), cache(1)), scale, scores, out);
+        }
+    }
+}
+
+/// Weight rows per block: some blocks for every thread, so that the early ones can help the late ones, but long enough
+/// reads; multiples of the kernels' tiles.
+fn block_rows<W>(rows: usize, stride: usize, tokens: usize, threads: usize) -> usize {
+    let most = if tokens == 1 { (BLOCK_BYTES / (stride * size_of::<W>())).min(BLOCK_ROWS) } else { PANEL_ROWS };
+    let even = rows.div_ceil(BLOCKS_PER_THREAD * threads);
+    (most.min(even) / TILE_ROWS * TILE_ROWS).max(TILE_ROWS)
+}
+
+/// Weight rows that are widened at once for several token rows: the panel stays in the second-level cache.
+const PANEL_ROWS: usize = 32;
+
+/// Weight bytes of a block for one token row: a few microseconds from memory, long against dealing it out.
+const BLOCK_BYTES: usize = 32 * 1024;
+
+/// Weight rows of a block for one token row at most.
+const BLOCK_ROWS: usize = 256;
+
+/// Blocks that a thread gets of an op at least, if it is long enough.
+const BLOCKS_PER_THREAD: usize = 4;
+
+/// Blocks are multiples of this; even, so that pairs of gate and up stay together.
+const TILE_ROWS: usize = 4;

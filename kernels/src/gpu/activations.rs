@@ -1,0 +1,97 @@
+//! The buffers between ops, which all requests share: an engine computes one step at a time.
+
+use syn1_model::plan::{Plan, padded};
+use wgpu::{Buffer, BufferUsages};
+
+use super::device::GpuDevice;
+use super::memory::buffer;
+
+/// The rows between ops, padded with zeros to whole groups of inputs, and the step's state.
+pub(super) struct Activations {
+    /// A [`StepState`], followed by the step's token ids.
+    pub(super) state: Buffer,
+    /// The residual stream.
+    pub(super) x: Buffer,
+    /// Queries.
+    pub(super) q: Buffer,
+    /// The attention's output.
+    pub(super) a: Buffer,
+    /// The MLP's hidden rows.
+    pub(super) h: Buffer,
+    /// The largest logit of each workgroup of the head, in the token loop.
+    pub(super) winners: Buffer,
+    /// The tokens of the loop, a ring of [`RING`].
+    pub(super) chosen: Buffer,
+}
+
+/// Elements from one token row to the next.
+pub(super) struct Strides {
+    pub(super) x: usize,
+    pub(super) q: usize,
+    pub(super) h: usize,
+}
+
+/// What the kernels know of a step: `State` in the WGSL files.
+#[derive(Clone, Copy, Debug, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct StepState {
+    /// Position of the first row.
+    pub(super) position: u32,
+    /// Token rows.
+    pub(super) rows: u32,
+    /// First token row whose logits are wanted.
+    pub(super) wanted: u32,
+    /// Tokens chosen since the loop began.
+    pub(super) made: u32,
+}
+
+const _: () = assert!(size_of::<StepState>() == 16);
+
+impl Activations {
+    /// Buffers for steps of up to `rows` token rows. To be called inside [`GpuDevice::guarded`].
+    pub(super) fn new(device: &GpuDevice, plan: &Plan, rows: usize) -> Self {
+        let Strides { x, q, h } = Strides::of(plan);
+        let make = |label, elements: usize| {
+            let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+            buffer(device, label, 4 * elements as u64, usage)
+        };
+        Self {
+            state: make("state", size_of::<StepState>() / 4 + rows),
+            x: make("x", rows * x),
+            q: make("q", rows * q),
+            a: make("a", rows * q),
+            h: make("h", rows * h),
+            winners: make("winners", winners(plan)),
+            chosen: make("chosen", RING),
+        }
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn bytes(plan: &Plan, rows: usize) -> u64 {
+        let Strides { x, q, h } = Strides::of(plan);
+        4 * (rows * (1 + x + 2 * q + h) + winners(plan) + RING) as u64
+    }
+
+    /// Bytes of the largest of them, which must fit a binding.
+    pub(super) fn largest(plan: &Plan, rows: usize) -> u64 {
+        let Strides { x, q, h } = Strides::of(plan);
+        4 * (rows * x.max(q).max(h)).max(winners(plan)) as u64
+    }
+}
+
+impl Strides {
+    /// Those of `plan`.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let spec = &plan.spec;
+        Self { x: padded(spec.width), q: padded(spec.attention_width()), h: padded(spec.ffn) }
+    }
+}
+
+/// A pair of value and id for every four logits: no workgroup takes fewer.
+fn winners(plan: &Plan) -> usize {
+    2 * (plan.spec.vocab.div_ceil(4) + 1)
+}
+
+/// Turns of the token loop in one submit: the submit's own cost is then small beside its work, and even a phone is done
+/// long before a driver's watchdog looks.
+pub(super) const RING: usize = 16;

@@ -1,0 +1,312 @@
+//! Finding a GPU and opening it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wgpu::{Adapter, Backends, DeviceType, Features, Limits};
+
+use crate::engine::EngineError;
+
+/// An open GPU. Clones share it.
+#[derive(Clone)]
+pub struct GpuDevice {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) limits: Limits,
+    name: String,
+    software: bool,
+    /// Threads of the smallest and the largest subgroup, where the device has subgroup operations.
+    subgroups: Option<(u32, u32)>,
+    faults: Arc<Faults>,
+}
+
+/// One adapter as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdapterLine {
+    /// Its number, usable as a selector.
+    pub index: usize,
+    /// Its name, as the driver gives it; any part of it is a selector.
+    pub name: String,
+    /// `Vulkan`, `Metal` or `Dx12`.
+    pub backend: String,
+    /// `discrete`, `integrated`, `virtual`, `software` or `other`.
+    pub kind: &'static str,
+}
+
+impl fmt::Display for AdapterLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({}, {})", self.index, self.name, self.backend, self.kind)
+    }
+}
+
+/// Why no GPU was opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The system shows no adapter at all.
+    #[error(
+        "no GPU adapter was found: install a Vulkan driver (Debian and Ubuntu: `mesa-vulkan-drivers`, which also has \
+         the software adapter llvmpipe; NVIDIA: the driver's Vulkan library)"
+    )]
+    NoAdapter,
+    /// There are only software adapters, which `auto` does not take.
+    #[error("there are only software adapters, which are slower than the CPU engine: {}; choose one by name or number", lines(.0))]
+    OnlySoftware(Vec<AdapterLine>),
+    /// No adapter fits the selector.
+    #[error("no adapter is called {selector:?}: there are {}", lines(.found))]
+    NotFound {
+        /// What was asked for.
+        selector: String,
+        /// What there is.
+        found: Vec<AdapterLine>,
+    },
+    /// The adapter was found and could not be opened.
+    #[error("{adapter} could not be opened: {what}")]
+    Refused {
+        /// The adapter.
+        adapter: String,
+        /// What the driver said.
+        what: String,
+    },
+}
+
+impl GpuDevice {
+    /// The adapters of this machine; software adapters are among them.
+    pub fn list() -> Vec<AdapterLine> {
+        lines_of(&adapters())
+    }
+
+    /// Opens the adapter that `selector` names: `auto` (the fastest kind that is not software), `gpu` (the same, but
+    /// software if there is nothing else), a number of [`GpuDevice::list`], or a part of a name.
+    ///
+    /// # Errors
+    /// Says what there is where nothing fits.
+    pub fn open(selector: &str) -> Result<Self, OpenError> {
+        let adapters = adapters();
+        let found = lines_of(&adapters);
+        let index = select(selector, &found)?;
+        Self::from_adapter(&adapters[index])
+    }
+
+    fn from_adapter(adapter: &Adapter) -> Result<Self, OpenError> {
+        let info = adapter.get_info();
+        let limits = adapter.limits();
+        let features = adapter.features() & Features::SUBGROUP;
+        let request = adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("syn1"),
+            required_features: features,
+            required_limits: limits.clone(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        });
+        let name = format!("{} ({:?})", info.name, info.backend);
+        let (device, queue) = pollster::block_on(request)
+            .map_err(|error| OpenError::Refused { adapter: name.clone(), what: error.to_string() })?;
+        let faults = Arc::new(Faults::default());
+        let seen = faults.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| seen.record(error.to_string())));
+        let seen = faults.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            seen.lose(format!("the device was lost ({reason:?}): {message}"));
+        });
+        let subgroups = (features.contains(Features::SUBGROUP))
+            .then_some((info.subgroup_min_size, info.subgroup_max_size))
+            .filter(|&(min, max)| min > 0 && max <= LARGEST_SUBGROUP && max.is_power_of_two());
+        let software = info.device_type == DeviceType::Cpu;
+        Ok(Self { device, queue, limits, name, software, subgroups, faults })
+    }
+
+    /// The adapter's name and backend: `NVIDIA H200 (Vulkan)`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether this is a software adapter: the CPU engine is faster.
+    pub fn is_software(&self) -> bool {
+        self.software
+    }
+
+    /// Whether the device has subgroup operations of a size that the kernels can use.
+    pub fn has_subgroups(&self) -> bool {
+        self.subgroups.is_some()
+    }
+
+    /// Threads of the smallest and the largest subgroup.
+    pub(super) fn subgroup_sizes(&self) -> Option<(u32, u32)> {
+        self.subgroups
+    }
+
+    /// Runs `work`, which makes things on the device, and reports what went wrong: [`EngineError::Memory`] for `what` of
+    /// `bytes` bytes, or [`EngineError::Device`].
+    pub(super) fn guarded<T>(
+        &self,
+        what: &'static str,
+        bytes: u64,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, EngineError> {
+        self.check()?;
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let made = work();
+        let memory = pollster::block_on(memory.pop());
+        let validation = pollster::block_on(validation.pop());
+        let internal = pollster::block_on(internal.pop());
+        if memory.is_some() {
+            return Err(EngineError::Memory { device: self.name.clone(), what, bytes });
+        }
+        if let Some(error) = validation.or(internal) {
+            return Err(self.failed(error.to_string()));
+        }
+        self.check()?;
+        Ok(made)
+    }
+
+    /// What the device reported since the last call, if anything. A lost device is reported every time.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        match self.faults.take() {
+            Some(what) => Err(self.failed(what)),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the work submitted so far, or for `submission`.
+    pub(super) fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), EngineError> {
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        self.check()?;
+        waited.map(|_| ()).map_err(|error| self.failed(error.to_string()))
+    }
+
+    /// This device's [`EngineError::Device`].
+    pub(super) fn failed(&self, what: String) -> EngineError {
+        EngineError::Device { device: self.name.clone(), what }
+    }
+
+    /// This device's [`EngineError::Unsupported`].
+    pub(super) fn unsupported(&self, what: String) -> EngineError {
+        EngineError::Unsupported { device: self.name.clone(), what }
+    }
+}
+
+impl fmt::Debug for GpuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GpuDevice").field("name", &self.name).field("subgroups", &self.subgroups).finish()
+    }
+}
+
+/// What the device reported outside any call.
+#[derive(Default)]
+struct Faults {
+    first: Mutex<Option<String>>,
+    lost: Mutex<Option<String>>,
+}
+
+impl Faults {
+    fn record(&self, what: String) {
+        tracing::error!("GPU error: {what}");
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+    }
+
+    fn lose(&self, what: String) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+    }
+
+    fn take(&self) -> Option<String> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        lost.or_else(|| self.first.lock().unwrap_or_else(PoisonError::into_inner).take())
+    }
+}
+
+/// Every adapter, in the backends' own order.
+fn adapters() -> Vec<Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = Backends::PRIMARY;
+    pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(Backends::PRIMARY))
+}
+
+fn lines_of(adapters: &[Adapter]) -> Vec<AdapterLine> {
+    let line = |(index, adapter): (usize, &Adapter)| {
+        let info = adapter.get_info();
+        AdapterLine { index, name: info.name, backend: format!("{:?}", info.backend), kind: kind(info.device_type) }
+    };
+    adapters.iter().enumerate().map(line).collect()
+}
+
+fn kind(kind: DeviceType) -> &'static str {
+    match kind {
+        DeviceType::DiscreteGpu => "discrete",
+        DeviceType::IntegratedGpu => "integrated",
+        DeviceType::VirtualGpu => "virtual",
+        DeviceType::Cpu => SOFTWARE,
+        DeviceType::Other => "other",
+    }
+}
+
+/// The index of the adapter that `selector` names.
+fn select(selector: &str, found: &[AdapterLine]) -> Result<usize, OpenError> {
+    if found.is_empty() {
+        return Err(OpenError::NoAdapter);
+    }
+    let fastest = || {
+        let preferred = ["discrete", "integrated", "virtual", "other"];
+        preferred.iter().find_map(|kind| found.iter().position(|line| line.kind == *kind))
+    };
+    match selector {
+        "auto" => return fastest().ok_or_else(|| OpenError::OnlySoftware(found.to_vec())),
+        "gpu" => return Ok(fastest().unwrap_or(0)),
+        _ => {}
+    }
+    let wanted = selector.to_lowercase();
+    let by_number = selector.parse::<usize>().ok().filter(|&index| index < found.len());
+    let by_name = || found.iter().position(|line| !wanted.is_empty() && line.name.to_lowercase().contains(&wanted));
+    by_number
+        .or_else(by_name)
+        .ok_or_else(|| OpenError::NotFound { selector: selector.to_owned(), found: found.to_vec() })
+}
+
+fn lines(found: &[AdapterLine]) -> String {
+    found.iter().map(AdapterLine::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The kernels' smallest group of threads must hold whole subgroups.
+const LARGEST_SUBGROUP: u32 = 128;
+
+/// The word for a software adapter.
+const SOFTWARE: &str = "software";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(index: usize, name: &str, kind: &'static str) -> AdapterLine {
+        AdapterLine { index, name: name.into(), backend: "Vulkan".into(), kind }
+    }
+
+    #[test]
+    fn auto_takes_the_fastest_kind_and_never_software() {
+        let found = [line(0, "llvmpipe", SOFTWARE), line(1, "Iris", "integrated"), line(2, "H200", "discrete")];
+        assert_eq!(select("auto", &found), Ok(2));
+        assert_eq!(select("auto", &found[..2]), Ok(1));
+        assert_eq!(select("auto", &found[..1]), Err(OpenError::OnlySoftware(found[..1].to_vec())));
+        assert_eq!(select("gpu", &found[..1]), Ok(0));
+    }
+
+    #[test]
+    fn an_adapter_is_found_by_number_or_by_a_part_of_its_name() {
+        let found = [line(0, "llvmpipe (LLVM 15)", SOFTWARE), line(1, "NVIDIA H200", "discrete")];
+        assert_eq!(select("1", &found), Ok(1));
+        assert_eq!(select("h200", &found), Ok(1));
+        assert_eq!(select("LLVMpipe", &found), Ok(0));
+    }
+
+    #[test]
+    fn an_unknown_adapter_is_refused_with_a_list_of_what_there_is() {
+        let found = [line(0, "NVIDIA H200", "discrete")];
+        let error = select("7", &found).unwrap_err().to_string();
+        assert!(error.contains("\"7\"") && error.contains("0: NVIDIA H200 (Vulkan, discrete)"), "{error}");
+        assert!(select("", &found).is_err());
+        let none = select("auto", &[]).unwrap_err().to_string();
+        assert!(none.contains("mesa-vulkan-drivers"), "{none}");
+    }
+}

@@ -1,0 +1,239 @@
+//! A matrix times every token row: kernels, constants and grids for gemv.wgsl.
+
+use syn1_model::plan::{Gemv, Matrix};
+use syn1_model::spec::NormKind;
+
+use super::launch::Grid;
+use super::memory::View;
+use super::shader::{File, Kernel, Kernels};
+use super::weights::{Weights, Window};
+
+/// `Shape` in gemv.wgsl.
+#[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub(super) struct GemvShape {
+    pub(super) row_base: u32,
+    pub(super) rows: u32,
+    pub(super) x_stride: u32,
+    pub(super) y_stride: u32,
+    pub(super) from_wanted: u32,
+    pub(super) token_base: u32,
+    pub(super) inverse_cols: f32,
+    pub(super) eps: f32,
+    pub(super) q_rows: u32,
+    pub(super) head_dim: u32,
+    pub(super) max_positions: u32,
+    pub(super) blocks: u32,
+    pub(super) block_base: u32,
+    pub(super) pad: [u32; 3],
+}
+
+const _: () = assert!(size_of::<GemvShape>() == 64);
+
+/// What happens to the sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Epilogue {
+    /// `y = sums`.
+    Store,
+    /// `y += sums`.
+    Add,
+    /// `y = gelu(sums)`.
+    Gelu,
+    /// Queries to `y`, keys and values to the KV cache.
+    Kv,
+    /// The largest of each workgroup to `winners`.
+    Best,
+}
+
+/// A product in all its windows.
+pub(super) struct Product {
+    /// For one token row.
+    pub(super) one: Kernel,
+    /// For several token rows.
+    pub(super) many: Option<Kernel>,
+    /// The matrix's windows.
+    pub(super) windows: Vec<ProductWindow>,
+    /// Views that all windows share: c1 and c2, gamma.
+    pub(super) views: Vec<(u32, View)>,
+}
+
+/// One window's part of a product.
+pub(super) struct ProductWindow {
+    /// The weights.
+    pub(super) weights: View,
+    /// Constants; those that depend on `x`, `y` and the KV cache are zero.
+    pub(super) shape: GemvShape,
+    /// The grid for one token row.
+    pub(super) one: Grid,
+    /// The grid for several token rows.
+    pub(super) many: Grid,
+}
+
+impl Product {
+    /// The kernels and windows of `gemv`, `many` also for several token rows.
+    pub(super) fn new(
+        kernels: &mut Kernels<'_>,
+        weights: &Weights,
+        gemv: &Gemv,
+        epilogue: Epilogue,
+        many: bool,
+        window_bytes: u64,
+    ) -> Self {
+        let one_threads = Threads::for_one(&gemv.matrix, kernels.subgroup_sizes(), epilogue);
+        let many_threads = Threads::for_many(&gemv.matrix, kernels.subgroup_sizes());
+        let one = kernel(kernels, gemv, epilogue, &one_threads);
+        let many = many.then(|| kernel(kernels, gemv, epilogue, &many_threads));
+        let mut block_base = 0;
+        let mut windows = Vec::new();
+        for window in weights.windows(&gemv.matrix, window_bytes) {
+            let Window { view, row_base, rows } = window;
+            let blocks = one_threads.blocks(rows);
+            let shape = GemvShape {
+                row_base: row_base as u32,
+                rows: rows as u32,
+                inverse_cols: 1.0 / gemv.matrix.cols as f32,
+                eps: gemv.norm.map_or(0.0, |folded| folded.norm.eps),
+                blocks,
+                block_base,
+                ..GemvShape::default()
+            };
+            block_base += blocks;
+            let (one, many) = (one_threads.grid(rows), many_threads.grid(rows));
+            windows.push(ProductWindow { weights: view, shape, one, many });
+        }
+        let mut views = vec![(1, weights.view(gemv.aux))];
+        views.extend(gemv.norm.map(|folded| (5, weights.view(folded.gamma))));
+        Self { one, many, windows, views }
+    }
+
+    /// Workgroups of all windows, for one token row.
+    pub(super) fn blocks(&self) -> u32 {
+        self.windows.last().map_or(0, |window| window.shape.block_base + window.shape.blocks)
+    }
+}
+
+fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &Threads) -> Kernel {
+    let tile = if threads.tile == 1 { "T1" } else { "T8" };
+    let norm = if gemv.norm.is_some() { "NORM" } else { "PLAIN" };
+    let (result, number) = match epilogue {
+        Epilogue::Store => ("ROWS", 0.0),
+        Epilogue::Add => ("ROWS", 1.0),
+        Epilogue::Gelu => ("ROWS", 2.0),
+        Epilogue::Kv => ("KV", 0.0),
+        Epilogue::Best => ("BEST", 0.0),
+    };
+    let center = gemv.norm.is_some_and(|folded| folded.norm.kind == NormKind::Layer);
+    let all = threads.lanes * threads.groups;
+    let parts = kernels.subgroup_sizes().map_or(all, |(smallest, _)| all.div_ceil(smallest));
+    let overrides = [
+        ("CHUNKS", (gemv.matrix.stride / 8) as f64),
+        ("LANES", f64::from(threads.lanes)),
+        ("GROUPS", f64::from(threads.groups)),
+        ("THREADS", f64::from(all)),
+        ("SUMS", f64::from(threads.tile * parts)),
+        ("CENTER", if center { 1.0 } else { 0.0 }),
+        ("EPILOGUE", number),
+    ];
+    kernels.kernel(File::Gemv, &[tile, norm, result], &overrides)
+}
+
+/// How a workgroup is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Threads {
+    /// Threads per four rows of the matrix.
+    lanes: u32,
+    /// Such groups in a workgroup.
+    groups: u32,
+    /// Token rows per tile.
+    tile: u32,
+}
+
+impl Threads {
+    /// For decoding: enough threads to keep many loads in flight, but no more per row than it has inputs to read.
+    fn for_one(matrix: &Matrix, subgroups: Option<(u32, u32)>, epilogue: Epilogue) -> Self {
+        let (chunks, quads) = ((matrix.stride / 8) as u32, matrix.rows.div_ceil(4) as u32);
+        let mut lanes = fewest_lanes(subgroups);
+        while lanes < chunks && lanes < MOST_LANES && quads.saturating_mul(lanes) < BUSY_THREADS {
+            lanes *= 2;
+        }
+        // The token loop's turn reads a winner per workgroup of the head: the fewer the better.
+        let threads = if epilogue == Epilogue::Best { 256 } else { 128 };
+        Self { lanes, groups: (threads / lanes).max(1), tile: 1 }
+    }
+
+    /// For prefill: sums of eight token rows must fit 16 KiB of workgroup memory.
+    fn for_many(_matrix: &Matrix, subgroups: Option<(u32, u32)>) -> Self {
+        let lanes = fewest_lanes(subgroups);
+        let threads = if subgroups.is_some() { 128 } else { 64 };
+        Self { lanes, groups: (threads / lanes).max(1), tile: 8 }
+    }
+
+    /// Workgroups for `rows` rows of a matrix.
+    fn blocks(&self, rows: usize) -> u32 {
+        (rows as u32).div_ceil(4 * self.groups)
+    }
+
+    /// The grid for `rows` rows of a matrix.
+    fn grid(&self, rows: usize) -> Grid {
+        let blocks = self.blocks(rows);
+        let y = blocks.div_ceil(MOST_WORKGROUPS);
+        Grid::Tiles { x: blocks.div_ceil(y), y, tile: self.tile }
+    }
+}
+
+/// A group of threads must hold whole subgroups.
+fn fewest_lanes(subgroups: Option<(u32, u32)>) -> u32 {
+    subgroups.map_or(32, |(_, largest)| largest.max(32))
+}
+
+/// Threads per four rows at most: WebGPU's workgroups have 256.
+const MOST_LANES: u32 = 256;
+
+/// Threads that fill a large GPU (132 multiprocessors of 1,024): below, rows are divided among more threads.
+const BUSY_THREADS: u32 = 1 << 17;
+
+/// WebGPU's limit of workgroups in one dimension.
+const MOST_WORKGROUPS: u32 = 65_535;
+
+#[cfg(test)]
+mod tests {
+    use syn1_model::plan::{Piece, Tensor, WeightFormat};
+
+    use super::*;
+
+    fn matrix(rows: usize, cols: usize) -> Matrix {
+        let data = Tensor { piece: Piece::Tokens, offset: 0, bytes: 0 };
+        Matrix { data, rows, cols, stride: cols, format: WeightFormat::F16 }
+    }
+
+    #[test]
+    fn a_workgroup_never_has_more_threads_than_webgpu_allows_and_holds_whole_subgroups() {
+        for (rows, cols) in [(96, 96), (768, 3072), (2304, 768), (50257, 768), (128_256, 2048)] {
+            for subgroups in [None, Some((4, 8)), Some((32, 32)), Some((64, 128))] {
+                let matrix = matrix(rows, cols);
+                let one = Threads::for_one(&matrix, subgroups, Epilogue::Store);
+                let best = Threads::for_one(&matrix, subgroups, Epilogue::Best);
+                for threads in [one, best, Threads::for_many(&matrix, subgroups)] {
+                    assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
+                    assert!(threads.lanes.is_power_of_two());
+                    assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");
+                    assert!(threads.tile * threads.groups <= threads.lanes * threads.groups);
+                    // 24 bytes a sum: four outputs and two statistics.
+                    let parts = subgroups.map_or(1, |(smallest, _)| smallest);
+                    assert!(threads.tile * threads.lanes * threads.groups / parts * 24 <= 16_384, "{threads:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_grid_covers_all_rows_within_the_dispatch_limit() {
+        let threads = Threads { lanes: 32, groups: 1, tile: 1 };
+        for rows in [1, 4, 5, 262_140, 262_141, 1_000_003] {
+            let Grid::Tiles { x, y, .. } = threads.grid(rows) else { unreachable!() };
+            assert!(x <= 65_535 && y <= 65_535);
+            assert!(u64::from(x) * u64::from(y) * 4 >= rows as u64);
+            assert!(x * y < threads.blocks(rows) + y);
+        }
+    }
+}

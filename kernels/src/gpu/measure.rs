@@ -1,0 +1,113 @@
+//! What a device can do: how fast it reads its memory, and how much of it there is.
+
+use std::time::{Duration, Instant};
+
+use syn1_model::plan::WeightFormat;
+use wgpu::BufferUsages;
+
+use super::device::GpuDevice;
+use super::memory::{Uniforms, View, bind, buffer};
+use super::shader::{File, Kernels};
+use crate::engine::EngineError;
+
+/// Bytes a second that the device reads from its memory: the limit of decoding, which reads every weight once a token.
+///
+/// Reads a buffer of up to 256 MiB (less where a binding is smaller, and on software adapters) several times in one
+/// submit, takes away the cost of the submit itself, and gives the median of five such measurements.
+///
+/// # Errors
+/// [`EngineError::Memory`] or [`EngineError::Device`].
+pub fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
+    let wish = if device.is_software() { SOFTWARE_BUFFER } else { BUFFER };
+    let most = wish.min(device.limits.max_storage_buffer_binding_size).min(device.limits.max_buffer_size);
+    let bytes = (most / ROUND).max(1) * ROUND;
+    let (kernel, binds) = device.guarded("the bandwidth measurement", bytes, || {
+        let kernel = Kernels::new(device, WeightFormat::F16, None).kernel(File::Read, &[], &[]);
+        let memory = buffer(device, "bandwidth", bytes, BufferUsages::STORAGE);
+        let sink = buffer(device, "sink", 16, BufferUsages::STORAGE);
+        let shape = Uniforms::new(device).slot(&[(bytes / 16) as u32, 0, 0, 0]);
+        let binds = bind(device, &kernel, &[(0, View::whole(&memory)), (1, View::whole(&sink)), (2, shape)]);
+        (kernel, binds)
+    })?;
+    let time = |reads: u32| -> Result<Duration, EngineError> {
+        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&kernel.pipeline);
+        pass.set_bind_group(0, &binds, &[]);
+        for _ in 0..reads {
+            pass.dispatch_workgroups(WORKGROUPS, 1, 1);
+        }
+        drop(pass);
+        let commands = encoder.finish();
+        let start = Instant::now();
+        let submission = device.queue.submit([commands]);
+        device.wait(Some(submission))?;
+        Ok(start.elapsed())
+    };
+    // The first fills the buffer with zeros, the second shows how many reads make a measurement.
+    time(1)?;
+    let once = time(1)?.max(Duration::from_nanos(1));
+    let reads = (MEASUREMENT.as_nanos() / once.as_nanos()).clamp(1, MOST_READS) as u32;
+    let mut samples = Vec::new();
+    for _ in 0..SAMPLES {
+        let (short, long) = (time(1)?, time(1 + reads)?);
+        samples.push(long.saturating_sub(short).max(Duration::from_nanos(1)));
+    }
+    samples.sort_unstable();
+    let seconds = samples[SAMPLES / 2].as_secs_f64();
+    Ok((f64::from(reads) * bytes as f64 / seconds) as u64)
+}
+
+/// Bytes that the device has room for now, `most` at most, found by allocating: drivers do not say, and some lie.
+///
+/// Asks for large buffers and halves their size each time one is refused, down to 64 MiB. All are given back.
+///
+/// # Errors
+/// [`EngineError::Device`] if the device fails in another way than for want of memory.
+pub fn memory_bytes(device: &GpuDevice, most: u64) -> Result<u64, EngineError> {
+    let mut held = Vec::new();
+    let mut total = 0;
+    let mut size = device.limits.max_buffer_size.min(LARGEST_PROBE);
+    while size >= SMALLEST_PROBE && total < most {
+        let bytes = (size.min(most - total) / 4).max(1) * 4;
+        match device.guarded("the memory measurement", bytes, || buffer(device, "probe", bytes, BufferUsages::STORAGE))
+        {
+            Ok(buffer) => {
+                held.push(buffer);
+                total += bytes;
+            }
+            Err(EngineError::Memory { .. }) => size /= 2,
+            Err(error) => return Err(error),
+        }
+    }
+    drop(held);
+    device.wait(None)?;
+    Ok(total.min(most))
+}
+
+/// Threads of the read kernel's grid times the 64 bytes that each reads in a round.
+const ROUND: u64 = WORKGROUPS as u64 * 256 * 64;
+
+/// Workgroups of 256 threads: enough to fill 132 multiprocessors, and a round reads 16 MiB.
+const WORKGROUPS: u32 = 1024;
+
+/// Larger than any cache.
+const BUFFER: u64 = 256 << 20;
+
+/// A software adapter reads the machine's memory, slowly.
+const SOFTWARE_BUFFER: u64 = 64 << 20;
+
+/// How long one measurement should read.
+const MEASUREMENT: Duration = Duration::from_millis(10);
+
+/// Reads in one measurement at most.
+const MOST_READS: u128 = 64;
+
+/// Measurements.
+const SAMPLES: usize = 5;
+
+/// The memory measurement begins with buffers of this size.
+const LARGEST_PROBE: u64 = 4 << 30;
+
+/// The memory measurement ends with buffers of this size.
+const SMALLEST_PROBE: u64 = 64 << 20;

@@ -1,0 +1,25 @@
+//! The engine for GPUs: fused WGSL kernels on wgpu (Vulkan, Metal, DX12).
+//!
+//! A step is one compute pass in one submit, read back by one map. Everything that a step needs is made beforehand:
+//! pipelines, the uniform slot of every dispatch, and bind groups (those that name a KV cache when it is opened), so a
+//! token costs one small write of the step's state, and the dispatches.
+//!
+//! Accumulation is in f32, the weights and the KV cache are f16 or f32 as the plan says. Every reduction has two forms,
+//! by subgroup operations and by a tree in workgroup memory, made from the same WGSL file: see [`GpuOptions`].
+
+mod activations;
+mod device;
+mod engine;
+mod gemv;
+mod launch;
+mod logits;
+mod measure;
+mod memory;
+mod program;
+mod readback;
+mod shader;
+mod weights;
+
+pub use device::{AdapterLine, GpuDevice, OpenError};
+pub use engine::{GpuEngine, GpuOptions};
+pub use measure::{memory_bytes, read_bandwidth};

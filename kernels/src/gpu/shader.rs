@@ -1,0 +1,257 @@
+//! WGSL files, their variants, and the pipelines made from them.
+//!
+//! One file gives several variants by a line filter: a line that ends in a comment of `#` and tags is kept only where
+//! all of these tags are set. What differs by a number is an `override`. The bindings of a variant are read off its own
+//! text, so the layout cannot disagree with the shader.
+
+use std::collections::HashMap;
+
+use syn1_model::plan::WeightFormat;
+use wgpu::{
+    BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType,
+    ComputePipelineDescriptor, PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor,
+    ShaderRuntimeChecks, ShaderSource, ShaderStages,
+};
+
+use super::device::GpuDevice;
+
+/// A WGSL file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum File {
+    /// Matrix times token rows.
+    Gemv,
+    /// Attention over the KV cache.
+    Attend,
+    /// Token and position embedding.
+    Embed,
+    /// The token loop's turn.
+    Step,
+    /// The read bandwidth measurement.
+    Read,
+}
+
+impl File {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Gemv => include_str!("../../wgsl/gemv.wgsl"),
+            Self::Attend => include_str!("../../wgsl/attend.wgsl"),
+            Self::Embed => include_str!("../../wgsl/embed.wgsl"),
+            Self::Step => include_str!("../../wgsl/step.wgsl"),
+            Self::Read => include_str!("../../wgsl/read.wgsl"),
+        }
+    }
+}
+
+/// A pipeline and the layout of its one bind group.
+#[derive(Clone)]
+pub(super) struct Kernel {
+    pub(super) pipeline: wgpu::ComputePipeline,
+    pub(super) layout: BindGroupLayout,
+}
+
+/// Makes pipelines, each once.
+pub(super) struct Kernels<'a> {
+    device: &'a GpuDevice,
+    common: [&'static str; 2],
+    subgroups: Option<(u32, u32)>,
+    made: HashMap<(File, Vec<&'static str>, Vec<(&'static str, u64)>), Kernel>,
+    layouts: HashMap<Vec<(u32, BufferBindingType)>, BindGroupLayout>,
+}
+
+impl<'a> Kernels<'a> {
+    /// Kernels for weights of `format`, with subgroup operations if the sizes (smallest, largest) of subgroups are given.
+    pub(super) fn new(device: &'a GpuDevice, format: WeightFormat, subgroups: Option<(u32, u32)>) -> Self {
+        let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, format_tag(format)];
+        Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
+    }
+
+    /// Threads of the smallest and the largest subgroup, where the kernels use them.
+    pub(super) fn subgroup_sizes(&self) -> Option<(u32, u32)> {
+        self.subgroups
+    }
+
+    /// The kernel of `file` with `tags` (beside those of the format and of subgroups) and values for its overrides.
+    pub(super) fn kernel(&mut self, file: File, tags: &[&'static str], overrides: &[(&'static str, f64)]) -> Kernel {
+        let tags: Vec<&'static str> = self.common.iter().chain(tags).copied().collect();
+        let values = overrides.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        let key = (file, tags, values);
+        if let Some(kernel) = self.made.get(&key) {
+            return kernel.clone();
+        }
+        let source = variant(file, &key.1);
+        let layout = self.layout(bindings(&source));
+        let device = &self.device.device;
+        let label = format!("{file:?} {}", key.1.join(" "));
+        let module = trusted(device, &label, source);
+        let pipeline_layout = device.create_pipeline_layout(&PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = device.create_compute_pipeline(&ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: PipelineCompilationOptions {
+                constants: overrides,
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        let kernel = Kernel { pipeline, layout };
+        self.made.insert(key, kernel.clone());
+        kernel
+    }
+
+    fn layout(&mut self, bindings: Vec<(u32, BufferBindingType)>) -> BindGroupLayout {
+        let device = &self.device.device;
+        let make = |bindings: &Vec<(u32, BufferBindingType)>| {
+            let entries: Vec<BindGroupLayoutEntry> = bindings
+                .iter()
+                .map(|&(binding, ty)| BindGroupLayoutEntry {
+                    binding,
+                    visibility: ShaderStages::COMPUTE,
+                    ty: BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                    count: None,
+                })
+                .collect();
+            device.create_bind_group_layout(&BindGroupLayoutDescriptor { label: None, entries: &entries })
+        };
+        self.layouts.entry(bindings).or_insert_with_key(make).clone()
+    }
+}
+
+/// The tag of a weight format.
+fn format_tag(format: WeightFormat) -> &'static str {
+    match format {
+        WeightFormat::F32 => "F32",
+        WeightFormat::F16 => "F16",
+    }
+}
+
+/// The text of `file` with the lines of `tags`.
+fn variant(file: File, tags: &[&str]) -> String {
+    let mut out = String::new();
+    for line in file.text().lines() {
+        let (code, wanted) = line.split_once(TAGS).unwrap_or((line, ""));
+        if wanted.split_whitespace().all(|tag| tags.contains(&tag)) {
+            out.push_str(code);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+/// The bindings that a shader declares, one a line.
+fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
+    let mut found = Vec::new();
+    for line in source.lines() {
+        let Some((number, rest)) = line.strip_prefix("@group(0) @binding(").and_then(|rest| rest.split_once(')'))
+        else {
+            continue;
+        };
+        let Ok(number) = number.parse() else { continue };
+        let ty = if rest.contains("var<uniform>") {
+            BufferBindingType::Uniform
+        } else {
+            BufferBindingType::Storage { read_only: rest.contains("var<storage, read>") }
+        };
+        found.push((number, ty));
+    }
+    found
+}
+
+/// A module without injected bounds checks, loop bounds and division guards, which would cost a decode step 17 to 40 %.
+#[allow(unsafe_code)]
+fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
+    let descriptor = ShaderModuleDescriptor { label: Some(label), source: ShaderSource::Wgsl(source.into()) };
+    // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
+    // the bindings, ids are checked against the vocabulary before they are used, every loop is bounded by an override or
+    // a uniform, and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run every kernel.
+    unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
+}
+
+/// What starts the tags at a line's end.
+const TAGS: &str = "//#";
+
+#[cfg(test)]
+mod tests {
+    use wgpu::naga::front::wgsl::parse_str;
+    use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
+
+    use super::*;
+
+    /// Every variant that the engine can ask for.
+    fn variants() -> Vec<(File, Vec<&'static str>)> {
+        let mut all = vec![(File::Read, vec![])];
+        for twin in ["SG", "NOSG"] {
+            for format in ["F16", "F32"] {
+                for file in [File::Attend, File::Embed, File::Step] {
+                    all.push((file, vec![twin, format]));
+                }
+                for tile in ["T1", "T8"] {
+                    for norm in ["NORM", "PLAIN"] {
+                        for result in ["ROWS", "KV", "BEST"] {
+                            all.push((File::Gemv, vec![twin, format, tile, norm, result]));
+                        }
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// A variant without its comments.
+    fn code(file: File, tags: &[&str]) -> String {
+        let uncommented = |line: &str| line.split("//").next().unwrap_or_default().to_owned() + "\n";
+        variant(file, tags).lines().map(uncommented).collect()
+    }
+
+    #[test]
+    fn naga_accepts_every_variant_and_only_those_with_subgroups_need_the_feature() {
+        for (file, tags) in variants() {
+            let source = variant(file, &tags);
+            let module =
+                parse_str(&source).unwrap_or_else(|e| panic!("{file:?} {tags:?}: {}", e.emit_to_string(&source)));
+            // WGSL's own unpack2x16float is not behind a feature, but naga keeps it apart for OpenGL's sake.
+            let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+            capabilities.set(Capabilities::SUBGROUP, tags.contains(&"SG"));
+            let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+            if tags.contains(&"SG") {
+                validator
+                    .subgroup_stages(wgpu::naga::valid::ShaderStages::COMPUTE)
+                    .subgroup_operations(wgpu::naga::valid::SubgroupOperationSet::all());
+            }
+            let valid = validator.validate(&module);
+            assert!(valid.is_ok(), "{file:?} {tags:?}: {}", valid.unwrap_err().emit_to_string(&source));
+        }
+    }
+
+    #[test]
+    fn every_variant_stays_within_the_limits_that_every_webgpu_device_has() {
+        for (file, tags) in variants() {
+            let source = code(file, &tags);
+            let found = bindings(&source);
+            let storage = found.iter().filter(|(_, ty)| *ty != BufferBindingType::Uniform).count();
+            assert!(storage <= 8, "{file:?} {tags:?} has {storage} storage bindings");
+            assert_eq!(found.len(), source.matches("@binding(").count(), "{file:?} {tags:?}: a binding was overlooked");
+            let mut numbers: Vec<u32> = found.iter().map(|(number, _)| *number).collect();
+            numbers.sort_unstable();
+            numbers.dedup();
+            assert_eq!(numbers.len(), found.len(), "{file:?} {tags:?}: a binding appears twice");
+            assert!(!source.contains("subgroup") || tags.contains(&"SG"), "{file:?} {tags:?} uses subgroups");
+            assert!(!variant(file, &tags).contains(TAGS), "{file:?} {tags:?}: a tag is left");
+        }
+    }
+
+    #[test]
+    fn a_line_stays_only_where_all_of_its_tags_are_set() {
+        let with = variant(File::Gemv, &["SG", "F16", "T8", "NORM", "KV"]);
+        assert!(with.contains("const TILE: u32 = 8u;") && !with.contains("const TILE: u32 = 1u;"));
+        assert!(with.contains("kv: array<vec2<u32>>") && !with.contains("kv: array<vec4<f32>>"));
+        let without = code(File::Gemv, &["NOSG", "F32", "T1", "PLAIN", "ROWS"]);
+        assert!(!without.contains("kv[") && !without.contains("gamma") && !without.contains("subgroupAdd"));
+    }
+}

@@ -1,0 +1,395 @@
+//! The CPU engine against the reference's golden numbers, a plain f64 forward, and itself.
+
+mod naive;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use syn1_kernels::cpu::{CpuEngine, describe};
+use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
+use syn1_model::plan::{Plan, WeightFormat};
+use syn1_model::spec::{Activation, Family, Norm, NormKind, Position, Rope, Spec};
+use syn1_model::{ModelFolder, PieceBytes};
+
+const CONFIG: EngineConfig = EngineConfig { max_positions: 80, slots: 2, max_rows: 24 };
+
+#[test]
+fn the_bundled_model_gives_the_reference_s_logits_and_tokens() {
+    reproduce("models/tiny-rust-docs", "greedy_64", 3);
+}
+
+#[test]
+fn the_gpt2_fixture_gives_the_reference_s_logits_and_tokens() {
+    reproduce("fixtures/gpt2", "greedy_24", usize::MAX);
+}
+
+/// Compares `cases` golden cases in both formats.
+fn reproduce(folder: &str, greedy: &str, cases: usize) {
+    let model = Model::open(folder);
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(root().join(folder).join("golden.json")).unwrap()).unwrap();
+    for (format, tolerance) in [(WeightFormat::F32, 1e-3), (WeightFormat::F16, 2e-2)] {
+        let mut engine = model.engine(format, 0..model.spec.layers, 2);
+        let slot = engine.open().unwrap();
+        for case in golden["cases"].as_array().unwrap().iter().take(cases) {
+            let ids = ids_of(&case["ids"]);
+            let logits = prefill(&mut engine, slot, &ids, 24);
+            let close = |id: usize, want: &Value| {
+                let (got, want) = (f64::from(logits[id]), want.as_f64().unwrap());
+                assert!((got - want).abs() < tolerance, "{folder} {format:?}: logit of {id} is {got}, not {want}");
+            };
+            for pair in case["last_logits_top"].as_array().unwrap() {
+                close(pair[0].as_u64().unwrap() as usize, &pair[1]);
+            }
+            for (id, want) in case["last_logits_first16"].as_array().unwrap().iter().enumerate() {
+                close(id, want);
+            }
+            let want = ids_of(&case[greedy]);
+            let mut got = Vec::new();
+            let last = ids.len() - 1;
+            now(engine.greedy(slot, last, ids[last], want.len(), &mut got)).unwrap();
+            assert_eq!(got, want, "{folder} {format:?}");
+        }
+    }
+}
+
+#[test]
+fn the_residual_stream_at_every_boundary_has_the_reference_s_length() {
+    let model = Model::open("fixtures/gpt2");
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(root().join("fixtures/gpt2/golden.json")).unwrap()).unwrap();
+    for end in 1..model.spec.layers {
+        let mut engine = model.engine(WeightFormat::F32, 0..end, 2);
+        let slot = engine.open().unwrap();
+        for case in golden["cases"].as_array().unwrap() {
+            let ids = ids_of(&case["ids"]);
+            let mut rows = Vec::new();
+            for (index, id) in ids.iter().enumerate() {
+                run(&mut engine, slot, index, Input::Tokens(&[*id]), 0, &mut rows);
+            }
+            let norm = rows.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            let want = case["hidden_norms_last_position"][end].as_f64().unwrap();
+            assert!((norm - want).abs() < 1e-3, "behind layer {end}: {norm}, not {want}");
+        }
+    }
+}
+
+#[test]
+fn every_supported_architecture_equals_the_plain_forward() {
+    let mut specs = vec![odd_spec(), Model::open("fixtures/gpt2").spec];
+    specs.push(Spec { gated: false, tied_head: true, heads: 4, kv_heads: 4, head_dim: 20, ..odd_spec() });
+    specs.push(Spec { activation: Activation::GeluTanh, kv_heads: 1, ..odd_spec() });
+    let ids: Vec<u32> = (0..19).map(|i| i * i * 7 % 131).collect();
+    for spec in specs {
+        for (format, tolerance) in [(WeightFormat::F32, 2e-4), (WeightFormat::F16, 1e-1)] {
+            let plan = Plan::new(&spec, format, 0..spec.layers);
+            let pieces = naive::arbitrary_pieces(&plan);
+            let want = naive::logits(&plan, &pieces, &ids);
+            let mut engine = CpuEngine::new(plan, &pieces, CONFIG, Some(2)).unwrap();
+            let slot = engine.open().unwrap();
+            let mut got = Vec::new();
+            run(&mut engine, slot, 0, Input::Tokens(&ids), 0, &mut got);
+            let spread = want.iter().flatten().map(|x| x.abs()).fold(0.0, f64::max);
+            assert!(spread > 2.0, "logits of at most {spread} would prove little");
+            for (index, (got, want)) in got.iter().zip(want.iter().flatten()).enumerate() {
+                assert!((f64::from(*got) - want).abs() < tolerance, "{spec:?} {format:?} {index}: {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_bits_depend_neither_on_the_threads_nor_on_the_chunks() {
+    for spec in [odd_spec(), Model::open("fixtures/gpt2").spec] {
+        for format in [WeightFormat::F32, WeightFormat::F16] {
+            let plan = Plan::new(&spec, format, 0..spec.layers);
+            let pieces = naive::arbitrary_pieces(&plan);
+            let ids: Vec<u32> = (0..23).map(|i| i * 5 % 131).collect();
+            let mut want = None;
+            for (threads, chunk) in [(1, 1), (1, 23), (2, 1), (2, 7), (2, 23), (3, 2), (5, 1), (5, 10)] {
+                let mut engine = CpuEngine::new(plan.clone(), &pieces, CONFIG, Some(threads)).unwrap();
+                let slot = engine.open().unwrap();
+                let (mut all, mut out) = (Vec::new(), Vec::new());
+                for (index, part) in ids.chunks(chunk).enumerate() {
+                    run(&mut engine, slot, index * chunk, Input::Tokens(part), 0, &mut out);
+                    all.extend(out.iter().map(|x| x.to_bits()));
+                }
+                assert_eq!(all.len(), 23 * spec.vocab);
+                let same = *want.get_or_insert_with(|| all.clone()) == all;
+                assert!(same, "{format:?}: {threads} threads, chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_split_at_any_boundary_gives_the_bits_of_the_whole() {
+    let model = Model::open("fixtures/gpt2");
+    let ids = [3, 141, 59, 26, 535, 8, 97];
+    for format in [WeightFormat::F32, WeightFormat::F16] {
+        let mut whole = model.engine(format, 0..model.spec.layers, 2);
+        let slot = whole.open().unwrap();
+        let mut want = Vec::new();
+        run(&mut whole, slot, 0, Input::Tokens(&ids), 2, &mut want);
+        assert_eq!(want.len(), 5 * model.spec.vocab);
+        for boundary in 1..model.spec.layers {
+            let mut first = model.engine(format, 0..boundary, 1);
+            let mut second = model.engine(format, boundary..model.spec.layers, 2);
+            let slots = (first.open().unwrap(), second.open().unwrap());
+            let (mut rows, mut got) = (Vec::new(), Vec::new());
+            run(&mut first, slots.0, 0, Input::Tokens(&ids), 0, &mut rows);
+            assert_eq!(rows.len(), ids.len() * model.spec.width);
+            run(&mut second, slots.1, 0, Input::Rows(&rows), 2, &mut got);
+            assert_eq!(got, want, "{format:?} at {boundary}");
+        }
+    }
+}
+
+#[test]
+fn a_step_at_an_earlier_position_forgets_what_came_behind() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    let want = prefill(&mut engine, slot, &[5, 6, 7, 8, 9], 24);
+    run(&mut engine, slot, 2, Input::Tokens(&[100, 101, 102, 103, 104, 105]), 6, &mut Vec::new());
+    let mut got = Vec::new();
+    run(&mut engine, slot, 2, Input::Tokens(&[7, 8]), 2, &mut got);
+    assert_eq!(
+        now(engine.run(step(slot, 5, Input::Tokens(&[1]), 0), &mut got)),
+        Err(EngineError::Gap { have: 4, got: 5 })
+    );
+    run(&mut engine, slot, 4, Input::Tokens(&[9]), 0, &mut got);
+    assert_eq!(got, want);
+}
+
+#[test]
+fn slots_do_not_see_each_other() {
+    let mut engine = fixture();
+    let texts = [[11, 22, 33, 44], [55, 66, 77, 88]];
+    let alone = texts.map(|ids| {
+        let slot = engine.open().unwrap();
+        let logits = prefill(&mut engine, slot, &ids, 24);
+        engine.close(slot);
+        logits
+    });
+    let slots = [engine.open().unwrap(), engine.open().unwrap()];
+    let mut got = [Vec::new(), Vec::new()];
+    for index in 0..4 {
+        for text in 0..2 {
+            run(&mut engine, slots[text], index, Input::Tokens(&[texts[text][index]]), 0, &mut got[text]);
+        }
+    }
+    assert_eq!(got, alone);
+}
+
+#[test]
+fn slots_are_limited_reusable_and_empty_when_opened() {
+    let mut engine = fixture();
+    let slots = [engine.open().unwrap(), engine.open().unwrap()];
+    assert_ne!(slots[0], slots[1]);
+    assert_eq!(engine.open(), Err(EngineError::Slots(2)));
+    run(&mut engine, slots[0], 0, Input::Tokens(&[1, 2, 3]), 3, &mut Vec::new());
+    engine.close(slots[0]);
+    engine.close(Slot(99));
+    let mut out = vec![1.0];
+    let closed = now(engine.run(step(slots[0], 0, Input::Tokens(&[1]), 0), &mut out));
+    assert_eq!((closed, out.len()), (Err(EngineError::NoSlot(slots[0].0)), 0));
+    let again = engine.open().unwrap();
+    let gap = now(engine.run(step(again, 3, Input::Tokens(&[1]), 0), &mut out));
+    assert_eq!(gap, Err(EngineError::Gap { have: 0, got: 3 }));
+}
+
+#[test]
+fn a_bad_step_names_the_rule_and_leaves_the_cache_alone() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    let ids: Vec<u32> = (0..12).collect();
+    let want = prefill(&mut engine, slot, &ids, 24);
+    run(&mut engine, slot, 0, Input::Tokens(&ids[..11]), 11, &mut Vec::new());
+    let vocab = engine.plan().spec.vocab;
+    let bad = [
+        (Slot(7), 0, Input::Tokens(&[1]), EngineError::NoSlot(7)),
+        (slot, 0, Input::Tokens(&[]), EngineError::Rows { got: 0, max: 24 }),
+        (slot, 0, Input::Tokens(&[1; 25]), EngineError::Rows { got: 25, max: 24 }),
+        (slot, 12, Input::Tokens(&[1]), EngineError::Gap { have: 11, got: 12 }),
+        (slot, 0, Input::Tokens(&[1, u32::MAX]), EngineError::Token { id: u32::MAX, vocab }),
+        (slot, 0, Input::Rows(&[0.0; 96]), EngineError::Input { want: "token ids", got: "rows" }),
+    ];
+    for (slot, position, input, error) in bad {
+        assert_eq!(now(engine.run(step(slot, position, input, 0), &mut Vec::new())), Err(error));
+    }
+    let mut got = Vec::new();
+    run(&mut engine, slot, 11, Input::Tokens(&ids[11..]), 0, &mut got);
+    assert_eq!(got, want);
+
+    let mut behind = Model::open("fixtures/gpt2").engine(WeightFormat::F16, 1..2, 1);
+    let slot = behind.open().unwrap();
+    let torn = now(behind.run(step(slot, 0, Input::Rows(&[0.0; 97]), 0), &mut got));
+    assert_eq!(torn, Err(EngineError::Input { want: "whole rows", got: "a torn row" }));
+    let ids = now(behind.run(step(slot, 0, Input::Tokens(&[1]), 0), &mut got));
+    assert_eq!(ids, Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" }));
+}
+
+#[test]
+fn the_context_is_used_to_its_end_and_not_beyond() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    for start in (0..80).step_by(20) {
+        run(&mut engine, slot, start, Input::Tokens(&[start as u32; 20]), 20, &mut Vec::new());
+    }
+    let beyond = now(engine.run(step(slot, 80, Input::Tokens(&[1]), 0), &mut Vec::new()));
+    assert_eq!(beyond, Err(EngineError::Context { end: 81, max: 80 }));
+    let mut ids = Vec::new();
+    assert_eq!(now(engine.greedy(slot, 78, 1, 3, &mut ids)), Err(EngineError::Context { end: 81, max: 80 }));
+    assert_eq!(now(engine.greedy(slot, 78, 1, 2, &mut ids)), Ok(()));
+    assert_eq!(ids.len(), 2);
+}
+
+#[test]
+fn logits_are_given_for_the_wanted_rows_only() {
+    let mut engine = fixture();
+    let (slot, vocab) = (engine.open().unwrap(), engine.plan().spec.vocab);
+    let ids = [9, 8, 7, 6, 5];
+    let (mut all, mut some) = (Vec::new(), Vec::new());
+    run(&mut engine, slot, 0, Input::Tokens(&ids), 0, &mut all);
+    assert_eq!(all.len(), 5 * vocab);
+    for wanted in [1, 3, 4, 5, 6, usize::MAX] {
+        run(&mut engine, slot, 0, Input::Tokens(&ids), wanted, &mut some);
+        assert_eq!(some, all[wanted.min(5) * vocab..], "from {wanted} on");
+    }
+}
+
+#[test]
+fn the_token_loop_appends_what_steps_and_arg_max_give() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    let (mut token, mut want, mut logits) = (17, vec![], Vec::new());
+    for position in 0..6 {
+        run(&mut engine, slot, position, Input::Tokens(&[token]), 0, &mut logits);
+        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        token = logits.iter().position(|logit| *logit == max).unwrap() as u32;
+        want.push(token);
+    }
+    let mut got = vec![4711];
+    now(engine.greedy(slot, 0, 17, 0, &mut got)).unwrap();
+    now(engine.greedy(slot, 0, 17, 6, &mut got)).unwrap();
+    assert_eq!((got[0], &got[1..]), (4711, &want[..]));
+
+    let mut part = Model::open("fixtures/gpt2").engine(WeightFormat::F16, 0..2, 1);
+    let slot = part.open().unwrap();
+    assert_eq!(now(part.greedy(slot, 0, 17, 6, &mut got)), Err(EngineError::NotWhole(0..2)));
+}
+
+#[test]
+fn pieces_that_do_not_fit_the_plan_are_refused_by_name() {
+    let spec = odd_spec();
+    let plan = Plan::new(&spec, WeightFormat::F16, 0..spec.layers);
+    let pieces = naive::arbitrary_pieces(&plan);
+    let refusal = |pieces: &[PieceBytes]| match CpuEngine::new(plan.clone(), pieces, CONFIG, Some(1)) {
+        Err(EngineError::Piece { piece, got, want }) => (piece, got, want),
+        other => panic!("{:?}", other.err()),
+    };
+    let lengths: Vec<u64> = pieces.iter().map(|piece| piece.as_slice().len() as u64).collect();
+    assert_eq!(refusal(&pieces[..4]), ("block.2".into(), 0, lengths[4]));
+    let mut short = pieces.clone();
+    short[2] = PieceBytes::copy_of(&short[2].as_slice()[1..]);
+    assert_eq!(refusal(&short), ("block.0".into(), lengths[2] - 1, lengths[2]));
+    let extra = [&pieces[..], &pieces[..1]].concat();
+    assert_eq!((refusal(&extra).1, refusal(&extra).2), (lengths[0], 0));
+}
+
+#[test]
+fn what_has_no_kernel_is_refused_by_name() {
+    let spec = Spec { position: Position::Rope(Rope { theta: 1e4, dims: 12 }), ..odd_spec() };
+    let plan = Plan::new(&spec, WeightFormat::F16, 0..1);
+    let pieces = naive::arbitrary_pieces(&plan);
+    let error = CpuEngine::new(plan, &pieces, CONFIG, Some(1)).err().unwrap();
+    assert!(matches!(&error, EngineError::Unsupported { what, .. } if what.contains("RoPE")), "{error}");
+    let plan = Plan::new(&odd_spec(), WeightFormat::F16, 1..2);
+    let pieces = naive::arbitrary_pieces(&plan);
+    let config = EngineConfig { max_positions: 97, ..CONFIG };
+    let error = CpuEngine::new(plan, &pieces, config, Some(1)).err();
+    assert_eq!(error, Some(EngineError::Context { end: 97, max: 96 }));
+}
+
+#[test]
+fn an_engine_names_its_threads_and_instructions() {
+    let model = Model::open("fixtures/gpt2");
+    let names = [1, 2].map(|threads| model.engine(WeightFormat::F16, 0..1, threads).device().to_owned());
+    assert!(names[0].starts_with("cpu (1 thread, ") && names[1].starts_with("cpu (2 threads, "), "{names:?}");
+    assert!(describe().starts_with("cpu ("));
+}
+
+/// Sizes that fit no register, grouped queries, a gate, SiLU, RMS norm, a head of its own.
+fn odd_spec() -> Spec {
+    Spec {
+        family: Family::Gpt2,
+        layers: 3,
+        width: 72,
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 12,
+        ffn: 101,
+        vocab: 131,
+        max_positions: 96,
+        norm: Norm { kind: NormKind::Rms, eps: 1e-6 },
+        position: Position::Learned,
+        activation: Activation::Silu,
+        gated: true,
+        tied_head: false,
+        eos: vec![],
+    }
+}
+
+/// A model of the repository.
+struct Model {
+    folder: ModelFolder,
+    spec: Spec,
+}
+
+impl Model {
+    fn open(folder: &str) -> Self {
+        let folder = ModelFolder::open(&root().join(folder)).unwrap();
+        let spec = folder.spec().clone();
+        Self { folder, spec }
+    }
+
+    fn engine(&self, format: WeightFormat, layers: std::ops::Range<usize>, threads: usize) -> CpuEngine {
+        let plan = Plan::new(&self.spec, format, layers);
+        let pieces: Vec<_> = plan.pieces.iter().map(|piece| self.folder.piece(*piece, format).unwrap()).collect();
+        CpuEngine::new(plan, &pieces, CONFIG, Some(threads)).unwrap()
+    }
+}
+
+fn fixture() -> CpuEngine {
+    let model = Model::open("fixtures/gpt2");
+    model.engine(WeightFormat::F16, 0..model.spec.layers, 2)
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn ids_of(list: &Value) -> Vec<u32> {
+    list.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+fn step(slot: Slot, position: usize, input: Input<'_>, wanted: usize) -> Step<'_> {
+    Step { slot, position, input, wanted }
+}
+
+fn run(engine: &mut CpuEngine, slot: Slot, position: usize, input: Input<'_>, wanted: usize, out: &mut Vec<f32>) {
+    now(engine.run(step(slot, position, input, wanted), out)).unwrap();
+}
+
+/// Feeds a prompt in chunks from position 0; the logits behind its last token.
+fn prefill(engine: &mut CpuEngine, slot: Slot, ids: &[u32], chunk: usize) -> Vec<f32> {
+    let mut out = Vec::new();
+    for (index, part) in ids.chunks(chunk).enumerate() {
+        run(engine, slot, index * chunk, Input::Tokens(part), part.len() - 1, &mut out);
+    }
+    out
+}
+
+fn now<F: Future>(future: F) -> F::Output {
+    pollster::block_on(future)
+}

@@ -1,0 +1,85 @@
+//! A warm CPU engine allocates nothing, neither in steps nor in the token loop.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use syn1_kernels::cpu::CpuEngine;
+use syn1_kernels::engine::{Engine, EngineConfig, Input, Step};
+use syn1_model::plan::{Plan, WeightFormat};
+use syn1_model::random_piece;
+use syn1_model::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+
+/// The system's allocator, counting.
+struct Counting;
+
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// The only test of its program: the count is of all threads.
+#[test]
+fn a_warm_engine_allocates_nothing() {
+    let spec = Spec {
+        family: Family::Gpt2,
+        layers: 2,
+        width: 64,
+        heads: 4,
+        kv_heads: 4,
+        head_dim: 16,
+        ffn: 256,
+        vocab: 300,
+        max_positions: 64,
+        norm: Norm { kind: NormKind::Layer, eps: 1e-5 },
+        position: Position::Learned,
+        activation: Activation::GeluTanh,
+        gated: false,
+        tied_head: true,
+        eos: vec![],
+    };
+    for format in [WeightFormat::F16, WeightFormat::F32] {
+        let plan = Plan::new(&spec, format, 0..spec.layers);
+        let pieces: Vec<_> = plan.pieces.iter().map(|piece| random_piece(&spec, format, *piece, 1)).collect();
+        let config = EngineConfig { max_positions: 64, slots: 1, max_rows: 16 };
+        let mut engine = CpuEngine::new(plan, &pieces, config, Some(3)).unwrap();
+        let slot = engine.open().unwrap();
+        let (mut out, mut ids) = (Vec::new(), Vec::new());
+        let mut request = |out: &mut Vec<f32>, ids: &mut Vec<u32>| {
+            ids.clear();
+            let prompt = Step { slot, position: 0, input: Input::Tokens(&[7; 16]), wanted: 12 };
+            pollster::block_on(engine.run(prompt, out)).unwrap();
+            for position in 16..20 {
+                let one = Step { slot, position, input: Input::Tokens(&[9]), wanted: 0 };
+                pollster::block_on(engine.run(one, out)).unwrap();
+            }
+            pollster::block_on(engine.greedy(slot, 20, 3, 20, ids)).unwrap();
+        };
+        request(&mut out, &mut ids);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        (0..3).for_each(|_| request(&mut out, &mut ids));
+        // `block_on` itself allocates its waker: one for each of the six futures of a request.
+        let allowed = wakers(18);
+        assert!(ALLOCATIONS.load(Ordering::Relaxed) - before <= allowed, "{format:?}");
+    }
+}
+
+/// Allocations of `count` calls of `block_on` that do nothing else.
+fn wakers(count: usize) -> usize {
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    (0..count).for_each(|_| pollster::block_on(async {}));
+    ALLOCATIONS.load(Ordering::Relaxed) - before
+}

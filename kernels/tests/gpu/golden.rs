@@ -1,0 +1,53 @@
+//! The models' published outputs (transformers, f32).
+
+use serde_json::Value;
+use syn1_kernels::engine::Engine;
+use syn1_model::plan::WeightFormat;
+
+use crate::setup::*;
+
+/// Greedy ids identical, the last position's logits within a bound: 1e-3 in f32, 2e-2 in f16.
+fn check(path: &str, greedy_key: &str) {
+    let folder = model(path);
+    let golden: Value = serde_json::from_slice(&std::fs::read(folder.path().join("golden.json")).unwrap()).unwrap();
+    let device = device();
+    for format in FORMATS {
+        let bound = if format == WeightFormat::F32 { 1e-3 } else { 2e-2 };
+        let (plan, pieces) = packed(&folder, format);
+        for options in twins() {
+            let mut engine = engine(&device, &plan, &pieces, options);
+            let slot = engine.open().unwrap();
+            for (number, case) in golden["cases"].as_array().unwrap().iter().enumerate() {
+                let what = format!("{path}, case {number}, {format:?}, {options:?}");
+                let prompt = numbers(&case["ids"]);
+                let logits = feed(&mut engine, slot, 0, &prompt, prompt.len() - 1);
+                let first = case["last_logits_first16"].as_array().unwrap();
+                let near = |id: usize, want: &Value| {
+                    let error = (f64::from(logits[id]) - want.as_f64().unwrap()).abs();
+                    assert!(error <= bound, "{what}: logit {id} is {}, not {want}", logits[id]);
+                };
+                first.iter().enumerate().for_each(|(id, want)| near(id, want));
+                for pair in case["last_logits_top"].as_array().unwrap() {
+                    near(pair[0].as_u64().unwrap() as usize, &pair[1]);
+                }
+                let want = numbers(&case[greedy_key]);
+                let got = greedy(&mut engine, slot, prompt.len() - 1, prompt[prompt.len() - 1], want.len());
+                assert_eq!(got, want, "{what}");
+            }
+        }
+    }
+}
+
+fn numbers(array: &Value) -> Vec<u32> {
+    array.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn the_bundled_model_writes_what_its_publisher_says() {
+    check("models/tiny-rust-docs", "greedy_64");
+}
+
+#[test]
+fn the_gpt2_fixture_gives_its_golden_ids_and_logits() {
+    check("fixtures/gpt2", "greedy_24");
+}

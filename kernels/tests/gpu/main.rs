@@ -1,0 +1,10 @@
+//! The GPU engine against a plain forward pass, against the models' published outputs, and against itself.
+//!
+//! Needs an adapter: without one, every test fails and says what to install.
+
+mod errors;
+mod golden;
+mod greedy;
+mod reference;
+mod results;
+mod setup;

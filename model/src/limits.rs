@@ -1,0 +1,166 @@
+//! How large a model may claim to be, with the reason for each limit, and the check of a [`Spec`] against them.
+//!
+//! A `Spec` comes from a file or from another machine. After [`Spec::check`] the plan's arithmetic cannot overflow and no
+//! plan can be empty.
+
+use crate::plan::padded;
+use crate::spec::{Activation, Family, NormKind, Position, Spec};
+
+/// Layers travel as `u16`; no published decoder has more than a few hundred.
+pub const MAX_LAYERS: usize = 4096;
+
+/// A row's element count travels as `u16`.
+pub const MAX_WIDTH: usize = 65_535;
+
+/// Sixteen times the widest row: published models use 2 to 8 times.
+pub const MAX_FFN: usize = 1 << 20;
+
+/// About ten times the largest published vocabulary.
+pub const MAX_VOCAB: usize = 1 << 22;
+
+/// About the longest published context; positions travel as `u32`.
+pub const MAX_POSITIONS: usize = 1 << 24;
+
+/// A list of end tokens longer than this is a damaged file.
+pub const MAX_EOS: usize = 64;
+
+/// A [`Spec`] that no model can have, or that this version has no kernels for.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SpecError {
+    /// A number outside its limits.
+    #[error("{field} is {value}; between {min} and {max} are allowed")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// What it holds.
+        value: usize,
+        /// The least that is allowed.
+        min: usize,
+        /// The most that is allowed.
+        max: usize,
+    },
+    /// Two fields that contradict each other, or a combination that this version does not run.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+impl Spec {
+    /// Checks every number against its limit and the fields against each other.
+    ///
+    /// # Errors
+    /// The first field that is out of its limits or does not fit the others.
+    pub fn check(&self) -> Result<(), SpecError> {
+        for (field, value, max) in [
+            ("layers", self.layers, MAX_LAYERS),
+            ("width", self.width, MAX_WIDTH),
+            ("heads", self.heads, self.width),
+            ("kv_heads", self.kv_heads, self.heads),
+            ("head_dim", self.head_dim, MAX_WIDTH),
+            ("ffn", self.ffn, MAX_FFN),
+            ("vocab", self.vocab, MAX_VOCAB),
+            ("max_positions", self.max_positions, MAX_POSITIONS),
+        ] {
+            if value == 0 || value > max {
+                return Err(SpecError::Range { field, value, min: 1, max });
+            }
+        }
+        let contradiction = |text: String| Err(SpecError::Contradiction(text));
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return contradiction(format!("{} heads cannot share {} kv_heads evenly", self.heads, self.kv_heads));
+        }
+        if !(self.norm.eps > 0.0 && self.norm.eps < 1.0) {
+            return contradiction(format!("the norm's eps is {}; it must lie between 0 and 1", self.norm.eps));
+        }
+        if self.eos.len() > MAX_EOS {
+            return contradiction(format!("{} end tokens; at most {MAX_EOS} are allowed", self.eos.len()));
+        }
+        if let Some(id) = self.eos.iter().find(|id| **id as usize >= self.vocab) {
+            return contradiction(format!("end token {id} lies outside the vocabulary of {}", self.vocab));
+        }
+        // On a 32-bit target a matrix may exceed the address space; there the plan's usize products would overflow.
+        let qkv_rows = (self.heads as u64 + 2 * self.kv_heads as u64) * self.head_dim as u64;
+        let rows = qkv_rows.max([self.vocab, self.max_positions, 2 * self.ffn].into_iter().max().unwrap_or(0) as u64);
+        let bytes = u128::from(rows) * padded(self.width.max(self.ffn)) as u128 * 4;
+        if bytes > isize::MAX as u128 {
+            return contradiction(format!("a matrix of {bytes} bytes does not fit this machine's address space"));
+        }
+        match self.family {
+            Family::Gpt2 => self.check_gpt2(),
+        }
+    }
+
+    /// What every GPT-2 has in common.
+    fn check_gpt2(&self) -> Result<(), SpecError> {
+        let is_gpt2 = self.heads * self.head_dim == self.width
+            && self.kv_heads == self.heads
+            && self.norm.kind == NormKind::Layer
+            && self.position == Position::Learned
+            && self.activation == Activation::GeluTanh
+            && !self.gated;
+        if is_gpt2 {
+            return Ok(());
+        }
+        Err(SpecError::Contradiction(
+            "a GPT-2 has heads * head_dim == width, kv_heads == heads, LayerNorm, learned positions and an ungated GELU"
+                .into(),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpt2_passes() {
+        assert_eq!(Spec::gpt2_124m().check(), Ok(()));
+    }
+
+    /// A field by name.
+    type Field = (&'static str, fn(&mut Spec) -> &mut usize);
+
+    /// A change, and a part of the message that it must cause.
+    type Change = (&'static str, fn(&mut Spec));
+
+    #[test]
+    fn every_number_is_checked_at_both_ends() {
+        let fields: [Field; 8] = [
+            ("layers", |s| &mut s.layers),
+            ("width", |s| &mut s.width),
+            ("heads", |s| &mut s.heads),
+            ("kv_heads", |s| &mut s.kv_heads),
+            ("head_dim", |s| &mut s.head_dim),
+            ("ffn", |s| &mut s.ffn),
+            ("vocab", |s| &mut s.vocab),
+            ("max_positions", |s| &mut s.max_positions),
+        ];
+        for (name, field) in fields {
+            for value in [0, usize::MAX] {
+                let mut spec = Spec::gpt2_124m();
+                *field(&mut spec) = value;
+                match spec.check() {
+                    Err(SpecError::Range { field, value: found, .. }) => {
+                        assert_eq!((field, found), (name, value));
+                    }
+                    other => panic!("{name} = {value}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        let wrong: [Change; 4] = [
+            ("50257", |s| s.eos = vec![50_257]),
+            ("eps", |s| s.norm.eps = f32::NAN),
+            ("end tokens", |s| s.eos = vec![0; MAX_EOS + 1]),
+            ("kv_heads == heads", |s| s.kv_heads = 3),
+        ];
+        for (part, change) in wrong {
+            let mut spec = Spec::gpt2_124m();
+            change(&mut spec);
+            let text = spec.check().expect_err(part).to_string();
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}

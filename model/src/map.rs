@@ -1,0 +1,35 @@
+//! Memory-mapped files: the one place of this crate with unsafe code.
+
+use std::fs::File;
+use std::io;
+
+use memmap2::Mmap;
+
+/// Maps a whole file for reading. Empty files cannot be mapped; callers check the length before.
+///
+/// While the map lives, the file must not be shortened (a read beyond its new end ends the process, by the system's
+/// rules) nor rewritten (reads may see old and new bytes). Model folders are not written to while they are read, and
+/// what is made from them carries a SHA-256.
+///
+/// # Errors
+/// What the system says.
+#[allow(unsafe_code)]
+pub(crate) fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is private and read-only, it is only ever read as bytes, and every byte value is valid; that the
+    // file stays as it is while it is open here is the stated condition of opening a model folder.
+    unsafe { Mmap::map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_reads_what_the_file_holds() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let bytes: Vec<u8> = (0..10_000_u32).map(|n| (n % 251) as u8).collect();
+        std::fs::write(file.path(), &bytes).expect("write");
+        let map = map(&File::open(file.path()).expect("open")).expect("map");
+        assert_eq!(&map[..], bytes);
+    }
+}

@@ -1,0 +1,379 @@
+//! A model folder to a split folder: content-addressed pieces and a manifest.
+//!
+//! A split can be interrupted at any time and run again: a journal beside the pieces says which ones are done, and they
+//! are used again after their SHA-256 has been verified. The journal stays when the split is complete, so that splitting
+//! an unchanged model again only verifies.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+use sha2::Digest as _;
+
+use crate::digest::Digest;
+use crate::folder::model_name;
+use crate::manifest::{Manifest, ManifestError, ManifestPiece, load_piece};
+use crate::pack::{PackError, pack_piece};
+use crate::plan::{Piece, WeightFormat, all_pieces, piece_bytes};
+use crate::source::{Source, SourceError};
+
+/// How far a split is; reported before each piece and once at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The piece that comes next; none at the end.
+    pub piece: Option<Piece>,
+    /// Bytes of the pieces that are done.
+    pub done_bytes: u64,
+    /// Bytes of all pieces.
+    pub total_bytes: u64,
+    /// Bytes of done pieces that an earlier run had finished.
+    pub reused_bytes: u64,
+}
+
+/// Why a model cannot be split.
+#[derive(Debug, thiserror::Error)]
+pub enum SplitError {
+    /// The model.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A weight.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// A model whose manifest would be refused.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Reading or writing a file.
+    #[error("cannot {verb} {}: {error}", path.display())]
+    File {
+        /// What was tried.
+        verb: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A folder that is split already.
+    #[error("{} is a split folder already (it has {})", folder.display(), Manifest::FILE)]
+    AlreadySplit {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A model split into its own folder.
+    #[error("{} is the model's own folder; name another one for the pieces", folder.display())]
+    SameFolder {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+/// Splits the model of `model_dir` into `out_dir` and gives the manifest that was written there.
+///
+/// Each piece is written to a temporary file and then renamed to `<sha256>.bin`; `syn1.json` comes last, so a folder
+/// with a manifest is complete. `tokenizer.json` and `generation_config.json` are copied.
+///
+/// # Errors
+/// Those of opening and packing the model, and of writing files.
+pub fn split(
+    model_dir: &Path,
+    out_dir: &Path,
+    format: WeightFormat,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Manifest, SplitError> {
+    if model_dir.join(Manifest::FILE).exists() && !model_dir.join("config.json").exists() {
+        return Err(SplitError::AlreadySplit { folder: model_dir.into() });
+    }
+    let source = Source::open(model_dir)?;
+    fs::create_dir_all(out_dir).map_err(failed("create", out_dir))?;
+    if fs::canonicalize(model_dir).ok() == fs::canonicalize(out_dir).ok() {
+        return Err(SplitError::SameFolder { folder: out_dir.into() });
+    }
+
+    let _lock = lock(out_dir)?;
+    let mut journal = Journal::open(out_dir, fingerprint(&source, model_dir, format)?);
+    let spec = source.spec();
+    let plan = all_pieces(spec, format);
+    let mut state = Progress {
+        piece: None,
+        done_bytes: 0,
+        total_bytes: plan.iter().map(|piece| piece_bytes(spec, format, *piece)).sum(),
+        reused_bytes: 0,
+    };
+    let mut pieces = Vec::new();
+    for piece in plan {
+        progress(Progress { piece: Some(piece), ..state });
+        let bytes = piece_bytes(spec, format, piece);
+        let listed = match journal.finished(out_dir, piece, bytes) {
+            Some(listed) => {
+                state.reused_bytes += bytes;
+                listed
+            }
+            None => {
+                let listed = write_piece(&source, out_dir, piece, format)?;
+                journal.record(out_dir, &listed)?;
+                listed
+            }
+        };
+        state.done_bytes += bytes;
+        pieces.push(listed);
+    }
+    let name = model_name(model_dir);
+    let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
+    copy_beside(model_dir, out_dir, "generation_config.json")?;
+    let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, pieces, tokenizer };
+    manifest.check()?;
+    write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
+    progress(state);
+    Ok(manifest)
+}
+
+/// Keeps a second split of the same folder waiting until this one is done (it then finds everything finished). The
+/// system lifts the lock when its process ends, however it ends.
+fn lock(folder: &Path) -> Result<File, SplitError> {
+    let path = folder.join(LOCK);
+    let file = File::create(&path).map_err(failed("write", &path))?;
+    match file.lock() {
+        // Some network file systems have no locks; then only the luck of one split at a time is left.
+        Err(error) if error.kind() != ErrorKind::Unsupported => Err(failed("lock", &path)(error)),
+        _ => Ok(file),
+    }
+}
+
+/// What an earlier run of the same split finished.
+#[derive(Serialize, Deserialize)]
+struct Journal {
+    /// Of the source and the format; pieces of another source do not count.
+    fingerprint: Digest,
+    /// Piece name to SHA-256.
+    pieces: BTreeMap<String, Digest>,
+}
+
+impl Journal {
+    /// The journal of the folder, or an empty one if there is none that fits.
+    fn open(folder: &Path, fingerprint: Digest) -> Self {
+        let read = fs::read(folder.join(JOURNAL)).ok();
+        let journal = read.and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let fits = journal.filter(|journal| journal.fingerprint == fingerprint);
+        fits.unwrap_or(Self { fingerprint, pieces: BTreeMap::new() })
+    }
+
+    /// The entry of a piece that was finished and whose file is still whole.
+    fn finished(&self, folder: &Path, piece: Piece, bytes: u64) -> Option<ManifestPiece> {
+        let name = piece.to_string();
+        let sha256 = *self.pieces.get(&name)?;
+        let listed = ManifestPiece { name, sha256, bytes };
+        load_piece(folder, &listed).is_ok().then_some(listed)
+    }
+
+    fn record(&mut self, folder: &Path, piece: &ManifestPiece) -> Result<(), SplitError> {
+        self.pieces.insert(piece.name.clone(), piece.sha256);
+        let path = folder.join(JOURNAL);
+        let bytes = serde_json::to_vec_pretty(self).map_err(std::io::Error::from);
+        write_atomically(&path, &bytes.map_err(failed("write", &path))?)
+    }
+}
+
+fn write_piece(
+    source: &Source,
+    folder: &Path,
+    piece: Piece,
+    format: WeightFormat,
+) -> Result<ManifestPiece, SplitError> {
+    let packed = pack_piece(source, piece, format)?;
+    let bytes = packed.as_slice();
+    let listed = ManifestPiece { name: piece.to_string(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
+    write_atomically(&folder.join(listed.file_name()), bytes)?;
+    Ok(listed)
+}
+
+/// Writes beside the file and renames, so that the file is either absent, old, or whole.
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), SplitError> {
+    let temporary = path.with_extension("partial");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(failed("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(failed("write", path))
+}
+
+/// Copies a file if the model has it; says whether it has.
+fn copy_beside(from: &Path, to: &Path, name: &str) -> Result<bool, SplitError> {
+    let (from, to) = (from.join(name), to.join(name));
+    match fs::read(&from) {
+        Ok(bytes) => write_atomically(&to, &bytes).map(|()| true),
+        Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_file(&to) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &to)(error)),
+            _ => Ok(false),
+        },
+        Err(error) => Err(failed("read", &from)(error)),
+    }
+}
+
+/// Identifies what is being split without reading the weights: the small files' bytes, the large files' sizes and times.
+fn fingerprint(source: &Source, folder: &Path, format: WeightFormat) -> Result<Digest, SplitError> {
+    let mut hash = sha2::Sha256::new();
+    let mut add = |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    };
+    add(&Manifest::VERSION.to_le_bytes());
+    add(format.name().as_bytes());
+    add(&fs::read(folder.join("config.json")).map_err(failed("read", &folder.join("config.json")))?);
+    for path in source.weights().files() {
+        let found = fs::metadata(path).map_err(failed("read", path))?;
+        let modified = found.modified().map_err(failed("read", path))?;
+        let age = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        add(path.file_name().unwrap_or_default().as_encoded_bytes());
+        add(&found.len().to_le_bytes());
+        add(&age.as_nanos().to_le_bytes());
+    }
+    Ok(Digest(hash.finalize().into()))
+}
+
+fn failed<'a>(verb: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> SplitError + 'a {
+    move |error| SplitError::File { verb, path: path.into(), error }
+}
+
+/// The file that is locked while a split runs.
+const LOCK: &str = "syn1.lock";
+
+/// The journal's file in the split folder.
+const JOURNAL: &str = "syn1.journal.json";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Model;
+    use safetensors::Dtype;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    const F16: WeightFormat = WeightFormat::F16;
+
+    /// Splits; gives the manifest and how many bytes an earlier run had finished.
+    fn split_into(model: &Path, out: &Path) -> (Manifest, u64) {
+        let mut last = None;
+        let manifest = split(model, out, F16, &mut |progress| last = Some(progress)).expect("split");
+        let last = last.expect("progress");
+        assert_eq!((last.piece, last.done_bytes), (None, last.total_bytes));
+        assert_eq!(last.total_bytes, manifest.total_bytes());
+        (manifest, last.reused_bytes)
+    }
+
+    /// Splits, but stops as a kill would when `pieces` pieces are done.
+    fn interrupted(model: &Path, out: &Path, pieces: usize) {
+        let mut seen = 0;
+        let mut stop = |_: Progress| {
+            if seen == pieces {
+                resume_unwind(Box::new("killed"));
+            }
+            seen += 1;
+        };
+        assert!(catch_unwind(AssertUnwindSafe(|| split(model, out, F16, &mut stop))).is_err());
+    }
+
+    fn sum(pieces: &[ManifestPiece]) -> u64 {
+        pieces.iter().map(|piece| piece.bytes).sum()
+    }
+
+    #[test]
+    fn a_split_holds_what_packing_gives_and_is_the_same_every_time() {
+        let (model, a, b) = (Model::fixture().write(Dtype::F16), tempfile::tempdir(), tempfile::tempdir());
+        let (a, b) = (a.expect("folder"), b.expect("folder"));
+        let (first, _) = split_into(model.path(), a.path());
+        let (second, reused) = split_into(model.path(), b.path());
+        assert_eq!((first.sha256(), reused), (second.sha256(), 0));
+        assert_eq!(Manifest::load(a.path()).expect("manifest"), first);
+
+        let source = Source::open(model.path()).expect("source");
+        for (piece, listed) in all_pieces(source.spec(), F16).into_iter().zip(&first.pieces) {
+            let packed = pack_piece(&source, piece, F16).expect("pack");
+            let loaded = load_piece(a.path(), listed).expect("load");
+            assert_eq!(loaded.as_slice(), packed.as_slice(), "{piece}");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_split_goes_on_where_it_stopped() {
+        let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        interrupted(model.path(), out.path(), 4);
+        assert!(!out.path().join(Manifest::FILE).exists());
+        let (manifest, reused) = split_into(model.path(), out.path());
+        assert_eq!(reused, sum(&manifest.pieces[..4]));
+        let fresh = tempfile::tempdir().expect("folder");
+        assert_eq!(split_into(model.path(), fresh.path()).0, manifest);
+    }
+
+    #[test]
+    fn splits_of_one_folder_at_the_same_time_agree_and_work_once() {
+        let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        let results: Vec<(Manifest, u64)> = std::thread::scope(|scope| {
+            let threads = [0; 4].map(|_| scope.spawn(|| split_into(model.path(), out.path())));
+            threads.into_iter().map(|thread| thread.join().expect("split")).collect()
+        });
+        assert!(results.iter().all(|(manifest, _)| *manifest == results[0].0));
+        assert_eq!(results.iter().filter(|(_, reused)| *reused == 0).count(), 1);
+        assert!(results[0].0.pieces.iter().all(|listed| load_piece(out.path(), listed).is_ok()));
+    }
+
+    #[test]
+    fn a_finished_piece_that_was_damaged_is_packed_again() {
+        let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        let (manifest, _) = split_into(model.path(), out.path());
+        let path = out.path().join(manifest.pieces[3].file_name());
+        let mut bytes = fs::read(&path).expect("read");
+        bytes[1000] ^= 4;
+        fs::write(&path, bytes).expect("write");
+        let (again, reused) = split_into(model.path(), out.path());
+        assert_eq!(again, manifest);
+        assert_eq!(reused, manifest.total_bytes() - manifest.pieces[3].bytes);
+        assert!(load_piece(out.path(), &manifest.pieces[3]).is_ok());
+    }
+
+    #[test]
+    fn pieces_of_another_source_or_format_are_not_reused() {
+        let (mut model, out) = (Model::fixture(), tempfile::tempdir().expect("folder"));
+        let folder = model.write(Dtype::F16);
+        let (before, _) = split_into(folder.path(), out.path());
+        model.values_mut("transformer.h.0.ln_1.bias")[0] += 1.0;
+        let changed = model.write(Dtype::F32);
+        let (after, reused) = split_into(changed.path(), out.path());
+        assert_eq!(reused, 0);
+        let differing: Vec<_> = before.pieces.iter().zip(&after.pieces).filter(|(a, b)| a != b).collect();
+        assert_eq!(differing.len(), 1);
+        assert_eq!(differing[0].0.name, "block.0");
+
+        let mut reused = 0;
+        split(changed.path(), out.path(), WeightFormat::F32, &mut |p| reused = p.reused_bytes).expect("split");
+        assert_eq!(reused, 0);
+    }
+
+    #[test]
+    fn the_tokenizer_comes_along_and_a_stale_one_goes() {
+        let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-rust-docs");
+        let out = tempfile::tempdir().expect("folder");
+        let (manifest, _) = split_into(&bundled, out.path());
+        assert!(manifest.tokenizer);
+        assert_eq!(manifest.name, "tiny-rust-docs");
+        for name in ["tokenizer.json", "generation_config.json"] {
+            let [a, b] = [&bundled, out.path()].map(|folder| fs::read(folder.join(name)).expect(name));
+            assert_eq!(a, b);
+        }
+        let model = Model::fixture().write(Dtype::F16);
+        let (manifest, _) = split_into(model.path(), out.path());
+        assert!(!manifest.tokenizer && !out.path().join("tokenizer.json").exists());
+    }
+
+    #[test]
+    fn a_split_folder_and_the_models_own_folder_are_refused() {
+        let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        split_into(model.path(), out.path());
+        let error = split(out.path(), model.path(), F16, &mut |_| {}).expect_err("split twice");
+        assert!(matches!(error, SplitError::AlreadySplit { .. }), "{error}");
+        let error = split(model.path(), model.path(), F16, &mut |_| {}).expect_err("same");
+        assert!(matches!(error, SplitError::SameFolder { .. }), "{error}");
+    }
+}

@@ -1,0 +1,259 @@
+//! What computes on this machine: a GPU through wgpu, or the CPU.
+
+use std::convert::Infallible;
+use std::str::FromStr;
+
+use syn1_kernels::cpu::CpuEngine;
+use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Slot, Step};
+use syn1_kernels::gpu::{GpuDevice, GpuEngine, OpenError};
+use syn1_model::{PieceBytes, Plan};
+
+pub use syn1_kernels::gpu::AdapterLine;
+
+/// Which device a person wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best real GPU, else the CPU.
+    #[default]
+    Auto,
+    /// The best GPU; an error where there is none.
+    Gpu,
+    /// The CPU.
+    Cpu,
+    /// The adapter with this number in [`adapters`], or with this in its name.
+    Adapter(String),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "gpu" => Self::Gpu,
+            "cpu" => Self::Cpu,
+            other => Self::Adapter(other.to_owned()),
+        })
+    }
+}
+
+impl std::fmt::Display for DeviceChoice {
+    /// What [`FromStr`] reads back.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Gpu => "gpu",
+            Self::Cpu => "cpu",
+            Self::Adapter(adapter) => adapter,
+        })
+    }
+}
+
+/// An opened device, ready to build engines. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    kind: Kind,
+    name: String,
+    line: String,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Cpu { threads: usize },
+    Gpu(GpuDevice),
+}
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// No such GPU, or it does not open.
+    #[error("{0}; `--device cpu` computes on the CPU")]
+    Gpu(#[from] OpenError),
+}
+
+/// Either engine.
+pub enum AnyEngine {
+    /// On the CPU.
+    Cpu(CpuEngine),
+    /// On a GPU.
+    Gpu(GpuEngine),
+}
+
+impl Device {
+    /// Opens what is wanted. `threads` is for the CPU: nothing means one a core.
+    ///
+    /// # Errors
+    /// When a GPU is demanded that is not there. `auto` never fails.
+    pub fn open(choice: &DeviceChoice, threads: Option<usize>) -> Result<Self, DeviceError> {
+        let selector = match choice {
+            DeviceChoice::Cpu => return Ok(Self::cpu(threads, "")),
+            DeviceChoice::Auto => "auto",
+            DeviceChoice::Gpu => "gpu",
+            DeviceChoice::Adapter(selector) => selector,
+        };
+        match GpuDevice::open(selector) {
+            Ok(gpu) => {
+                let name = gpu.name().to_owned();
+                Ok(Self { line: format!("computing on {name}"), name, kind: Kind::Gpu(gpu) })
+            }
+            Err(cause) if *choice == DeviceChoice::Auto => Ok(Self::cpu(threads, why_not(&cause))),
+            Err(err) => Err(err.into()),
+        }
+    }
+
+    fn cpu(threads: Option<usize>, why: &str) -> Self {
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()));
+        let plural = if threads == 1 { "" } else { "s" };
+        let line = format!("{why}computing on the CPU, {threads} thread{plural}");
+        Self { kind: Kind::Cpu { threads }, name: format!("cpu ({threads} thread{plural})"), line }
+    }
+
+    /// One line for people: `no GPU adapter: computing on the CPU, 2 threads`.
+    pub fn describe(&self) -> &str {
+        &self.line
+    }
+
+    /// The device's name in listings: `cpu (2 threads)`, `NVIDIA H200 (Vulkan)`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes of weights and KV caches that fit, `most` at most, found by allocating.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn memory_bytes(&self, most: u64) -> Result<u64, EngineError> {
+        let machine = || syn1_kernels::cpu::memory_bytes().min(most);
+        match &self.kind {
+            Kind::Cpu { .. } => Ok(machine()),
+            // A software adapter allocates from the machine's memory, and gets more than there is.
+            Kind::Gpu(gpu) if gpu.is_software() => syn1_kernels::gpu::memory_bytes(gpu, machine()),
+            Kind::Gpu(gpu) => syn1_kernels::gpu::memory_bytes(gpu, most),
+        }
+    }
+
+    /// Bytes per second that the device reads; the CPU from a buffer of `bytes`, whose size decides which cache it is in.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn read_bandwidth(&self, bytes: u64) -> Result<u64, EngineError> {
+        match &self.kind {
+            Kind::Cpu { threads } => {
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                Ok(syn1_kernels::cpu::read_bandwidth(bytes, *threads) as u64)
+            }
+            Kind::Gpu(gpu) => syn1_kernels::gpu::read_bandwidth(gpu),
+        }
+    }
+
+    /// Builds the engine of a layer range from its pieces, in the order of `plan.pieces`.
+    ///
+    /// # Errors
+    /// Those of the engine: no memory, a piece that does not fit, a model that its kernels cannot do.
+    pub fn engine(&self, plan: Plan, pieces: &[PieceBytes], config: EngineConfig) -> Result<AnyEngine, EngineError> {
+        match &self.kind {
+            Kind::Cpu { threads } => CpuEngine::new(plan, pieces, config, Some(*threads)).map(AnyEngine::Cpu),
+            Kind::Gpu(gpu) => GpuEngine::new(gpu, plan, pieces, config).map(AnyEngine::Gpu),
+        }
+    }
+}
+
+impl Engine for AnyEngine {
+    fn plan(&self) -> &Plan {
+        match self {
+            Self::Cpu(engine) => engine.plan(),
+            Self::Gpu(engine) => engine.plan(),
+        }
+    }
+
+    fn device(&self) -> &str {
+        match self {
+            Self::Cpu(engine) => engine.device(),
+            Self::Gpu(engine) => engine.device(),
+        }
+    }
+
+    fn open(&mut self) -> Result<Slot, EngineError> {
+        match self {
+            Self::Cpu(engine) => engine.open(),
+            Self::Gpu(engine) => engine.open(),
+        }
+    }
+
+    fn close(&mut self, slot: Slot) {
+        match self {
+            Self::Cpu(engine) => engine.close(slot),
+            Self::Gpu(engine) => engine.close(slot),
+        }
+    }
+
+    async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError> {
+        match self {
+            Self::Cpu(engine) => engine.run(step, out).await,
+            Self::Gpu(engine) => engine.run(step, out).await,
+        }
+    }
+
+    async fn greedy(
+        &mut self,
+        slot: Slot,
+        position: usize,
+        token: u32,
+        count: usize,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), EngineError> {
+        match self {
+            Self::Cpu(engine) => engine.greedy(slot, position, token, count, ids).await,
+            Self::Gpu(engine) => engine.greedy(slot, position, token, count, ids).await,
+        }
+    }
+}
+
+/// The GPU adapters of this machine, software adapters among them.
+pub fn adapters() -> Vec<AdapterLine> {
+    GpuDevice::list()
+}
+
+/// Why `auto` takes the CPU, in front of the rest of the line.
+fn why_not(cause: &OpenError) -> &'static str {
+    match cause {
+        OpenError::NoAdapter => "no GPU adapter: ",
+        OpenError::OnlySoftware(_) => "no GPU adapter but software ones, which are slower: ",
+        _ => "the GPU could not be opened: ",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_choose_kinds_and_anything_else_an_adapter() {
+        let parse = |text: &str| text.parse::<DeviceChoice>().unwrap();
+        assert_eq!(parse("auto"), DeviceChoice::Auto);
+        assert_eq!(parse("gpu"), DeviceChoice::Gpu);
+        assert_eq!(parse("cpu"), DeviceChoice::Cpu);
+        assert_eq!(parse("1"), DeviceChoice::Adapter("1".to_owned()));
+        assert_eq!(parse("H200"), DeviceChoice::Adapter("H200".to_owned()));
+    }
+
+    #[test]
+    fn an_adapter_that_is_not_there_is_named_with_the_way_out() {
+        let err = Device::open(&DeviceChoice::Adapter("Voodoo 2".to_owned()), None).unwrap_err().to_string();
+        assert!(err.contains("Voodoo 2") || err.contains("no GPU adapter"), "{err}");
+        assert!(err.contains("--device cpu"), "{err}");
+    }
+
+    #[test]
+    fn the_cpu_needs_no_adapter_and_says_how_many_threads() {
+        let device = Device::open(&DeviceChoice::Cpu, Some(2)).unwrap();
+        assert_eq!(device.describe(), "computing on the CPU, 2 threads");
+        assert_eq!(Device::open(&DeviceChoice::Cpu, Some(1)).unwrap().describe(), "computing on the CPU, 1 thread");
+    }
+
+    #[test]
+    fn auto_always_finds_something() {
+        assert!(Device::open(&DeviceChoice::Auto, None).unwrap().describe().contains("computing on"));
+    }
+}

@@ -1,0 +1,107 @@
+//! What a device can do with a model's layers, measured before it has any of their weights.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Input, Step};
+use syn1_model::{Piece, Plan, Spec, WeightFormat, random_piece};
+
+use crate::device::Device;
+
+/// Measured speeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speed {
+    /// Reading weights, bytes per second.
+    pub read_bytes_per_s: u64,
+    /// One layer for one token, nanoseconds.
+    pub layer_ns: u64,
+}
+
+/// The speed of a device with layers of this shape. Blocks for about a second the first time; later ones on the same
+/// device and shape get the same figures, so that several nodes in one process do not measure each other.
+///
+/// # Errors
+/// When the device fails or has no room for one layer.
+pub async fn speed(device: &Device, spec: &Spec, format: WeightFormat) -> Result<Speed, EngineError> {
+    let one_layer = Spec { layers: 1, ..spec.clone() };
+    let key = (device.describe().to_owned(), format!("{one_layer:?} {format:?}"));
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(speed) = known().get_or_insert_default().get(&key) {
+        return Ok(*speed);
+    }
+    let speed = measure(device, spec, format).await?;
+    Ok(*known().get_or_insert_default().entry(key).or_insert(speed))
+}
+
+async fn measure(device: &Device, spec: &Spec, format: WeightFormat) -> Result<Speed, EngineError> {
+    // A middle layer: it brings neither the embedding nor the head with it.
+    let spec = Spec { layers: 3, ..spec.clone() };
+    let plan = Plan::new(&spec, format, 1..2);
+    let bytes = plan.weight_bytes();
+    let read = device.read_bandwidth(bytes.saturating_mul(16).min(LARGEST_READ_BYTES))?.max(1);
+    let layer_ns = if bytes > LARGEST_BLOCK_BYTES {
+        // Making so many random weights takes longer than it is worth: a layer of this size is bound by its bytes.
+        (bytes as f64 / read as f64 * 1e9) as u64
+    } else {
+        let piece = random_piece(&spec, format, Piece::Block(1), 1);
+        let config = EngineConfig { max_positions: STEPS.min(spec.max_positions), slots: 1, max_rows: 1 };
+        layer_ns(&mut device.engine(plan, &[piece], config)?, STEPS.min(spec.max_positions)).await?
+    };
+    Ok(Speed { read_bytes_per_s: read, layer_ns })
+}
+
+/// Runs up to `steps` single rows through an engine, which warms it up, and gives nanoseconds per layer (the median).
+///
+/// # Errors
+/// When a step fails.
+pub async fn layer_ns<E: Engine>(engine: &mut E, steps: usize) -> Result<u64, EngineError> {
+    let (layers, width) = (engine.plan().layers.len(), engine.plan().spec.width);
+    let rows: Vec<f32> = (0..width).map(|i| (i % 7) as f32 - 3.0).collect();
+    let input = if engine.plan().embeds() { Input::Tokens(&[0]) } else { Input::Rows(&rows) };
+    let slot = engine.open()?;
+    let (mut out, mut times) = (Vec::new(), Vec::new());
+    let begin = Instant::now();
+    let mut result = Ok(());
+    for position in 0..steps {
+        let before = Instant::now();
+        result = engine.run(Step { slot, position, input, wanted: 0 }, &mut out).await;
+        times.push(before.elapsed());
+        if result.is_err() || begin.elapsed() > LONGEST {
+            break;
+        }
+    }
+    engine.close(slot);
+    result?;
+    times.sort_unstable();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    Ok(u64::try_from(median.as_nanos()).unwrap_or(u64::MAX) / layers.max(1) as u64)
+}
+
+type Known = HashMap<(String, String), Speed>;
+
+/// Figures by device and shape.
+static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+/// Steps that are timed: enough for a median, and few enough for the smallest context.
+const STEPS: usize = 64;
+/// No more steps are begun after this.
+const LONGEST: Duration = Duration::from_millis(300);
+/// Weights of a large layer, several times over: beyond every cache, and quick to fill.
+const LARGEST_READ_BYTES: u64 = 256 << 20;
+/// A layer above this is not made of random numbers.
+const LARGEST_BLOCK_BYTES: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::DeviceChoice;
+
+    #[tokio::test]
+    async fn a_device_is_measured_once_for_a_shape() {
+        let device = Device::open(&DeviceChoice::Cpu, Some(1)).unwrap();
+        let spec = Spec { width: 64, heads: 2, kv_heads: 2, head_dim: 32, ffn: 128, ..Spec::gpt2_124m() };
+        let first = speed(&device, &spec, WeightFormat::F16).await.unwrap();
+        assert!(first.layer_ns > 0 && first.read_bytes_per_s > 1);
+        assert_eq!(speed(&device, &Spec { layers: 5, ..spec }, WeightFormat::F16).await.unwrap(), first);
+    }
+}

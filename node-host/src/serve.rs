@@ -1,0 +1,307 @@
+//! A laptop's node from start to end: connect, serve, and come back when the coordinator went away.
+
+use std::cell::{Cell, RefCell};
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::BuildHasher as _;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use syn1_core::Reason;
+use syn1_model::{FolderError, ModelFolder};
+use syn1_node::{Ended, NodeConfig, NodeError, NodeEvent};
+use syn1_transport_tcp::TcpLink;
+use tokio::sync::{oneshot, watch};
+
+use crate::cache::{Cache, CacheError};
+use crate::device::{Device, DeviceChoice, DeviceError};
+use crate::join::Join;
+use crate::laptop::Laptop;
+
+/// What a laptop's node is told by its owner.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// The coordinator.
+    pub join: Join,
+    /// The node's name in listings.
+    pub name: String,
+    /// What computes.
+    pub device: DeviceChoice,
+    /// Threads of the CPU engine; nothing for one a core.
+    pub threads: Option<usize>,
+    /// Where the weights lie on this machine: a split folder, or a Hugging Face folder. Nothing: they come from the
+    /// coordinator.
+    pub weights: Option<PathBuf>,
+    /// Where fetched pieces are kept; nothing for [`Cache::default_dir`].
+    pub cache: Option<PathBuf>,
+    /// Bytes of weights and KV caches that the node offers at most.
+    pub memory_limit_bytes: Option<u64>,
+    /// Whether to come back when the coordinator goes away.
+    pub reconnect: bool,
+}
+
+/// What happens to a laptop's node, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostEvent {
+    /// What computes, and why where that is not obvious.
+    Device(String),
+    /// A connection is being made.
+    Connecting(Join),
+    /// Something happened in the conversation.
+    Node(NodeEvent),
+    /// Something is not as it should be, and mends itself.
+    Notice(String),
+    /// The coordinator is gone; the node comes back after a pause.
+    Retrying {
+        /// Why it is gone.
+        cause: String,
+        /// The pause.
+        pause: Duration,
+    },
+}
+
+/// Why a laptop's node ended, if nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// The device is not there.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The local weights cannot be used.
+    #[error(transparent)]
+    Weights(#[from] FolderError),
+    /// No thread, no runtime.
+    #[error("cannot start the node's thread: {0}")]
+    Thread(io::Error),
+    /// The coordinator's name has no address.
+    #[error("cannot resolve {host}: {cause}; check the name, or use the address that the coordinator prints")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        cause: String,
+    },
+    /// Nobody listens.
+    #[error("nothing listens at {0}: start `syn1 coordinator` there first, or check the port")]
+    Refused(Join),
+    /// Nobody answers.
+    #[error(
+        "no answer from {join} within {seconds} s: is it on, in the same network, and does its firewall let the port through?"
+    )]
+    Silent {
+        /// Who was asked.
+        join: Join,
+        /// How long.
+        seconds: u64,
+    },
+    /// Another failure to connect.
+    #[error("cannot connect to {join}: {cause}")]
+    Connect {
+        /// To whom.
+        join: Join,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The coordinator does not want this node.
+    #[error("the coordinator at {join} refused this node: {text}")]
+    Unwanted {
+        /// Who refused.
+        join: Join,
+        /// Its words.
+        text: String,
+    },
+    /// The coordinator left with an error, and the node may not come back.
+    #[error("the coordinator at {join} ended the connection: {text}")]
+    Dismissed {
+        /// Who.
+        join: Join,
+        /// Its words.
+        text: String,
+    },
+    /// The conversation broke, and the node may not come back or it would break again.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The node's thread is gone.
+    #[error("the node's thread ended by itself: this is a bug of syn1, please report it with the lines above")]
+    Died,
+}
+
+/// Serves the coordinator at `config.join` until `shutdown` is ready or the coordinator's work is done.
+///
+/// The node runs on a thread of its own, where the engine computes between two frames; `events` is called there. Dropping
+/// the future stops the node as `shutdown` does, without waiting for it.
+///
+/// # Errors
+/// When the device, the cache or the local weights cannot be used; when the *first* connection fails; when the coordinator
+/// refuses this node; and with `reconnect` off when it goes away. Each is one line that names the cause and what to do.
+pub async fn serve(
+    config: HostConfig,
+    events: impl Fn(HostEvent) + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), HostError> {
+    let (done, ended) = oneshot::channel();
+    let (owner, mut owned) = oneshot::channel::<()>();
+    let body = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HostError::Thread);
+        let result = runtime.and_then(|runtime| {
+            let result = runtime.block_on(async {
+                let (stop, stopped) = watch::channel(false);
+                let mut node = std::pin::pin!(run(&config, &events, stopped));
+                let mut shutdown = std::pin::pin!(shutdown);
+                tokio::select! {
+                    biased;
+                    result = &mut node => return result,
+                    () = &mut shutdown => {}
+                    _ = &mut owned => {}
+                }
+                stop.send_replace(true);
+                node.await
+            });
+            // A transfer that was cancelled ends at its next chunk: nobody has to wait for that.
+            runtime.shutdown_background();
+            result
+        });
+        // Nobody listens any more when the future was dropped.
+        let _ = done.send(result);
+    };
+    std::thread::Builder::new().name("syn1-node".to_owned()).spawn(body).map_err(HostError::Thread)?;
+    let result = ended.await.unwrap_or(Err(HostError::Died));
+    drop(owner);
+    result
+}
+
+async fn run(
+    config: &HostConfig,
+    events: &dyn Fn(HostEvent),
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), HostError> {
+    let device = Device::open(&config.device, config.threads)?;
+    events(HostEvent::Device(device.describe().to_owned()));
+    let weights = config.weights.as_deref().map(ModelFolder::open).transpose()?;
+    let cache_dir = config.cache.clone().map_or_else(Cache::default_dir, Ok)?;
+    let cache = Cache::open(&cache_dir, Cache::DEFAULT_CAP_BYTES)?;
+    let joined = Cell::new(false);
+    let tell = |event| {
+        if matches!(event, HostEvent::Node(NodeEvent::Profiled(_))) {
+            joined.set(true);
+        }
+        events(event);
+    };
+    let laptop = Laptop {
+        join: config.join.clone(),
+        device,
+        memory_limit_bytes: config.memory_limit_bytes,
+        weights: weights.map(Arc::new),
+        cache,
+        events: &tell,
+        stopped: stopped.clone(),
+        manifest: RefCell::default(),
+        begin: Instant::now(),
+    };
+    let node_config = NodeConfig {
+        name: config.name.clone(),
+        agent: concat!("syn1-node-host/", env!("CARGO_PKG_VERSION")),
+        max_payload: MAX_PAYLOAD,
+        max_rows: MAX_ROWS,
+    };
+    let mut pause = FIRST_PAUSE;
+    let mut may_return = false;
+    loop {
+        events(HostEvent::Connecting(config.join.clone()));
+        let link = tokio::select! {
+            link = connect(&config.join) => link,
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        };
+        let err = match link {
+            Err(err) => err,
+            Ok(link) => match outcome(&config.join, syn1_node::run(link, &laptop, &node_config).await) {
+                Outcome::Over(result) => return result,
+                Outcome::Lost(err) => err,
+            },
+        };
+        if joined.take() {
+            // Before the first success a wrong address is likelier than a coordinator that comes back.
+            may_return = config.reconnect;
+            pause = FIRST_PAUSE;
+        }
+        if !may_return {
+            return Err(err);
+        }
+        let jittered = pause.mul_f64(jitter());
+        events(HostEvent::Retrying { cause: err.to_string(), pause: jittered });
+        tokio::select! {
+            () = tokio::time::sleep(jittered) => {}
+            _ = stopped.wait_for(|stop| *stop) => return Ok(()),
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What a conversation's end means for the node.
+enum Outcome {
+    /// There is no point in coming back.
+    Over(Result<(), HostError>),
+    /// The coordinator may come back.
+    Lost(HostError),
+}
+
+fn outcome(join: &Join, ended: Result<Ended, NodeError>) -> Outcome {
+    let join = join.clone();
+    match ended {
+        Ok(Ended::Stopped) => Outcome::Over(Ok(())),
+        Ok(Ended::Bye { reason, text }) => match reason {
+            Reason::Done => Outcome::Over(Ok(())),
+            Reason::Refused | Reason::Version | Reason::Replaced => {
+                Outcome::Over(Err(HostError::Unwanted { join, text }))
+            }
+            _ => Outcome::Lost(HostError::Dismissed { join, text }),
+        },
+        Err(err @ NodeError::Version { .. }) => Outcome::Over(Err(err.into())),
+        Err(NodeError::Session(fatal)) if matches!(fatal.reason(), Reason::Version | Reason::Refused) => {
+            Outcome::Over(Err(NodeError::Session(fatal).into()))
+        }
+        Err(err) => Outcome::Lost(err.into()),
+    }
+}
+
+async fn connect(join: &Join) -> Result<TcpLink, HostError> {
+    let (host, port) = join.address();
+    let resolve = |cause: String| HostError::Resolve { host: host.to_owned(), cause };
+    let addresses: Vec<_> =
+        tokio::net::lookup_host((host, port)).await.map_err(|err| resolve(err.to_string()))?.collect();
+    let mut last = resolve("it has no address".to_owned());
+    for address in addresses {
+        last = match tokio::time::timeout(CONNECT_TIMEOUT, syn1_transport_tcp::connect(address, MAX_PAYLOAD)).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(err)) if err.kind() == io::ErrorKind::ConnectionRefused => HostError::Refused(join.clone()),
+            Ok(Err(cause)) => HostError::Connect { join: join.clone(), cause },
+            Err(_) => HostError::Silent { join: join.clone(), seconds: CONNECT_TIMEOUT.as_secs() },
+        };
+    }
+    Err(last)
+}
+
+/// Between a half and one and a half: nodes that lost the same coordinator do not come back in one moment.
+fn jitter() -> f64 {
+    // The standard library's hasher is seeded at random, which is random enough for this.
+    let bits = RandomState::new().hash_one(0) >> 11;
+    0.5 + bits as f64 / (1_u64 << 53) as f64
+}
+
+/// Bytes of a data frame's payload that a laptop takes: 256 rows of width 4096 in f32, or the logits of a vocabulary of a
+/// million.
+const MAX_PAYLOAD: u32 = 4 << 20;
+/// Rows of a data frame that a laptop takes.
+const MAX_ROWS: u16 = 512;
+/// A machine on the local network answers within this or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause before the first attempt to come back; doubled after each failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause: a person who restarts a coordinator does not wait longer than this for the nodes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);

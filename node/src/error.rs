@@ -1,0 +1,72 @@
+//! How a node's conversation ends.
+
+use syn1_core::{Fatal, LinkError, LinkErrorKind, Reason};
+
+/// A conversation that ended in an orderly way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// [`Host::stopped`](crate::Host::stopped) was ready; the coordinator was told.
+    Stopped,
+    /// The coordinator said goodbye.
+    Bye {
+        /// Its reason.
+        reason: Reason,
+        /// In words.
+        text: String,
+    },
+}
+
+/// A conversation that broke.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The other end speaks another protocol.
+    #[error("the coordinator speaks SYN{major}, this node speaks SYN1: update the older one", major = .theirs.escape_ascii())]
+    Version {
+        /// The fourth magic byte that it sends.
+        theirs: u8,
+    },
+    /// The link is gone.
+    #[error("lost the coordinator: {text}")]
+    Link {
+        /// What kind of failure.
+        kind: LinkErrorKind,
+        /// What the link said.
+        text: String,
+    },
+    /// The coordinator broke the protocol or fell silent.
+    #[error("left the coordinator: {0}")]
+    Session(Fatal),
+    /// The coordinator sent what no node takes.
+    #[error("left the coordinator: {0}")]
+    Unexpected(String),
+    /// A frame could not be sent for so long that the coordinator counts as gone.
+    #[error("left the coordinator: it has not taken a frame for {seconds} s")]
+    Stalled {
+        /// How long.
+        seconds: u64,
+    },
+    /// The machine could not be measured for this model.
+    #[error("{0}")]
+    Profile(String),
+}
+
+impl NodeError {
+    pub(crate) fn link(err: &impl LinkError) -> Self {
+        match err.version() {
+            Some(theirs) => Self::Version { theirs },
+            None => Self::Link { kind: err.kind(), text: err.to_string() },
+        }
+    }
+
+    /// What a Bye says about it; nothing where there is no one left to tell.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Version { .. } => Some(Reason::Version),
+            Self::Link { kind: LinkErrorKind::Protocol, .. } | Self::Unexpected(_) => Some(Reason::Protocol),
+            Self::Session(fatal) => Some(fatal.reason()),
+            Self::Profile(_) => Some(Reason::Internal),
+            Self::Link { .. } | Self::Stalled { .. } => None,
+        }
+    }
+}

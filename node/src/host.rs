@@ -1,0 +1,189 @@
+//! What a node needs from the machine it runs on: a clock, weights, an engine, and someone to tell.
+
+use std::future::Future;
+use std::ops::Range;
+
+use syn1_core::Millis;
+use syn1_kernels::engine::{Engine, EngineConfig};
+
+/// The machine under a node.
+///
+/// All methods take `&self`, because the clock runs while a shard is being loaded. A future that is dropped is cancelled:
+/// the node drops [`Host::load`] when a newer assignment arrives.
+// No `Send` bounds: a browser's futures are not `Send`, and a laptop's node owns a thread.
+#[allow(async_fn_in_trait)]
+pub trait Host {
+    /// What computes here.
+    type Engine: Engine;
+
+    /// The time since some fixed moment; never goes back.
+    fn now(&self) -> Millis;
+
+    /// Waits until [`Host::now`] has reached `time`.
+    async fn sleep_until(&self, time: Millis);
+
+    /// Ready when the node should leave. Asked again and again, so it stays ready.
+    async fn stopped(&self);
+
+    /// Measures what this machine offers for this model.
+    ///
+    /// # Errors
+    /// One line that names the cause; the node then leaves with it.
+    async fn profile(&self, model: &ModelInfo) -> Result<ProfileFigures, String>;
+
+    /// Gets the pieces of a layer range, verifies them, builds the engine and warms it up.
+    ///
+    /// # Errors
+    /// One line that names the cause; the coordinator is told, and may assign something else.
+    async fn load(
+        &self,
+        model: &ModelInfo,
+        assignment: &Assignment,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Loaded<Self::Engine>, String>;
+
+    /// Told what happens, for people.
+    fn event(&self, event: NodeEvent);
+}
+
+/// Who the node is in its Profile and what it can take.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The node's name in listings; cut to 256 bytes on the wire.
+    pub name: String,
+    /// Program and version, for the peer's log.
+    pub agent: &'static str,
+    /// Bytes of a data frame's payload that the node accepts. The link's buffer must hold as much.
+    pub max_payload: u32,
+    /// Rows of a data frame that the node accepts.
+    pub max_rows: u16,
+}
+
+/// The model that the coordinator serves, as it announced it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// Its name, for people.
+    pub name: String,
+    /// SHA-256 of the manifest's bytes.
+    pub manifest_sha256: [u8; 32],
+    /// Port of the coordinator's HTTP server, on the host that was joined.
+    pub http_port: u16,
+    /// Elements of the residual stream.
+    pub width: u16,
+    /// Tokens.
+    pub vocab: u32,
+    /// Transformer blocks.
+    pub layers: u16,
+}
+
+/// What a machine offers for a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileFigures {
+    /// What computes, for people.
+    pub device: String,
+    /// Bytes of weights and KV caches that fit.
+    pub memory_bytes: u64,
+    /// Measured speed of reading weights, bytes per second.
+    pub read_bytes_per_s: u64,
+    /// Measured time of one layer for one token, nanoseconds.
+    pub layer_ns: u64,
+}
+
+/// The shard that a node should serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// Counts assignments; a higher one replaces the others.
+    pub generation: u32,
+    /// The layers.
+    pub layers: Range<usize>,
+    /// What the engine is sized for.
+    pub engine: EngineConfig,
+}
+
+/// How far a load has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of verified or fetched pieces.
+    pub done_bytes: u64,
+    /// Bytes of all pieces of the shard.
+    pub total_bytes: u64,
+}
+
+/// A shard that is ready to serve.
+#[derive(Debug)]
+pub struct Loaded<E> {
+    /// The warm engine.
+    pub engine: E,
+    /// Bytes that came over the network.
+    pub fetched_bytes: u64,
+    /// Measured time of one layer of this shard for one token, nanoseconds.
+    pub layer_ns: u64,
+}
+
+/// What happens to a node, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NodeEvent {
+    /// The coordinator's Hello came: both speak the same protocol.
+    Joined {
+        /// The model that the coordinator serves.
+        model: String,
+    },
+    /// The machine was measured and the coordinator knows.
+    Profiled(ProfileFigures),
+    /// A layer range to serve.
+    Assigned {
+        /// Its generation.
+        generation: u32,
+        /// The layers.
+        layers: Range<usize>,
+        /// Layers of the whole model.
+        of: usize,
+    },
+    /// Pieces are coming in.
+    Loading(Progress),
+    /// The shard is verified and warm; the coordinator knows.
+    Ready {
+        /// The layers.
+        layers: Range<usize>,
+        /// Bytes that came over the network.
+        fetched_bytes: u64,
+        /// Measured time of one layer for one token, nanoseconds.
+        layer_ns: u64,
+    },
+    /// The shard could not be taken; the coordinator knows.
+    Unable {
+        /// Why.
+        cause: String,
+    },
+    /// A newer assignment replaces this one.
+    Replaced {
+        /// The generation that ends.
+        generation: u32,
+    },
+    /// A request failed; the coordinator knows, others go on.
+    RequestFailed {
+        /// The request.
+        request: u32,
+        /// Why.
+        cause: String,
+    },
+    /// The node says goodbye or was told to go.
+    Left {
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Waits until `time`, as [`Host::sleep_until`], unless `other` is ready first.
+pub(crate) async fn before<H: Host, F: Future>(host: &H, time: Millis, other: F) -> Option<F::Output> {
+    let mut other = std::pin::pin!(other);
+    let mut sleep = std::pin::pin!(host.sleep_until(time));
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(output) = other.as_mut().poll(cx) {
+            return std::task::Poll::Ready(Some(output));
+        }
+        sleep.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}

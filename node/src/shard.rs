@@ -1,0 +1,213 @@
+//! A loaded shard at work: a data frame in, the engine's step, the answer frames out. All buffers are reused.
+
+use syn1_core::control::{Open, Output};
+use syn1_core::{Codec, CodecError, Frame, Header, Kind, Negotiated, codec, output};
+use syn1_kernels::engine::{Engine, Input, Step};
+
+use crate::requests::{Request, RequestError, Requests, is_newer};
+
+/// An engine with its open requests.
+pub(crate) struct Shard<E> {
+    engine: E,
+    requests: Requests,
+    ids: Vec<u32>,
+    rows: Vec<f32>,
+    result: Vec<f32>,
+    payload: Vec<u8>,
+}
+
+/// A frame that was taken, and how much of its result was sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    request: Request,
+    position: u32,
+    rows: usize,
+    /// Index of the first row that gives logits, on a shard with the head.
+    wanted: usize,
+    /// Index of the next row whose logits are to be sent.
+    next: usize,
+    answered: bool,
+}
+
+impl<E: Engine> Shard<E> {
+    pub(crate) fn new(engine: E) -> Self {
+        let requests = Requests::default();
+        Self { engine, requests, ids: Vec::new(), rows: Vec::new(), result: Vec::new(), payload: Vec::new() }
+    }
+
+    /// Opens a request, or takes up a known one under its new route with the KV cache as it is.
+    pub(crate) fn open(&mut self, open: &Open, negotiated: &Negotiated) -> Result<(), RequestError> {
+        let codec = Codec::from_byte(open.codec)
+            .filter(|&codec| codec.is_activation() && negotiated.codecs.contains(codec))
+            .ok_or(RequestError::Codec(open.codec))?;
+        if self.engine.plan().heads() {
+            self.check_output(open.output, negotiated.max_payload)?;
+        }
+        let slot = match self.requests.find(open.request) {
+            Some(known) if is_newer(open.epoch, known.epoch) => known.slot,
+            Some(known) => {
+                return Err(RequestError::Reopened { id: known.id, have: known.epoch, got: open.epoch });
+            }
+            None => self.engine.open()?,
+        };
+        self.requests.insert(Request {
+            id: open.request,
+            epoch: open.epoch,
+            slot,
+            codec,
+            output: open.output,
+            wanted_from: open.wanted_from,
+        });
+        Ok(())
+    }
+
+    /// Ends a request. One that is not open is ignored: it may have failed to open.
+    pub(crate) fn close(&mut self, id: u32) {
+        if let Some(slot) = self.requests.remove(id) {
+            self.engine.close(slot);
+        }
+    }
+
+    /// Decodes a frame into the shard's own buffers; nothing where it belongs to an older route.
+    pub(crate) fn take(&mut self, frame: &Frame<'_>) -> Result<Option<Work>, RequestError> {
+        let Header { kind, codec, epoch, position, request, rows, cols, .. } = frame.header;
+        let Some(&request) = self.requests.for_frame(request, epoch)? else {
+            return Ok(None);
+        };
+        let embeds = self.engine.plan().embeds();
+        match kind {
+            Kind::Tokens if embeds => {
+                self.ids.clear();
+                self.ids.extend(codec::ids(frame.payload));
+            }
+            Kind::Activation if !embeds => {
+                self.rows.resize(usize::from(rows) * usize::from(cols), 0.0);
+                codec::decode(codec, frame.payload, rows, cols, &mut self.rows)
+                    .map_err(|source| RequestError::Decode { position, source })?;
+            }
+            Kind::Tokens => return Err(RequestError::Kind { want: "activations", got: "tokens" }),
+            _ => return Err(RequestError::Kind { want: "tokens", got: "activations" }),
+        }
+        let rows = usize::from(rows);
+        let wanted = if self.engine.plan().heads() {
+            usize::try_from(request.wanted_from.saturating_sub(position)).unwrap_or(rows).min(rows)
+        } else {
+            0
+        };
+        Ok(Some(Work { request, position, rows, wanted, next: wanted, answered: false }))
+    }
+
+    /// Computes the step.
+    pub(crate) async fn compute(&mut self, work: &Work) -> Result<(), RequestError> {
+        let input = if self.engine.plan().embeds() { Input::Tokens(&self.ids) } else { Input::Rows(&self.rows) };
+        let position = usize::try_from(work.position).unwrap_or(usize::MAX);
+        let step = Step { slot: work.request.slot, position, input, wanted: work.wanted };
+        self.engine.run(step, &mut self.result).await?;
+        Ok(())
+    }
+
+    /// The next frame of the answer; nothing when all are made.
+    pub(crate) fn answer(
+        &mut self,
+        work: &mut Work,
+        max_payload: u32,
+    ) -> Result<Option<(Header, &[u8])>, RequestError> {
+        if work.answered {
+            return Ok(None);
+        }
+        if !self.engine.plan().heads() {
+            work.answered = true;
+            return self.activation(work).map(Some);
+        }
+        let Request { id, epoch, output, .. } = work.request;
+        if work.next >= work.rows {
+            work.answered = true;
+            return Ok(Some((Header::acknowledge(id, epoch, work.position_of(work.rows)), &[])));
+        }
+        let vocab = self.engine.plan().spec.vocab;
+        let position = work.position_of(work.next);
+        let rows = match output {
+            Output::Full => 1,
+            Output::Top(k) => rows_a_frame(k, max_payload).min(work.rows - work.next),
+        };
+        let begin = (work.next - work.wanted) * vocab;
+        let short = RequestError::Result { position, got: self.result.len(), want: begin + rows * vocab };
+        let logits = self.result.get(begin..begin + rows * vocab).ok_or(short)?;
+        let failed = |source| RequestError::Output { position, source };
+        let header = match output {
+            Output::Full => Header::full(id, epoch, position, u32::try_from(vocab).unwrap_or(u32::MAX)),
+            Output::Top(k) => Header::top(id, epoch, position, u16::try_from(rows).unwrap_or(u16::MAX), k),
+        };
+        let header = header.ok_or(RequestError::Wide { bytes: u64::MAX, max: max_payload })?;
+        let payload = sized(&mut self.payload, header.payload_len);
+        match output {
+            Output::Full => output::full_encode(logits, payload).map(drop).map_err(failed)?,
+            Output::Top(k) => {
+                let row_bytes = payload.len() / rows;
+                for (logits, out) in logits.chunks_exact(vocab).zip(payload.chunks_exact_mut(row_bytes)) {
+                    output::top_encode(logits, k, out).map_err(failed)?;
+                }
+            }
+        }
+        work.next += rows;
+        work.answered = work.next == work.rows;
+        Ok(Some((header, payload)))
+    }
+
+    fn activation(&mut self, work: &Work) -> Result<(Header, &[u8]), RequestError> {
+        let Work { request: Request { id, epoch, codec, .. }, position, rows, .. } = *work;
+        let width = self.engine.plan().spec.width;
+        let (got, want) = (self.result.len(), rows * width);
+        if got != want {
+            return Err(RequestError::Result { position, got, want });
+        }
+        let failed = |source| RequestError::Encode { position, source };
+        let cols = u16::try_from(width).unwrap_or(u16::MAX);
+        let rows = u16::try_from(rows).unwrap_or(u16::MAX);
+        let codec = codec::choose(codec, &self.result).map_err(failed)?;
+        let header = Header::activation(id, epoch, position, codec, rows, cols);
+        let header = header.ok_or(failed(CodecError::TooManyBytes))?;
+        let payload = sized(&mut self.payload, header.payload_len);
+        codec::encode(codec, &self.result, cols, payload).map_err(failed)?;
+        Ok((header, payload))
+    }
+
+    fn check_output(&self, output: Output, max: u32) -> Result<(), RequestError> {
+        let vocab = u32::try_from(self.engine.plan().spec.vocab).unwrap_or(u32::MAX);
+        let bytes = match output {
+            Output::Top(k) if k == 0 || u32::from(k) > vocab => return Err(RequestError::Top { k, vocab }),
+            Output::Top(k) => u64::from(row_bytes(k)),
+            Output::Full => Header::full(0, 0, 0, vocab).map_or(u64::MAX, |header| header.payload_len.into()),
+        };
+        if bytes > u64::from(max) {
+            return Err(RequestError::Wide { bytes, max });
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// The position of the row with this index.
+    fn position_of(&self, row: usize) -> u32 {
+        self.position.saturating_add(u32::try_from(row).unwrap_or(u32::MAX))
+    }
+}
+
+/// Bytes of one row of the top `k`.
+fn row_bytes(k: u16) -> u32 {
+    8 + 8 * u32::from(k)
+}
+
+/// Rows of the top `k` that fit a frame; at least one, which was checked when the request was opened.
+fn rows_a_frame(k: u16, max_payload: u32) -> usize {
+    usize::try_from(max_payload / row_bytes(k)).unwrap_or(usize::MAX).max(1)
+}
+
+/// The first `len` bytes of a buffer that only ever grows.
+fn sized(buffer: &mut Vec<u8>, len: u32) -> &mut [u8] {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
+}

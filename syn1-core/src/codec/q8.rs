@@ -1,0 +1,342 @@
+//! Q8: one scale and an int8 per value, with the row's 8 largest magnitudes beside it.
+//!
+//! ```text
+//! 0 scale f32 | 4 index 8 x u16 | 20 value 8 x f16 | 36 body cols x i8
+//! ```
+//! Transformers carry a few massive activations per row. With plain absmax int8 they set the scale and everything else
+//! rounds to zero; taken out, they cost 32 bytes a row and the rest keeps its resolution.
+//!
+//! - The 8 largest magnitudes (of equal ones, those of lower columns) stand in `index` by rising column and in `value`;
+//!   their int8 is 0. A row of fewer than 8 columns repeats its last column in the unused slots.
+//! - `scale` is the largest remaining magnitude / 127, or 0 when that is below the smallest normal number.
+//! - The body is `x * (1 / scale)` in f32, rounded to the nearest integer, ties to even: always within -127..=127.
+
+use super::{CodecError, F16_MAX, f16_from_f32, f16_to_f32};
+
+/// Values that stand beside the body.
+pub const SIDE: usize = 8;
+
+/// Bytes of a row in front of its body.
+pub const Q8_OVERHEAD: usize = 4 + 2 * SIDE + 2 * SIDE;
+
+/// Writes one row. `row` must be finite and within [`F16_MAX`], which
+/// [`encode`](super::encode) checks for whole frames; `out` takes `Q8_OVERHEAD + row.len()` bytes.
+///
+/// # Errors
+/// An empty row, one longer than `u16::MAX`, or an `out` of another length.
+pub fn encode_q8_row(row: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
+    let values = row.len();
+    let cols = u16::try_from(values).map_err(|_| CodecError::Shape { values, cols: u16::MAX })?;
+    let last = cols.checked_sub(1).ok_or(CodecError::Shape { values, cols })?;
+    let (need, have) = (Q8_OVERHEAD + values, out.len());
+    let Some((Layout { scale, index, value }, body)) = layout_mut(out).filter(|(_, body)| body.len() == values) else {
+        return Err(CodecError::Buffer { need, have });
+    };
+
+    let (side, rest) = largest(row, last);
+    let step = if rest / 127.0 >= f32::MIN_POSITIVE { rest / 127.0 } else { 0.0 };
+    let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+    for (q, x) in body.iter_mut().zip(row) {
+        // Adding 1.5 * 2^23 leaves the rounded integer in the low bits, in two's complement.
+        *q = (x * inverse + ROUND).to_bits() as u8;
+    }
+    *scale = step.to_le_bytes();
+    for ((column, index), value) in side.into_iter().zip(index.as_chunks_mut().0).zip(value.as_chunks_mut().0) {
+        *index = column.to_le_bytes();
+        *value = f16_from_f32(row.get(usize::from(column)).copied().unwrap_or_default()).to_le_bytes();
+        if let Some(q) = body.get_mut(usize::from(column)) {
+            *q = 0;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one row of `out.len()` columns.
+///
+/// # Errors
+/// A length that does not fit, a scale that no encoder writes, side columns out of range or order, a side value
+/// that is not finite, or -128 in the body.
+pub fn decode_q8_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
+    let cols = out.len();
+    let (need, have) = (Q8_OVERHEAD + cols, row.len());
+    let Some((head, body)) = row.split_first_chunk::<Q8_OVERHEAD>().filter(|(_, body)| body.len() == cols) else {
+        return Err(CodecError::Length { need, have });
+    };
+    let (scale, side) = head.split_first_chunk().ok_or(CodecError::Length { need, have })?;
+    let (index, value) = side.split_at_checked(2 * SIDE).ok_or(CodecError::Length { need, have })?;
+
+    let scale = f32::from_le_bytes(*scale);
+    if scale.is_sign_negative() || !(scale <= F16_MAX / 127.0) {
+        return Err(CodecError::Scale(scale));
+    }
+    let mut least = 0;
+    for (x, &q) in out.iter_mut().zip(body) {
+        let q = q.cast_signed();
+        least = least.min(q);
+        *x = f32::from(q) * scale;
+    }
+    if least == i8::MIN {
+        return Err(CodecError::Minus128);
+    }
+
+    let mut before: Option<(u16, u16)> = None;
+    for (slot, (index, value)) in (0u8..).zip(index.as_chunks().0.iter().zip(value.as_chunks().0)) {
+        let (index, bits) = (u16::from_le_bytes(*index), u16::from_le_bytes(*value));
+        let repeats = usize::from(slot) >= cols;
+        let in_order = match before {
+            Some((last, _)) if repeats => index == last,
+            Some((last, _)) => index > last,
+            None => true,
+        };
+        let place = out.get_mut(usize::from(index)).filter(|_| in_order);
+        let place = place.ok_or(CodecError::SideIndex { slot, index })?;
+        if bits & 0x7c00 == 0x7c00 {
+            return Err(CodecError::NotFinite);
+        }
+        if repeats && before.is_some_and(|(_, last)| last != bits) {
+            return Err(CodecError::SideValue { slot });
+        }
+        *place = f16_to_f32(bits);
+        before = Some((index, bits));
+    }
+    Ok(())
+}
+
+struct Layout<'a> {
+    scale: &'a mut [u8; 4],
+    index: &'a mut [u8],
+    value: &'a mut [u8],
+}
+
+fn layout_mut(out: &mut [u8]) -> Option<(Layout<'_>, &mut [u8])> {
+    let (scale, out) = out.split_first_chunk_mut()?;
+    let (index, out) = out.split_at_mut_checked(2 * SIDE)?;
+    let (value, body) = out.split_at_mut_checked(2 * SIDE)?;
+    Some((Layout { scale, index, value }, body))
+}
+
+/// The columns of the [`SIDE`] largest magnitudes by rising column, and the largest magnitude among the others.
+///
+/// The row is cut into groups whose maxima vectorise. The ninth largest maximum bounds the ninth largest value from
+/// below, so only the groups that reach it are searched: nine of them, unless values are equal.
+fn largest(row: &[f32], last: u16) -> ([u16; SIDE], f32) {
+    let group = row.len().div_ceil(GROUPS).max(1);
+    let mut maxima = [0f32; GROUPS];
+    for (max, values) in maxima.iter_mut().zip(row.chunks(group)) {
+        *max = max_magnitude(values);
+    }
+    let mut bound = Largest::new();
+    for (max, column) in maxima.iter().zip(0..) {
+        bound.offer(*max, column);
+    }
+    let bound = bound.least();
+
+    let mut found = Largest::new();
+    let mut start = 0u16;
+    for (max, values) in maxima.iter().zip(row.chunks(group)) {
+        if *max >= bound {
+            for (x, column) in values.iter().zip(start..=last) {
+                found.offer(x.abs(), column);
+            }
+        }
+        start = start.saturating_add(group as u16);
+    }
+    found.split(last)
+}
+
+/// The largest magnitude of a group; eight running maxima, because one would wait for itself.
+fn max_magnitude(values: &[f32]) -> f32 {
+    let (blocks, tail) = values.as_chunks::<8>();
+    let mut lanes = [0f32; 8];
+    for block in blocks {
+        for (max, x) in lanes.iter_mut().zip(block) {
+            *max = if x.abs() > *max { x.abs() } else { *max };
+        }
+    }
+    lanes.iter().chain(tail).fold(0.0, |max, x| if x.abs() > max { x.abs() } else { max })
+}
+
+/// The nine largest magnitudes offered so far, falling; of equal ones the first offered stays in front.
+struct Largest([(f32, u16); SIDE + 1]);
+
+impl Largest {
+    const fn new() -> Self {
+        // Below every magnitude, so that zeros are taken too.
+        Self([(-1.0, 0); SIDE + 1])
+    }
+
+    fn least(&self) -> f32 {
+        let [.., (magnitude, _)] = self.0;
+        magnitude
+    }
+
+    fn offer(&mut self, magnitude: f32, column: u16) {
+        if magnitude > self.least() {
+            let mut new = (magnitude, column);
+            for held in &mut self.0 {
+                if new.0 > held.0 {
+                    core::mem::swap(held, &mut new);
+                }
+            }
+        }
+    }
+
+    fn split(self, last: u16) -> ([u16; SIDE], f32) {
+        let [side @ .., (rest, _)] = self.0;
+        let mut columns = side.map(|(magnitude, column)| if magnitude < 0.0 { last } else { column });
+        columns.sort_unstable();
+        (columns, rest.max(0.0))
+    }
+}
+
+/// Groups of [`largest`]: 256 bytes of stack, and at 4,096 columns nine groups are a seventh of the row.
+const GROUPS: usize = 64;
+
+/// 1.5 * 2^23: floats of this size are integers, and the half above 2^23 leaves room for negative ones.
+const ROUND: f32 = 12_582_912.0;
+
+#[cfg(test)]
+mod tests {
+    use half::f16;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The layout as its definition reads: sort, then divide and round each value.
+    fn naive(row: &[f32]) -> Vec<u8> {
+        let mut columns: Vec<usize> = (0..row.len()).collect();
+        columns.sort_by(|&a, &b| row[b].abs().total_cmp(&row[a].abs()).then(a.cmp(&b)));
+        let rest = columns.get(SIDE).map_or(0.0, |&column| row[column].abs());
+        let scale = if rest / 127.0 >= f32::MIN_POSITIVE { rest / 127.0 } else { 0.0 };
+        let mut side = columns[..SIDE.min(row.len())].to_vec();
+        side.sort_unstable();
+        let slots = |slot: usize| side[slot.min(side.len() - 1)];
+        let mut out = scale.to_le_bytes().to_vec();
+        out.extend((0..SIDE).flat_map(|slot| (slots(slot) as u16).to_le_bytes()));
+        out.extend((0..SIDE).flat_map(|slot| f16::from_f64(row[slots(slot)].into()).to_le_bytes()));
+        out.extend(row.iter().enumerate().map(|(column, x)| {
+            let kept = scale > 0.0 && !side.contains(&column);
+            if kept { ((x * (1.0 / scale)).round_ties_even() as i8).cast_unsigned() } else { 0 }
+        }));
+        out
+    }
+
+    fn encoded(row: &[f32]) -> Vec<u8> {
+        let mut out = vec![0xee; Q8_OVERHEAD + row.len()];
+        encode_q8_row(row, &mut out).unwrap();
+        out
+    }
+
+    fn decoded(bytes: &[u8], cols: usize) -> Result<Vec<f32>, CodecError> {
+        let mut out = vec![f32::NAN; cols];
+        decode_q8_row(bytes, &mut out).map(|()| out)
+    }
+
+    fn row() -> impl Strategy<Value = Vec<f32>> {
+        let value = prop_oneof![
+            8 => -4.0..4.0f32,
+            1 => -F16_MAX..=F16_MAX,
+            1 => (-3..=3i8).prop_map(f32::from),
+            1 => any::<u32>().prop_map(|bits| f32::from_bits(bits & 0x807f_ffff)),
+            1 => Just(-0.0f32),
+        ];
+        prop_oneof![
+            prop::collection::vec(value.clone(), 1..40),
+            prop::collection::vec(value.clone(), 1..2000),
+            prop::collection::vec(any::<u32>().prop_map(|bits| f32::from_bits(bits & 0x83ff_ffff)), 1..40),
+            (value, 1..300usize).prop_map(|(value, cols)| vec![value; cols]),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_are_those_of_the_definition(row in row()) {
+            prop_assert_eq!(encoded(&row), naive(&row));
+        }
+
+        #[test]
+        fn the_error_is_half_a_step_or_binary16s(row in row()) {
+            let back = decoded(&encoded(&row), row.len()).unwrap();
+            let mut magnitudes: Vec<f64> = row.iter().map(|x| f64::from(x.abs())).collect();
+            magnitudes.sort_by(|a, b| b.total_cmp(a));
+            let ninth = magnitudes.get(SIDE).copied().unwrap_or_default();
+            for (x, y) in row.iter().zip(back) {
+                let error = (f64::from(*x) - f64::from(y)).abs();
+                let body = (ninth / 254.0 * 1.00001).max(127.0 * f64::from(f32::MIN_POSITIVE));
+                let side = (f64::from(x.abs()) / 2048.0).max(2f64.powi(-25));
+                prop_assert!(error <= body.max(if f64::from(x.abs()) >= ninth { side } else { 0.0 }), "{x} became {y}");
+            }
+        }
+
+        #[test]
+        fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), cols in 0..50usize) {
+            let fits = bytes.len() == Q8_OVERHEAD + cols;
+            prop_assert!(fits || decoded(&bytes, cols).is_err());
+            let _any = decoded(&bytes, bytes.len().saturating_sub(Q8_OVERHEAD));
+        }
+    }
+
+    #[test]
+    fn golden_row() {
+        let row = [0.5, -20.0, 1.0, 9.0, -9.5, 10.0, 11.0, 12.0, 13.0, 1000.0, -0.25, 0.0];
+        let mut golden = (1.0f32 / 127.0).to_le_bytes().to_vec();
+        golden.extend([1, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0, 8, 0, 9, 0]);
+        golden.extend([0x00, 0xcd, 0x80, 0x48, 0xc0, 0xc8, 0x00, 0x49, 0x80, 0x49, 0x00, 0x4a, 0x80, 0x4a, 0xd0, 0x63]);
+        golden.extend([64, 0, 127, 0, 0, 0, 0, 0, 0, 0, 0xe0, 0]);
+        assert_eq!(encoded(&row), golden);
+    }
+
+    #[test]
+    fn a_row_of_768_takes_804_bytes() {
+        assert_eq!(encoded(&[1.0; 768]).len(), 804);
+    }
+
+    #[test]
+    fn massive_activations_do_not_hurt_the_rest() {
+        let mut row: Vec<f32> = (0..768).map(|i| (i as f32 * 0.7).sin()).collect();
+        row[17] = 3000.0;
+        row[600] = -2500.0;
+        let back = decoded(&encoded(&row), 768).unwrap();
+        let worst = row.iter().zip(&back).filter(|(x, _)| x.abs() < 2.0).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        assert!(worst < 0.5 / 127.0 + 1e-4, "{worst}");
+        assert_eq!((back[17], back[600]), (3000.0, -2500.0));
+    }
+
+    #[test]
+    fn every_rule_of_the_layout_is_checked() {
+        let row: Vec<f32> = (0..16u8).map(f32::from).collect();
+        let with = |at: usize, bytes: &[u8]| {
+            let mut spoilt = encoded(&row);
+            spoilt[at..at + bytes.len()].copy_from_slice(bytes);
+            decoded(&spoilt, 16)
+        };
+        assert!(with(0, &[]).is_ok());
+        for scale in [-1.0, -0.0, 516.0, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(with(0, &scale.to_le_bytes()), Err(CodecError::Scale(scale)));
+        }
+        assert!(with(0, &f32::NAN.to_le_bytes()).is_err());
+        assert_eq!(with(18, &16u16.to_le_bytes()), Err(CodecError::SideIndex { slot: 7, index: 16 }));
+        assert_eq!(with(6, &8u16.to_le_bytes()), Err(CodecError::SideIndex { slot: 1, index: 8 }));
+        assert_eq!(with(20, &0x7c00u16.to_le_bytes()), Err(CodecError::NotFinite));
+        assert_eq!(with(36, &[0x80]), Err(CodecError::Minus128));
+    }
+
+    #[test]
+    fn unused_slots_repeat_the_last_column_and_nothing_else() {
+        let bytes = encoded(&[1.0, -2.0, 3.0]);
+        assert_eq!(decoded(&bytes, 3).unwrap(), [1.0, -2.0, 3.0]);
+        let (mut index, mut value) = (bytes.clone(), bytes);
+        index[4 + 2 * 5] = 1;
+        value[20 + 2 * 5] ^= 1;
+        assert_eq!(decoded(&index, 3), Err(CodecError::SideIndex { slot: 5, index: 1 }));
+        assert_eq!(decoded(&value, 3), Err(CodecError::SideValue { slot: 5 }));
+    }
+
+    #[test]
+    fn buffers_of_another_size_are_refused() {
+        assert!(matches!(encode_q8_row(&[], &mut [0; 36]), Err(CodecError::Shape { .. })));
+        assert!(matches!(encode_q8_row(&[0.0; 65536], &mut [0; 36]), Err(CodecError::Shape { .. })));
+        assert!(matches!(encode_q8_row(&[0.0; 4], &mut [0; 41]), Err(CodecError::Buffer { need: 40, have: 41 })));
+        assert!(matches!(decoded(&[0; 41], 4), Err(CodecError::Length { need: 40, have: 41 })));
+    }
+}

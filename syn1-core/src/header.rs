@@ -1,0 +1,471 @@
+//! The 24 bytes in front of every payload.
+//!
+//! ```text
+//!  0 magic "SYN" + major version | 4 kind u8 | 5 flags u8 | 6 codec u8 | 7 epoch u8
+//!  8 position u32 | 12 request u32 | 16 payload_len u32 | 20 rows u16 | 22 cols u16        (little endian)
+//! ```
+//! [`parse`] checks every field against the others and against the receiver's [`Limits`], so whoever holds a [`Header`]
+//! from the wire can trust its shape.
+
+use core::fmt;
+
+use crate::codec::{Codec, encoded_len};
+use crate::limits::MAX_CONTROL;
+use crate::output::logits_grid;
+use crate::{Flags, HeaderError, Limits};
+
+/// What a frame is, for which request and where in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Header {
+    /// What the payload means.
+    pub kind: Kind,
+    /// How the payload was made.
+    pub flags: Flags,
+    /// How the payload's numbers are written.
+    pub codec: Codec,
+    /// The incarnation of the request's route; a frame of an older one is dropped by whoever gets it.
+    pub epoch: u8,
+    /// Position of the first row in the request's context. The receiver first truncates its KV cache to it.
+    pub position: u32,
+    /// Which request, among those open on this link.
+    pub request: u32,
+    /// Bytes after the header.
+    pub payload_len: u32,
+    /// Positions in the payload.
+    pub rows: u16,
+    /// Numbers per position.
+    pub cols: u16,
+}
+
+impl Header {
+    /// Bytes of a header.
+    pub const LEN: usize = 24;
+
+    /// The header of a control message of `len` bytes.
+    #[must_use]
+    pub const fn control(len: u32) -> Self {
+        Self { payload_len: len, ..Self::empty(Kind::Control, Codec::Bytes, 0, 0, 0) }
+    }
+
+    /// The header of `rows` token ids, the first of which stands at `position`.
+    #[must_use]
+    pub const fn tokens(request: u32, epoch: u8, position: u32, rows: u16) -> Self {
+        let payload_len = 4 * rows as u32;
+        Self { rows, cols: 1, payload_len, ..Self::empty(Kind::Tokens, Codec::Ids, request, epoch, position) }
+    }
+
+    /// The header of `rows` activations of `cols` elements; `None` when `codec` is not one for activations or the payload
+    /// passes `u32`.
+    #[must_use]
+    pub fn activation(request: u32, epoch: u8, position: u32, codec: Codec, rows: u16, cols: u16) -> Option<Self> {
+        let flags = if codec.is_quantized() { Flags::QUANTIZED } else { Flags::NONE };
+        let header = Self { flags, ..Self::empty(Kind::Activation, codec, request, epoch, position) };
+        codec.is_activation().then_some(header)?.shaped(rows, cols)
+    }
+
+    /// The header of the `k` most likely tokens after each of `rows` positions; `None` when the payload passes `u32`.
+    #[must_use]
+    pub fn top(request: u32, epoch: u8, position: u32, rows: u16, k: u16) -> Option<Self> {
+        Self::empty(Kind::Output, Codec::Top, request, epoch, position).shaped(rows, k)
+    }
+
+    /// The header of all `vocab` logits after one position, laid out by [`logits_grid`]; `None` when they pass `u32`
+    /// bytes.
+    #[must_use]
+    pub fn full(request: u32, epoch: u8, position: u32, vocab: u32) -> Option<Self> {
+        let (rows, cols) = logits_grid(vocab);
+        Self::empty(Kind::Output, Codec::F32, request, epoch, position).shaped(rows, cols)
+    }
+
+    /// The frame that says: positions below `position` are in the KV cache.
+    #[must_use]
+    pub const fn acknowledge(request: u32, epoch: u8, position: u32) -> Self {
+        Self::empty(Kind::Output, Codec::Top, request, epoch, position)
+    }
+
+    /// Whether this is an [`acknowledge`](Self::acknowledge) frame.
+    #[must_use]
+    pub fn is_acknowledge(&self) -> bool {
+        self.kind == Kind::Output && self.codec == Codec::Top && self.rows == 0
+    }
+
+    /// Bytes of the whole frame, saturating where `usize` is too small for it.
+    #[must_use]
+    pub fn frame_len(&self) -> usize {
+        usize::try_from(self.payload_len).unwrap_or(usize::MAX).saturating_add(Self::LEN)
+    }
+
+    /// The bytes of this header. [`parse`] gives the same header back if its limits admit it.
+    #[must_use]
+    pub const fn emit(&self) -> [u8; Self::LEN] {
+        let [p0, p1, p2, p3] = self.position.to_le_bytes();
+        let [q0, q1, q2, q3] = self.request.to_le_bytes();
+        let [n0, n1, n2, n3] = self.payload_len.to_le_bytes();
+        let ([r0, r1], [c0, c1]) = (self.rows.to_le_bytes(), self.cols.to_le_bytes());
+        let (kind, flags, codec, epoch) = (self.kind as u8, self.flags.bits(), self.codec as u8, self.epoch);
+        #[rustfmt::skip]
+        let bytes = [
+            b'S', b'Y', b'N', MAJOR, kind, flags, codec, epoch,
+            p0, p1, p2, p3, q0, q1, q2, q3,
+            n0, n1, n2, n3, r0, r1, c0, c1,
+        ];
+        bytes
+    }
+
+    const fn empty(kind: Kind, codec: Codec, request: u32, epoch: u8, position: u32) -> Self {
+        Self { kind, flags: Flags::NONE, codec, epoch, position, request, payload_len: 0, rows: 0, cols: 0 }
+    }
+
+    fn shaped(self, rows: u16, cols: u16) -> Option<Self> {
+        let payload_len = encoded_len(self.codec, rows, cols)?;
+        Some(Self { payload_len, rows, cols, ..self })
+    }
+}
+
+/// What a payload means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[repr(u8)]
+pub enum Kind {
+    /// Token ids, from the coordinator to the first node of a route.
+    Tokens = 1,
+    /// The residual stream between two nodes.
+    Activation = 2,
+    /// Logits or an acknowledgement, from the last node to the coordinator.
+    Output = 3,
+    /// A [`Control`](crate::Control) message.
+    Control = 4,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tokens => "tokens",
+            Self::Activation => "activation",
+            Self::Output => "output",
+            Self::Control => "control",
+        })
+    }
+}
+
+/// What 24 bytes announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// A frame that this version knows.
+    Frame(Header),
+    /// A frame of an unknown kind that its sender marked as ignorable (bit 7 of the kind).
+    Skip {
+        /// Bytes to pass over.
+        payload_len: u32,
+    },
+}
+
+/// Reads and checks a header.
+///
+/// # Errors
+/// The first rule that is broken; nothing about the payload needs to be looked at to know it.
+pub fn parse(bytes: &[u8; Header::LEN], limits: &Limits) -> Result<Parsed, HeaderError> {
+    #[rustfmt::skip]
+    let [
+        s, y, n, major, kind, flags, codec, epoch,
+        p0, p1, p2, p3, q0, q1, q2, q3,
+        n0, n1, n2, n3, r0, r1, c0, c1,
+    ] = *bytes;
+    if [s, y, n] != *b"SYN" {
+        return Err(HeaderError::Magic([s, y, n, major]));
+    }
+    if major != MAJOR {
+        return Err(HeaderError::Version(major));
+    }
+    let payload_len = u32::from_le_bytes([n0, n1, n2, n3]);
+    let kind = match kind {
+        1 => Kind::Tokens,
+        2 => Kind::Activation,
+        3 => Kind::Output,
+        4 => Kind::Control,
+        _ if kind & IGNORABLE != 0 => {
+            let limit = limits.max_payload.max(MAX_CONTROL);
+            return if payload_len <= limit {
+                Ok(Parsed::Skip { payload_len })
+            } else {
+                Err(HeaderError::TooLong { payload_len, limit })
+            };
+        }
+        _ => return Err(HeaderError::Kind(kind)),
+    };
+    let header = Header {
+        kind,
+        flags: Flags::from_bits(flags).ok_or(HeaderError::ReservedFlags(flags))?,
+        codec: Codec::from_byte(codec).ok_or(HeaderError::Codec(codec))?,
+        epoch,
+        position: u32::from_le_bytes([p0, p1, p2, p3]),
+        request: u32::from_le_bytes([q0, q1, q2, q3]),
+        payload_len,
+        rows: u16::from_le_bytes([r0, r1]),
+        cols: u16::from_le_bytes([c0, c1]),
+    };
+    check(&header, limits)?;
+    Ok(Parsed::Frame(header))
+}
+
+fn check(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
+    let Header { kind, codec, payload_len, .. } = *header;
+    check_flags(header, limits)?;
+    match (kind, codec) {
+        (Kind::Control, Codec::Bytes) => return check_control(header),
+        (Kind::Tokens, Codec::Ids) | (Kind::Output, Codec::Top | Codec::F32) => {}
+        (Kind::Activation, _) if codec.is_activation() => {}
+        _ => return Err(HeaderError::CodecOfKind { kind, codec }),
+    }
+    if limits.width == 0 {
+        return Err(HeaderError::NoModel(kind));
+    }
+    check_shape(header, limits)?;
+    match encoded_len(codec, header.rows, header.cols) {
+        Some(len) if len != payload_len => Err(HeaderError::Length { payload_len, len }),
+        Some(len) if len <= limits.max_payload => Ok(()),
+        _ => Err(HeaderError::TooLong { payload_len, limit: limits.max_payload }),
+    }
+}
+
+fn check_flags(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
+    let Header { kind, flags, codec, .. } = *header;
+    if flags.contains(Flags::QUANTIZED) != codec.is_quantized() {
+        return Err(HeaderError::Quantized { flags, codec });
+    }
+    let asked = flags.without(Flags::QUANTIZED);
+    let unknown = asked.without(limits.flags);
+    if !unknown.is_empty() {
+        return Err(HeaderError::NotNegotiated(unknown));
+    }
+    let meaningful = match kind {
+        Kind::Activation => Flags::NEGOTIABLE,
+        Kind::Tokens | Kind::Output => Flags::PREDICTED,
+        Kind::Control => Flags::NONE,
+    };
+    let misplaced = asked.without(meaningful);
+    if misplaced.is_empty() { Ok(()) } else { Err(HeaderError::FlagsOfKind { kind, flags: misplaced }) }
+}
+
+fn check_control(header: &Header) -> Result<(), HeaderError> {
+    if *header != Header::control(header.payload_len) {
+        return Err(HeaderError::ControlFields);
+    }
+    let (payload_len, limit) = (header.payload_len, MAX_CONTROL);
+    if payload_len <= limit { Ok(()) } else { Err(HeaderError::TooLong { payload_len, limit }) }
+}
+
+fn check_shape(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
+    let Header { kind, codec, rows, cols, position, .. } = *header;
+    if header.is_acknowledge() && cols == 0 {
+        return Ok(());
+    }
+    let full = kind == Kind::Output && codec == Codec::F32;
+    let positions = if full { 1 } else { rows };
+    if !full && !(1..=limits.max_rows).contains(&rows) {
+        return Err(HeaderError::Rows { rows, limit: limits.max_rows });
+    }
+    if position.checked_add(u32::from(positions)).is_none() {
+        return Err(HeaderError::Position { position, rows });
+    }
+    let fits = match kind {
+        Kind::Activation => cols == limits.width,
+        Kind::Output if full => (rows, cols) == logits_grid(limits.vocab),
+        Kind::Output => cols > 0 && u32::from(cols) <= limits.vocab,
+        Kind::Tokens | Kind::Control => cols == 1,
+    };
+    if fits { Ok(()) } else { Err(HeaderError::Shape { kind, rows, cols }) }
+}
+
+/// The protocol's major version, the fourth byte of the magic.
+pub const MAJOR: u8 = b'1';
+
+/// The bit of a kind that lets a receiver pass over a frame it does not know.
+pub const IGNORABLE: u8 = 0x80;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits { max_payload: 1 << 20, max_rows: 64, width: 768, vocab: 100_000, flags: Flags::NONE };
+
+    fn q8() -> Header {
+        Header::activation(0x0102_0304, 5, 0x0607_0809, Codec::Q8, 2, 768).unwrap()
+    }
+
+    fn refused(header: Header) -> HeaderError {
+        parse(&header.emit(), &LIMITS).unwrap_err()
+    }
+
+    #[test]
+    fn bytes_lie_where_the_format_says() {
+        #[rustfmt::skip]
+        let golden = [
+            b'S', b'Y', b'N', b'1', 2, 1, 3, 5,
+            0x09, 0x08, 0x07, 0x06, 0x04, 0x03, 0x02, 0x01,
+            0x48, 0x06, 0, 0, 2, 0, 0x00, 0x03,
+        ];
+        assert_eq!(q8().payload_len, 2 * 804);
+        assert_eq!(q8().emit(), golden);
+    }
+
+    #[test]
+    fn every_constructor_gives_what_the_parser_accepts() {
+        let headers = [
+            Header::control(MAX_CONTROL),
+            Header::tokens(1, 2, 3, 64),
+            Header::activation(1, 2, 3, Codec::F32, 64, 768).unwrap(),
+            Header::activation(1, 2, 3, Codec::F16, 1, 768).unwrap(),
+            q8(),
+            Header::top(1, 2, 3, 64, 40).unwrap(),
+            Header::full(1, 2, 3, 100_000).unwrap(),
+            Header::acknowledge(1, 2, 3),
+        ];
+        for header in headers {
+            assert_eq!(parse(&header.emit(), &LIMITS), Ok(Parsed::Frame(header)));
+        }
+    }
+
+    #[test]
+    fn shapes_that_pass_u32_bytes_have_no_header() {
+        assert_eq!(Header::activation(0, 0, 0, Codec::F32, u16::MAX, u16::MAX), None);
+        assert_eq!(Header::top(0, 0, 0, u16::MAX, u16::MAX), None);
+        assert_eq!(Header::full(0, 0, 0, u32::MAX), None);
+        assert_eq!(Header::activation(0, 0, 0, Codec::Ids, 1, 1), None);
+    }
+
+    #[test]
+    fn another_protocol_and_another_version_are_told_apart() {
+        let mut bytes = q8().emit();
+        bytes[3] = b'2';
+        assert_eq!(parse(&bytes, &LIMITS), Err(HeaderError::Version(b'2')));
+        bytes[0] = b'G';
+        assert_eq!(parse(&bytes, &LIMITS), Err(HeaderError::Magic(*b"GYN2")));
+    }
+
+    #[test]
+    fn unknown_kinds_are_skipped_only_if_ignorable_and_bounded() {
+        let mut bytes = Header::control(1 << 20).emit();
+        bytes[5..16].fill(0xff);
+        bytes[4] = 0x85;
+        assert_eq!(parse(&bytes, &LIMITS), Ok(Parsed::Skip { payload_len: 1 << 20 }));
+        assert_eq!(
+            parse(&bytes, &Limits::handshake()),
+            Err(HeaderError::TooLong { payload_len: 1 << 20, limit: MAX_CONTROL })
+        );
+        for kind in [0, 5, 0x7f] {
+            bytes[4] = kind;
+            assert_eq!(parse(&bytes, &LIMITS), Err(HeaderError::Kind(kind)));
+        }
+    }
+
+    #[test]
+    fn flags_need_negotiation_and_a_kind_that_has_them() {
+        for flag in [Flags::COMPRESSED, Flags::DELTA, Flags::PREDICTED] {
+            let header = Header { flags: q8().flags.union(flag), ..q8() };
+            assert_eq!(refused(header), HeaderError::NotNegotiated(flag));
+            assert!(refused(header).to_string().contains("was not negotiated"));
+            let agreed = Limits { flags: flag, ..LIMITS };
+            assert_eq!(parse(&header.emit(), &agreed), Ok(Parsed::Frame(header)));
+            let control = Header { flags: flag, ..Header::control(0) };
+            let misplaced = HeaderError::FlagsOfKind { kind: Kind::Control, flags: flag };
+            assert_eq!(parse(&control.emit(), &agreed), Err(misplaced));
+        }
+        let mut bytes = q8().emit();
+        bytes[5] = 16;
+        assert_eq!(parse(&bytes, &LIMITS), Err(HeaderError::ReservedFlags(16)));
+    }
+
+    #[test]
+    fn the_quantized_flag_must_be_the_codecs() {
+        assert!(matches!(refused(Header { flags: Flags::NONE, ..q8() }), HeaderError::Quantized { .. }));
+        let tokens = Header { flags: Flags::QUANTIZED, ..Header::tokens(0, 0, 0, 1) };
+        assert!(matches!(refused(tokens), HeaderError::Quantized { .. }));
+    }
+
+    #[test]
+    fn each_kind_has_its_codecs() {
+        let wrong = Header { codec: Codec::Ids, flags: Flags::NONE, ..q8() };
+        assert_eq!(refused(wrong), HeaderError::CodecOfKind { kind: Kind::Activation, codec: Codec::Ids });
+        let wrong = Header { codec: Codec::F16, ..Header::full(0, 0, 0, 1).unwrap() };
+        assert_eq!(refused(wrong), HeaderError::CodecOfKind { kind: Kind::Output, codec: Codec::F16 });
+        let mut bytes = q8().emit();
+        bytes[6] = 7;
+        assert_eq!(parse(&bytes, &LIMITS), Err(HeaderError::Codec(7)));
+    }
+
+    #[test]
+    fn control_frames_have_a_length_and_nothing_else() {
+        let plain = Header::control(8);
+        for odd in [
+            Header { epoch: 1, ..plain },
+            Header { position: 1, ..plain },
+            Header { request: 1, ..plain },
+            Header { rows: 1, ..plain },
+            Header { cols: 1, ..plain },
+        ] {
+            assert_eq!(refused(odd), HeaderError::ControlFields);
+        }
+        let long = Header::control(MAX_CONTROL + 1);
+        assert_eq!(refused(long), HeaderError::TooLong { payload_len: MAX_CONTROL + 1, limit: MAX_CONTROL });
+    }
+
+    #[test]
+    fn data_before_a_model_is_refused() {
+        for header in [q8(), Header::tokens(0, 0, 0, 1), Header::acknowledge(0, 0, 0)] {
+            assert_eq!(parse(&header.emit(), &Limits::handshake()), Err(HeaderError::NoModel(header.kind)));
+        }
+    }
+
+    #[test]
+    fn shapes_must_be_the_models() {
+        assert_eq!(refused(Header::tokens(0, 0, 0, 65)), HeaderError::Rows { rows: 65, limit: 64 });
+        assert_eq!(refused(Header::tokens(0, 0, 0, 0)), HeaderError::Rows { rows: 0, limit: 64 });
+        assert_eq!(
+            refused(Header::tokens(0, 0, u32::MAX, 1)),
+            HeaderError::Position { position: u32::MAX, rows: 1 }
+        );
+        for header in [
+            Header::activation(0, 0, 0, Codec::F16, 1, 769).unwrap(),
+            Header::full(0, 0, 0, 100_002).unwrap(),
+            Header::top(0, 0, 0, 1, 0).unwrap(),
+        ] {
+            assert!(matches!(refused(header), HeaderError::Shape { .. }), "{header:?}");
+        }
+        let small = Limits { vocab: 39, ..LIMITS };
+        assert!(parse(&Header::top(0, 0, 0, 1, 40).unwrap().emit(), &small).is_err());
+    }
+
+    #[test]
+    fn the_payloads_length_is_the_shapes() {
+        let longer = Header { payload_len: 2 * 804 + 1, ..q8() };
+        assert_eq!(refused(longer), HeaderError::Length { payload_len: 1609, len: 1608 });
+        let tight = Limits { max_payload: 1607, ..LIMITS };
+        assert_eq!(parse(&q8().emit(), &tight), Err(HeaderError::TooLong { payload_len: 1608, limit: 1607 }));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_parses_is_emitted_as_it_was(bytes: [u8; 24], known in 1u8..5, codec in 0u8..10, flags in 0u8..16) {
+            let limits = Limits { max_payload: u32::MAX, max_rows: u16::MAX, flags: Flags::NEGOTIABLE, ..LIMITS };
+            let mut near = bytes;
+            near[..4].copy_from_slice(b"SYN1");
+            let mut nearer = near;
+            nearer[4..7].copy_from_slice(&[known, flags, codec]);
+            // The shape that goes with the length, so that frames get through.
+            let mut valid = nearer;
+            valid[20..].copy_from_slice(&[bytes[20], 0, 0, 3]);
+            if let Some(len) = Codec::from_byte(codec).and_then(|codec| encoded_len(codec, u16::from(bytes[20]), 768)) {
+                valid[16..20].copy_from_slice(&len.to_le_bytes());
+            }
+            for bytes in [bytes, near, nearer, valid] {
+                if let Ok(Parsed::Frame(header)) = parse(&bytes, &limits) {
+                    prop_assert_eq!(header.emit(), bytes);
+                }
+            }
+        }
+    }
+}
