@@ -75,7 +75,9 @@ fn describe(event: &Event) -> Option<String> {
         Event::Loading { done_bytes, total_bytes, .. } if done_bytes < total_bytes => return None,
         Event::Loading { .. } => return None,
         Event::Loaded { node, fetched_bytes: 0 } => format!("{node} has its shard, nothing had to be sent"),
-        Event::Loaded { node, fetched_bytes } => format!("{node} has its shard, {} came over the network", size(*fetched_bytes)),
+        Event::Loaded { node, fetched_bytes } => {
+            format!("{node} has its shard, {} came over the network", size(*fetched_bytes))
+        }
         Event::Ready { token_ms } => format!("ready: a token went through every layer in {token_ms:.1} ms"),
     })
 }

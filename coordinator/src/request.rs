@@ -106,7 +106,7 @@ impl Request {
     /// The message that opens the request on every node of the chain.
     pub(crate) fn open(&self, wire: Codec) -> Open {
         let output = match self.ask.sampling.need() {
-            Need::Top(k) => Output::Top(k),
+            Need::Top(k) => Output::Top(top(k, self.model.vocab)),
             Need::Full => Output::Full,
         };
         Open {
@@ -228,6 +228,11 @@ impl Request {
     }
 }
 
+/// How many of the most likely tokens to ask for: a vocabulary may have fewer than the sampler would look at.
+fn top(k: u16, vocab: usize) -> u16 {
+    u16::try_from(vocab).map_or(k, |vocab| k.min(vocab))
+}
+
 /// A frame of token ids for the first hop.
 fn tokens_frame(request: u32, position: usize, ids: &[u32]) -> (Header, Vec<u8>) {
     let header = Header::tokens(request, EPOCH, position as u32, ids.len() as u16);
@@ -238,7 +243,7 @@ fn tokens_frame(request: u32, position: usize, ids: &[u32]) -> (Header, Vec<u8>)
 fn candidates(header: &Header, payload: &[u8], need: Need, vocab: usize) -> Result<Vec<Candidate>, String> {
     let candidate = |(id, logit)| Candidate { id, logit };
     match (need, header.codec) {
-        (Need::Top(k), Codec::Top) if header.rows == 1 && usize::from(header.cols) == usize::from(k).min(vocab) => {
+        (Need::Top(k), Codec::Top) if header.rows == 1 && header.cols == top(k, vocab) => {
             let mut rows = top_decode(payload, header.cols, vocab as u32).map_err(|error| error.to_string())?;
             Ok(rows.next().into_iter().flat_map(|row| row.entries()).map(candidate).collect())
         }

@@ -103,10 +103,12 @@ impl Device {
     }
 
     fn cpu(threads: Option<usize>, why: &str) -> Self {
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()));
-        let plural = if threads == 1 { "" } else { "s" };
-        let line = format!("{why}computing on the CPU, {threads} thread{plural}");
-        Self { kind: Kind::Cpu { threads }, name: format!("cpu ({threads} thread{plural})"), line }
+        let all = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let (threads, name) = match threads {
+            None => (all, syn1_kernels::cpu::describe()),
+            Some(threads) => (threads.max(1), format!("cpu ({})", count(threads.max(1)))),
+        };
+        Self { kind: Kind::Cpu { threads }, name, line: format!("{why}computing on the CPU, {}", count(threads)) }
     }
 
     /// One line for people: `no GPU adapter: computing on the CPU, 2 threads`.
@@ -213,6 +215,10 @@ impl Engine for AnyEngine {
 /// The GPU adapters of this machine, software adapters among them.
 pub fn adapters() -> Vec<AdapterLine> {
     GpuDevice::list()
+}
+
+fn count(threads: usize) -> String {
+    format!("{threads} thread{}", if threads == 1 { "" } else { "s" })
 }
 
 /// Why `auto` takes the CPU, in front of the rest of the line.

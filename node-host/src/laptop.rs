@@ -1,6 +1,6 @@
 //! The machine under a laptop's node: its clock, its device, its pieces.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ pub(crate) struct Laptop<'a> {
     pub(crate) stopped: watch::Receiver<bool>,
     /// The manifest that was fetched last, and the digest it was asked for by.
     pub(crate) manifest: RefCell<Option<(Digest, Arc<Manifest>)>>,
+    /// What the last profile offered.
+    pub(crate) offered_bytes: Cell<u64>,
     /// Where the clock begins.
     pub(crate) begin: Instant,
 }
@@ -39,6 +41,10 @@ impl Host for Laptop<'_> {
 
     fn now(&self) -> Millis {
         Millis(u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn elapsed_us(&self) -> u64 {
+        u64::try_from(self.begin.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     async fn sleep_until(&self, time: Millis) {
@@ -67,6 +73,7 @@ impl Host for Laptop<'_> {
             speed.and_then(|speed| Ok((device.memory_bytes(most)?, speed))).map_err(|err| err.to_string())
         });
         let (memory_bytes, measure::Speed { read_bytes_per_s, layer_ns }) = measured.await?;
+        self.offered_bytes.set(memory_bytes);
         Ok(ProfileFigures { device: self.device.name().to_owned(), memory_bytes, read_bytes_per_s, layer_ns })
     }
 
@@ -78,11 +85,14 @@ impl Host for Laptop<'_> {
     ) -> Result<Loaded<AnyEngine>, String> {
         let manifest = self.manifest(model).await?;
         let plan = Plan::new(&manifest.spec, manifest.format, assignment.layers.clone());
-        let limit = self.memory_limit_bytes.unwrap_or(u64::MAX);
-        let weights = plan.weight_bytes();
-        if weights > limit {
+        let (weights, kv) = (plan.weight_bytes(), plan.kv_bytes_per_position());
+        let kv = kv.saturating_mul(u64::try_from(assignment.engine.max_positions).unwrap_or(u64::MAX));
+        let offered = self.offered_bytes.get();
+        if weights.saturating_add(kv) > offered {
             let layers = &assignment.layers;
-            return Err(format!("layers {layers:?} have {weights} bytes of weights, this node offers {limit}"));
+            return Err(format!(
+                "layers {layers:?} need {weights} bytes of weights and {kv} of KV cache, this node offers {offered}"
+            ));
         }
         let origin = match &self.weights {
             Some(folder) => Origin::Folder(folder.clone()),

@@ -1,11 +1,11 @@
 //! What a device can do with a model's layers, measured before it has any of their weights.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Input, Step};
 use syn1_model::{Piece, Plan, Spec, WeightFormat, random_piece};
+use tokio::sync::Mutex;
 
 use crate::device::Device;
 
@@ -26,12 +26,15 @@ pub struct Speed {
 pub async fn speed(device: &Device, spec: &Spec, format: WeightFormat) -> Result<Speed, EngineError> {
     let one_layer = Spec { layers: 1, ..spec.clone() };
     let key = (device.describe().to_owned(), format!("{one_layer:?} {format:?}"));
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(speed) = known().get_or_insert_default().get(&key) {
+    // Held while measuring: two nodes that measure at once would each find half a machine.
+    let mut known = KNOWN.lock().await;
+    let known = known.get_or_insert_default();
+    if let Some(speed) = known.get(&key) {
         return Ok(*speed);
     }
     let speed = measure(device, spec, format).await?;
-    Ok(*known().get_or_insert_default().entry(key).or_insert(speed))
+    known.insert(key, speed);
+    Ok(speed)
 }
 
 async fn measure(device: &Device, spec: &Spec, format: WeightFormat) -> Result<Speed, EngineError> {
@@ -81,7 +84,7 @@ pub async fn layer_ns<E: Engine>(engine: &mut E, steps: usize) -> Result<u64, En
 type Known = HashMap<(String, String), Speed>;
 
 /// Figures by device and shape.
-static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+static KNOWN: Mutex<Option<Known>> = Mutex::const_new(None);
 /// Steps that are timed: enough for a median, and few enough for the smallest context.
 const STEPS: usize = 64;
 /// No more steps are begun after this.

@@ -161,7 +161,8 @@ pub async fn serve(
                     _ = &mut owned => {}
                 }
                 stop.send_replace(true);
-                node.await
+                // A coordinator that takes no bytes must not keep its node from leaving.
+                tokio::time::timeout(GOODBYE, node).await.unwrap_or(Ok(()))
             });
             // A transfer that was cancelled ends at its next chunk: nobody has to wait for that.
             runtime.shutdown_background();
@@ -202,6 +203,7 @@ async fn run(
         events: &tell,
         stopped: stopped.clone(),
         manifest: RefCell::default(),
+        offered_bytes: Cell::new(u64::MAX),
         begin: Instant::now(),
     };
     let node_config = NodeConfig {
@@ -301,6 +303,8 @@ const MAX_PAYLOAD: u32 = 4 << 20;
 const MAX_ROWS: u16 = 512;
 /// A machine on the local network answers within this or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_secs(2);
 /// Pause before the first attempt to come back; doubled after each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause: a person who restarts a coordinator does not wait longer than this for the nodes.

@@ -19,6 +19,9 @@ pub trait Host {
     /// The time since some fixed moment; never goes back.
     fn now(&self) -> Millis;
 
+    /// The same time in microseconds, for figures.
+    fn elapsed_us(&self) -> u64;
+
     /// Waits until [`Host::now`] has reached `time`.
     async fn sleep_until(&self, time: Millis);
 

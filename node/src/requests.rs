@@ -25,6 +25,8 @@ pub(crate) struct Request {
     pub(crate) output: Output,
     /// Rows at this position and behind give outputs.
     pub(crate) wanted_from: u32,
+    /// What the engine has spent on it, microseconds.
+    pub(crate) compute_us: u64,
 }
 
 /// Why a request failed. Others go on.
@@ -88,10 +90,17 @@ impl Requests {
         }
     }
 
-    /// Removes a request; gives its KV cache.
-    pub(crate) fn remove(&mut self, id: u32) -> Option<Slot> {
+    /// Adds to what the engine has spent on a request.
+    pub(crate) fn spent(&mut self, id: u32, compute_us: u64) {
+        if let Some(request) = self.open.iter_mut().find(|open| open.id == id) {
+            request.compute_us += compute_us;
+        }
+    }
+
+    /// Removes a request.
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Request> {
         let index = self.open.iter().position(|request| request.id == id)?;
-        Some(self.open.swap_remove(index).slot)
+        Some(self.open.swap_remove(index))
     }
 }
 
@@ -105,7 +114,15 @@ mod tests {
     use super::*;
 
     fn request(id: u32, epoch: u8) -> Request {
-        Request { id, epoch, slot: Slot(id as usize), codec: Codec::F32, output: Output::Full, wanted_from: 0 }
+        Request {
+            id,
+            epoch,
+            slot: Slot(id as usize),
+            codec: Codec::F32,
+            output: Output::Full,
+            wanted_from: 0,
+            compute_us: 0,
+        }
     }
 
     #[test]
@@ -131,7 +148,7 @@ mod tests {
         requests.insert(request(9, 0));
         requests.insert(Request { slot: Slot(7), ..request(7, 4) });
         assert_eq!(requests.for_frame(7, 3).unwrap(), None);
-        assert_eq!(requests.remove(7), Some(Slot(7)));
+        assert_eq!(requests.remove(7).map(|request| request.slot), Some(Slot(7)));
         assert_eq!(requests.remove(7), None);
         assert!(requests.find(9).is_some());
     }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use syn1_core::control::{Assign, Bye, Failed, Loaded as LoadedMessage, Loading, Profile, Unable};
+use syn1_core::control::{Assign, Bye, Closed, Failed, Loaded as LoadedMessage, Loading, Profile, Unable};
 use syn1_core::limits::MAX_CONTROL;
 use syn1_core::{
     CodecSet, Control, Event, Flags, Frame, Header, Kind, Link, Millis, Negotiated, Reason, Receive, Role, Session,
@@ -207,9 +207,8 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
                 Ok(Next::Wait)
             }
             Control::Close { request } => {
-                if let Some(shard) = &mut self.shard {
-                    shard.close(request);
-                }
+                let compute_us = self.shard.as_mut().map_or(0, |shard| shard.close(request));
+                self.tell(&Control::Closed(Closed { request, compute_us })).await?;
                 Ok(Next::Wait)
             }
             other => Err(NodeError::Unexpected(format!("a node takes no {} message", other.name()))),
@@ -323,16 +322,21 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
             Some(shard) => match shard.take(frame) {
                 Err(err) => Err(err),
                 Ok(None) => Ok(()),
-                Ok(Some(mut work)) => match shard.compute(&work).await {
-                    Err(err) => Err(err),
-                    Ok(()) => loop {
-                        match shard.answer(&mut work, max_payload) {
-                            Err(err) => break Err(err),
-                            Ok(None) => break Ok(()),
-                            Ok(Some((header, payload))) => send(self.host, &mut self.tx, &header, payload).await?,
-                        }
-                    },
-                },
+                Ok(Some(mut work)) => {
+                    let begun = self.host.elapsed_us();
+                    let computed = shard.compute(&work).await;
+                    shard.spent(&work, self.host.elapsed_us().saturating_sub(begun));
+                    match computed {
+                        Err(err) => Err(err),
+                        Ok(()) => loop {
+                            match shard.answer(&mut work, max_payload) {
+                                Err(err) => break Err(err),
+                                Ok(None) => break Ok(()),
+                                Ok(Some((header, payload))) => send(self.host, &mut self.tx, &header, payload).await?,
+                            }
+                        },
+                    }
+                }
             },
         };
         match outcome {

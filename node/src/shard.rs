@@ -43,12 +43,12 @@ impl<E: Engine> Shard<E> {
         if self.engine.plan().heads() {
             self.check_output(open.output, negotiated.max_payload)?;
         }
-        let slot = match self.requests.find(open.request) {
-            Some(known) if is_newer(open.epoch, known.epoch) => known.slot,
+        let (slot, compute_us) = match self.requests.find(open.request) {
+            Some(known) if is_newer(open.epoch, known.epoch) => (known.slot, known.compute_us),
             Some(known) => {
                 return Err(RequestError::Reopened { id: known.id, have: known.epoch, got: open.epoch });
             }
-            None => self.engine.open()?,
+            None => (self.engine.open()?, 0),
         };
         self.requests.insert(Request {
             id: open.request,
@@ -57,15 +57,22 @@ impl<E: Engine> Shard<E> {
             codec,
             output: open.output,
             wanted_from: open.wanted_from,
+            compute_us,
         });
         Ok(())
     }
 
-    /// Ends a request. One that is not open is ignored: it may have failed to open.
-    pub(crate) fn close(&mut self, id: u32) {
-        if let Some(slot) = self.requests.remove(id) {
-            self.engine.close(slot);
-        }
+    /// Ends a request; gives the microseconds that the engine computed for it. One that is not open took none: it may
+    /// have failed to open.
+    pub(crate) fn close(&mut self, id: u32) -> u64 {
+        let Some(request) = self.requests.remove(id) else { return 0 };
+        self.engine.close(request.slot);
+        request.compute_us
+    }
+
+    /// Adds to what the engine has spent on a frame's request.
+    pub(crate) fn spent(&mut self, work: &Work, compute_us: u64) {
+        self.requests.spent(work.request.id, compute_us);
     }
 
     /// Decodes a frame into the shard's own buffers; nothing where it belongs to an older route.

@@ -425,6 +425,7 @@ mod tests {
             (Control::Close { request: 9 }, vec![10, 9]),
             (Control::Failed(Failed { request: 9, epoch: 1, text: "é" }), vec![11, 9, 1, 2, 0xc3, 0xa9]),
             (Control::Unable(Unable { generation: 3, text: "" }), vec![12, 3, 0]),
+            (Control::Closed(Closed { request: 9, compute_us: 300 }), vec![13, 9, 0xac, 2]),
         ]
     }
 
@@ -496,7 +497,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn garbage_never_panics_and_what_is_read_can_be_written(start in 0..14u8, rest: Vec<u8>) {
+        fn garbage_never_panics_and_what_is_read_can_be_written(start in 0..=VARIANTS, rest: Vec<u8>) {
             let bytes = [&[start][..], &rest].concat();
             if let Ok(message) = Control::decode(&bytes) {
                 let canonical = encoded(&message);

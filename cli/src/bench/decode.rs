@@ -11,8 +11,8 @@ use syn1_model::manifest::load_piece;
 use syn1_model::plan::{Gemv, Op, Plan};
 use syn1_node_host::{AnyEngine, Device};
 
-use super::{block_on, median};
 use super::shape::{self, Shape};
+use super::{block_on, median};
 use crate::generate;
 use crate::model::{self, Prepared};
 use crate::options::{DeviceOptions, ModelOptions, Wire};
@@ -167,9 +167,8 @@ fn time(work: impl FnOnce() -> Result<()>) -> Result<f64> {
 
 /// Bytes of weights that one token reads; embeddings are one row each and not counted.
 fn bytes_per_token(plan: &Plan) -> u64 {
-    let gemv = |gemv: &Gemv| {
-        gemv.matrix.data.bytes + gemv.aux.bytes + gemv.norm.as_ref().map_or(0, |norm| norm.gamma.bytes)
-    };
+    let gemv =
+        |gemv: &Gemv| gemv.matrix.data.bytes + gemv.aux.bytes + gemv.norm.as_ref().map_or(0, |norm| norm.gamma.bytes);
     let bytes = |op: &Op| match op {
         Op::Qkv { gemv: g, .. } | Op::Out { gemv: g } | Op::Up { gemv: g, .. } | Op::Down { gemv: g } => gemv(g),
         Op::Head { gemv: g } => gemv(g),
@@ -188,8 +187,7 @@ async fn split(args: &Args, prepared: &Prepared) -> Result<Vec<SplitReport>> {
     }
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let prompt: Vec<u32> = (0..u32::from(args.prompt)).map(|id| (id * 37 + 11) % prepared.spec.vocab as u32).collect();
-    let ask =
-        Generate { prompt, max_tokens: args.tokens.into(), sampling, stop: Vec::new(), ignore_eos: true };
+    let ask = Generate { prompt, max_tokens: args.tokens.into(), sampling, stop: Vec::new(), ignore_eos: true };
     for run in 0..=args.runs {
         for (_, swarm, figures) in &mut arms {
             let generation = swarm.server().generate(ask.clone()).map_err(anyhow::Error::msg)?;
@@ -251,7 +249,8 @@ fn table(report: &Report, args: &Args) -> String {
     if report.split.is_empty() {
         return text;
     }
-    text += &format!("\nsplit over local nodes: SYN1 over TCP through a coordinator, wire {}\n", args.wire.codec().name());
+    text +=
+        &format!("\nsplit over local nodes: SYN1 over TCP through a coordinator, wire {}\n", args.wire.codec().name());
     text += "nodes      tok/s   of one node   us per token: compute     wire   coordinator\n";
     for split in &report.split {
         let share = split.of_one_node.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0));

@@ -48,8 +48,14 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat) -> Result<(Prepared, T
         pieces.push(listed);
     }
     let name = shape.name().to_owned();
-    let manifest =
-        Manifest { version: Manifest::VERSION, name: name.clone(), spec: spec.clone(), format, pieces, tokenizer: false };
+    let manifest = Manifest {
+        version: Manifest::VERSION,
+        name: name.clone(),
+        spec: spec.clone(),
+        format,
+        pieces,
+        tokenizer: false,
+    };
     write(&folder.path().join(Manifest::FILE), &manifest.to_bytes())?;
     let max_positions = spec.max_positions;
     let shards = folder.path().to_owned();

@@ -83,7 +83,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     let rows = widths.iter().flat_map(|width| CODECS.map(|codec| row(codec, *width, &activations)));
     let rows = rows.collect::<Result<Vec<_>>>()?;
-    let report = Report { model: prepared.name.clone(), positions: ids.len(), header_bytes: Header::LEN, rows, quality };
+    let report =
+        Report { model: prepared.name.clone(), positions: ids.len(), header_bytes: Header::LEN, rows, quality };
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
     }
@@ -212,7 +213,8 @@ fn row(codec: Codec, width: u16, activations: &[f32]) -> Result<RowReport> {
 
 fn text(args: &Args, prepared: &Prepared) -> Result<Vec<u32>> {
     let tokenizer = prepared.tokenizer.as_ref();
-    let tokenizer = tokenizer.with_context(|| format!("{} has no tokenizer.json to read a text with", prepared.name))?;
+    let tokenizer =
+        tokenizer.with_context(|| format!("{} has no tokenizer.json to read a text with", prepared.name))?;
     let path = match &args.text {
         Some(path) => path.clone(),
         None => model::find(args.model.model.as_deref())?.join("eval.txt"),

@@ -4,6 +4,7 @@ use syn1_model::plan::{Plan, padded};
 use wgpu::{Buffer, BufferUsages};
 
 use super::device::GpuDevice;
+use super::launch::MOST_SPLITS;
 use super::memory::buffer;
 
 /// The rows between ops, padded with zeros to whole groups of inputs, and the step's state.
@@ -16,6 +17,8 @@ pub(super) struct Activations {
     pub(super) q: Buffer,
     /// The attention's output.
     pub(super) a: Buffer,
+    /// What the splits of a long context leave of a row's attention.
+    pub(super) parts: Buffer,
     /// The MLP's hidden rows.
     pub(super) h: Buffer,
     /// The largest logit of each workgroup of the head, in the token loop.
@@ -60,6 +63,7 @@ impl Activations {
             x: make("x", rows * x),
             q: make("q", rows * q),
             a: make("a", rows * q),
+            parts: make("parts", parts(plan)),
             h: make("h", rows * h),
             winners: make("winners", winners(plan)),
             chosen: make("chosen", RING),
@@ -69,7 +73,7 @@ impl Activations {
     /// Bytes of all of them.
     pub(super) fn bytes(plan: &Plan, rows: usize) -> u64 {
         let Strides { x, q, h } = Strides::of(plan);
-        4 * (rows * (1 + x + 2 * q + h) + winners(plan) + RING) as u64
+        4 * (rows * (1 + x + 2 * q + h) + parts(plan) + winners(plan) + RING) as u64
     }
 
     /// Bytes of the largest of them, which must fit a binding.
@@ -85,6 +89,11 @@ impl Strides {
         let spec = &plan.spec;
         Self { x: padded(spec.width), q: padded(spec.attention_width()), h: padded(spec.ffn) }
     }
+}
+
+/// For each head and split the head's elements, and four for their maximum and sum.
+fn parts(plan: &Plan) -> usize {
+    plan.spec.heads * MOST_SPLITS * (plan.spec.head_dim + 4)
 }
 
 /// A pair of value and id for every four logits: no workgroup takes fewer.

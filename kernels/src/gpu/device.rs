@@ -159,6 +159,8 @@ impl GpuDevice {
         if let Some(error) = validation.or(internal) {
             return Err(self.failed(error.to_string()));
         }
+        // A lost device says so by a callback only, and callbacks run when the device is polled.
+        let _ = self.device.poll(wgpu::PollType::Poll);
         self.check()?;
         Ok(made)
     }
@@ -174,6 +176,10 @@ impl GpuDevice {
     /// Waits for the work submitted so far, or for `submission`.
     pub(super) fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), EngineError> {
         let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
+        if waited.is_err() {
+            // A lost device takes no submission, so there was none to wait for: polled without one, it says that it is lost.
+            let _ = self.device.poll(wgpu::PollType::Poll);
+        }
         self.check()?;
         waited.map(|_| ()).map_err(|error| self.failed(error.to_string()))
     }

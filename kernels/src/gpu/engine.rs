@@ -1,6 +1,7 @@
 //! The engine: steps and the token loop as submits.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::Plan;
@@ -8,6 +9,7 @@ use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePass};
 
 use super::activations::{Activations, RING, StepState, Strides};
 use super::device::GpuDevice;
+use super::launch::Extent;
 use super::logits::Logits;
 use super::memory::buffer;
 use super::program::Program;
@@ -175,31 +177,40 @@ impl GpuEngine {
         self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
     }
 
-    /// Records and submits `count` turns of the token loop, and asks for their ids.
-    fn submit_turns(&self, request: &Request, embed: bool, count: usize, into: &Readback) -> Pending {
+    /// Records and submits the turns of the token loop at `positions`, and asks for their ids.
+    fn submit_turns(&self, request: &Request, positions: Range<usize>, embed: bool, into: &Readback) -> Pending {
         let mut encoder = self.encoder();
         let mut pass = pass(&mut encoder);
         let first = if embed { &self.program.embed[..] } else { &[] };
         for launch in first {
-            launch.record(&mut pass, &request.binds, 1);
+            launch.record(&mut pass, &request.binds, Extent::new(positions.start, 1));
         }
-        for _ in 0..count {
+        let bytes = 4 * positions.len() as u64;
+        for position in positions {
+            let extent = Extent::new(position, 1);
             for launch in self.program.body.iter().chain(&self.program.best).chain(&self.program.turn) {
-                launch.record(&mut pass, &request.binds, 1);
+                launch.record(&mut pass, &request.binds, extent);
             }
         }
         drop(pass);
-        let bytes = 4 * count as u64;
         into.copy(&mut encoder, &self.activations.chosen, bytes);
         into.start(bytes, self.device.queue.submit([encoder.finish()]))
     }
 
-    /// Records and submits a step of `rows` rows; asks for the logits of the last `wanted` rows, or for the rows.
-    fn submit_step(&self, request: &Request, rows: usize, wanted: usize) -> Option<(Pending, &Readback)> {
+    /// Records and submits a step of `rows` rows from `position` on; asks for the logits of the last `wanted` rows, or,
+    /// in a range without the head, for the rows.
+    fn submit_step(
+        &self,
+        request: &Request,
+        position: usize,
+        rows: usize,
+        wanted: usize,
+    ) -> Option<(Pending, &Readback)> {
         let mut encoder = self.encoder();
         let mut pass = pass(&mut encoder);
+        let extent = Extent::new(position, rows);
         for launch in self.program.embed.iter().chain(&self.program.body) {
-            launch.record(&mut pass, &request.binds, rows);
+            launch.record(&mut pass, &request.binds, extent);
         }
         let logits = self.logits.as_ref().filter(|_| wanted > 0);
         if let Some((logits, _)) = logits {
@@ -276,7 +287,7 @@ impl Engine for GpuEngine {
             Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
             None => (self.plan.spec.width, Strides::of(&self.plan).x),
         };
-        match self.submit_step(self.request(step.slot)?, rows, wanted) {
+        match self.submit_step(self.request(step.slot)?, step.position, rows, wanted) {
             None => self.device.wait(None)?,
             Some((pending, readback)) => {
                 let unpad = |bytes: &[u8]| {
@@ -315,13 +326,13 @@ impl Engine for GpuEngine {
         let before = ids.len();
         let request = self.request(slot)?;
         let mut in_flight = VecDeque::new();
-        let mut submits = (0..count).step_by(RING).map(|made| (made, RING.min(count - made))).zip(0..);
+        let mut submits = (position..end).step_by(RING).map(|start| start..end.min(start + RING)).enumerate();
         let looped = async {
             loop {
                 if in_flight.len() < self.ids.len() {
-                    if let Some(((made, turns), number)) = submits.next() {
+                    if let Some((number, positions)) = submits.next() {
                         let readback = &self.ids[number % self.ids.len()];
-                        in_flight.push_back((self.submit_turns(request, made == 0, turns, readback), readback));
+                        in_flight.push_back((self.submit_turns(request, positions, number == 0, readback), readback));
                         continue;
                     }
                 }
@@ -332,7 +343,7 @@ impl Engine for GpuEngine {
         };
         let done: Result<(), EngineError> = looped.await;
         match done {
-            Ok(()) => self.set_have(slot, end.max(position)),
+            Ok(()) => self.set_have(slot, end),
             Err(_) => ids.truncate(before),
         }
         done
@@ -408,13 +419,11 @@ mod tests {
         device.device.destroy();
         for _ in 0..2 {
             let got = run(&mut engine, 1);
-            eprintln!("{got:?}");
             assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         }
         let got = pollster::block_on(engine.greedy(slot, 1, 3, 4, &mut Vec::new()));
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         let got = engine.open();
-        eprintln!("{got:?}");
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
     }
 }

@@ -27,10 +27,21 @@ pub(super) struct Shot {
 pub(super) enum Grid {
     /// `x * y` workgroups for every tile of `tile` token rows.
     Tiles { x: u32, y: u32, tile: u32 },
-    /// `x` workgroups for every token row.
-    Tokens { x: u32 },
+    /// One workgroup for every token row.
+    Tokens,
+    /// One workgroup for every head, token row and split of the context.
+    Attend { heads: u32 },
+    /// One workgroup for every head and split; nothing where the context is not split.
+    Combine { heads: u32 },
     /// One workgroup.
     Once,
+}
+
+/// What a step's grids depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    tokens: u32,
+    splits: u32,
 }
 
 /// A dispatch's bind group.
@@ -54,26 +65,39 @@ pub(super) struct PerSlot {
 }
 
 impl Launch {
-    /// Records the dispatch for `tokens` token rows of the request with the bind groups `slot`.
-    pub(super) fn record(&self, pass: &mut ComputePass<'_>, slot: &[BindGroup], tokens: usize) {
-        let shot = self.many.as_ref().filter(|_| tokens > 1).unwrap_or(&self.one);
+    /// Records the dispatch for a step of `extent` of the request with the bind groups `slot`.
+    pub(super) fn record(&self, pass: &mut ComputePass<'_>, slot: &[BindGroup], extent: Extent) {
+        let shot = self.many.as_ref().filter(|_| extent.tokens > 1).unwrap_or(&self.one);
+        let Some([x, y, z]) = shot.grid.workgroups(extent) else { return };
         let binds = match &self.binds {
             Binds::Shared(binds) => binds,
             Binds::Slot(number) => &slot[*number],
         };
-        let [x, y, z] = shot.grid.workgroups(tokens as u32);
         pass.set_pipeline(&shot.pipeline);
         pass.set_bind_group(0, binds, &[]);
         pass.dispatch_workgroups(x, y, z);
     }
 }
 
+impl Extent {
+    /// `tokens` token rows, the first at `position`. A single row over a long context is split: few heads would keep few
+    /// multiprocessors busy, and a split's own cost (the sums' way through memory and a dispatch) is that of about
+    /// [`UNSPLIT`] positions.
+    pub(super) fn new(position: usize, tokens: usize) -> Self {
+        let context = position + 1;
+        let splits = if tokens > 1 || context <= UNSPLIT { 1 } else { context.div_ceil(PER_SPLIT).min(MOST_SPLITS) };
+        Self { tokens: tokens as u32, splits: splits as u32 }
+    }
+}
+
 impl Grid {
-    fn workgroups(self, tokens: u32) -> [u32; 3] {
+    fn workgroups(self, Extent { tokens, splits }: Extent) -> Option<[u32; 3]> {
         match self {
-            Self::Tiles { x, y, tile } => [x, y, tokens.div_ceil(tile)],
-            Self::Tokens { x } => [x, tokens, 1],
-            Self::Once => [1, 1, 1],
+            Self::Tiles { x, y, tile } => Some([x, y, tokens.div_ceil(tile)]),
+            Self::Tokens => Some([1, tokens, 1]),
+            Self::Attend { heads } => Some([heads, tokens, splits]),
+            Self::Combine { heads } => (splits > 1).then_some([heads, splits, 1]),
+            Self::Once => Some([1, 1, 1]),
         }
     }
 }
@@ -94,6 +118,15 @@ impl PerSlot {
     }
 }
 
+/// Splits of a context at most.
+pub(super) const MOST_SPLITS: usize = 8;
+
+/// Contexts up to this length are not split.
+const UNSPLIT: usize = 384;
+
+/// Positions of a split: a workgroup takes 128 at a time.
+const PER_SPLIT: usize = 128;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,9 +134,21 @@ mod tests {
     #[test]
     fn a_ragged_number_of_token_rows_gets_a_tile_of_its_own() {
         let grid = Grid::Tiles { x: 7, y: 2, tile: 8 };
-        assert_eq!(grid.workgroups(1), [7, 2, 1]);
-        assert_eq!(grid.workgroups(8), [7, 2, 1]);
-        assert_eq!(grid.workgroups(9), [7, 2, 2]);
-        assert_eq!(Grid::Tokens { x: 12 }.workgroups(3), [12, 3, 1]);
+        for (tokens, tiles) in [(1, 1), (8, 1), (9, 2)] {
+            assert_eq!(grid.workgroups(Extent::new(0, tokens)), Some([7, 2, tiles]));
+        }
+        assert_eq!(Grid::Tokens.workgroups(Extent::new(0, 3)), Some([1, 3, 1]));
+    }
+
+    #[test]
+    fn only_a_single_row_over_a_long_context_is_split() {
+        let (attend, combine) = (Grid::Attend { heads: 12 }, Grid::Combine { heads: 12 });
+        for (position, tokens, splits) in
+            [(0, 1, 1), (383, 1, 1), (384, 1, 4), (1023, 1, 8), (100_000, 1, 8), (1000, 2, 1)]
+        {
+            let extent = Extent::new(position, tokens);
+            assert_eq!(attend.workgroups(extent), Some([12, tokens as u32, splits]));
+            assert_eq!(combine.workgroups(extent), (splits > 1).then_some([12, splits, 1]));
+        }
     }
 }

@@ -4,7 +4,7 @@ use wgpu::{Buffer, BufferUsages, ComputePass};
 
 use super::device::GpuDevice;
 use super::gemv::{GemvShape, Product};
-use super::launch::{Binds, Launch, Shot};
+use super::launch::{Binds, Extent, Launch, Shot};
 use super::memory::{Uniforms, View, bind, buffer};
 use crate::engine::EngineError;
 
@@ -88,7 +88,8 @@ impl Logits {
     pub(super) fn record(&self, pass: &mut ComputePass<'_>, wanted: usize) {
         for part in &self.parts {
             if wanted > part.base {
-                part.launch.record(pass, &[], (wanted - part.base).min(part.room));
+                let tokens = (wanted - part.base).min(part.room);
+                part.launch.record(pass, &[], Extent::new(0, tokens));
             }
         }
     }

@@ -175,7 +175,7 @@ impl Builder<'_> {
                 (4, self.uniforms.slot(&shape)),
             ];
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
-            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens { x: 1 }), many: None, binds });
+            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens), many: None, binds });
         }
         launches
     }
@@ -239,10 +239,17 @@ impl Builder<'_> {
             (2, View::whole(&self.activations.a)),
             (3, View::whole(&self.activations.state)),
             (4, self.uniforms.slot(&shape)),
+            (5, View::whole(&self.activations.parts)),
         ];
-        let one = Shot::new(&kernel, Grid::Tokens { x: spec.heads as u32 });
+        let one = Shot::new(&kernel, Grid::Attend { heads: spec.heads as u32 });
         let binds = Binds::Slot(self.program.per_slot.len());
         self.program.per_slot.push(PerSlot { kernel, views, kv_binding: 1, layer });
+        self.program.body.push(Launch { one, many: None, binds });
+
+        let kernel = self.kernels.kernel(File::Combine, &[], &[("HEAD8", parts as f64)]);
+        let views = [(0, View::whole(&self.activations.parts)), (1, View::whole(&self.activations.a))];
+        let one = Shot::new(&kernel, Grid::Combine { heads: spec.heads as u32 });
+        let binds = Binds::Shared(bind(self.device, &kernel, &views));
         self.program.body.push(Launch { one, many: None, binds });
         Ok(())
     }

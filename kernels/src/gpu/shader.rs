@@ -22,6 +22,8 @@ pub(super) enum File {
     Gemv,
     /// Attention over the KV cache.
     Attend,
+    /// Adds up the splits of attention.
+    Combine,
     /// Token and position embedding.
     Embed,
     /// The token loop's turn.
@@ -35,6 +37,7 @@ impl File {
         match self {
             Self::Gemv => include_str!("../../wgsl/gemv.wgsl"),
             Self::Attend => include_str!("../../wgsl/attend.wgsl"),
+            Self::Combine => include_str!("../../wgsl/combine.wgsl"),
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
@@ -185,7 +188,7 @@ mod tests {
 
     /// Every variant that the engine can ask for.
     fn variants() -> Vec<(File, Vec<&'static str>)> {
-        let mut all = vec![(File::Read, vec![])];
+        let mut all = vec![(File::Read, vec![]), (File::Combine, vec![])];
         for twin in ["SG", "NOSG"] {
             for format in ["F16", "F32"] {
                 for file in [File::Attend, File::Embed, File::Step] {

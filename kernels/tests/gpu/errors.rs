@@ -123,10 +123,10 @@ fn a_size_that_the_model_or_the_device_cannot_have_is_refused() {
         let config = EngineConfig { max_positions, slots: 1, max_rows };
         GpuEngine::new(&device, plan.clone(), &pieces, config).unwrap_err()
     };
-    assert_eq!(refused(301, 8), EngineError::Context { end: 301, max: 300 });
+    assert_eq!(refused(701, 8), EngineError::Context { end: 701, max: 700 });
     assert!(matches!(refused(0, 8), EngineError::Context { .. }));
-    assert!(matches!(refused(300, 0), EngineError::Rows { got: 0, .. }));
-    assert!(matches!(refused(300, 65_536), EngineError::Rows { got: 65_536, .. }));
+    assert!(matches!(refused(700, 0), EngineError::Rows { got: 0, .. }));
+    assert!(matches!(refused(700, 65_536), EngineError::Rows { got: 65_536, .. }));
 }
 
 #[test]

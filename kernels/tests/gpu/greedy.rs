@@ -4,6 +4,7 @@ use syn1_kernels::engine::{Engine, EngineError};
 use syn1_kernels::gpu::{GpuEngine, GpuOptions};
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Op, Piece, Plan, WeightFormat};
+use syn1_model::spec::Spec;
 
 use crate::setup::*;
 
@@ -49,7 +50,7 @@ fn the_loop_gives_what_single_steps_give_over_any_number_of_submits() {
 #[test]
 fn the_loop_reaches_the_last_position_and_steps_go_on_behind_it() {
     let device = device();
-    let (plan, pieces) = whole(&ragged(), WeightFormat::F16);
+    let (plan, pieces) = whole(&Spec { max_positions: 90, ..ragged() }, WeightFormat::F16);
     let mut engine = engine(&device, &plan, &pieces, GpuOptions::default());
     let prompt = ids(&plan.spec, 4);
     let last = plan.spec.max_positions;
@@ -60,6 +61,25 @@ fn the_loop_reaches_the_last_position_and_steps_go_on_behind_it() {
     assert_eq!(got, want);
     let again = feed(&mut engine, slot, last - 1, &got[last - 5..last - 4], 0);
     assert_eq!(argmax(&again), got[last - 4]);
+}
+
+#[test]
+fn the_loop_gives_what_single_steps_give_where_the_context_becomes_long() {
+    let (device, spec) = (device(), ragged());
+    for format in FORMATS {
+        let (plan, pieces) = whole(&spec, format);
+        let mut engine = engine(&device, &plan, &pieces, GpuOptions::default());
+        let slot = engine.open().unwrap();
+        for (index, part) in ids(&spec, 380).chunks(160).enumerate() {
+            feed(&mut engine, slot, index * 160, part, part.len());
+        }
+        let got = greedy(&mut engine, slot, 380, 3, 20);
+        let mut token = 3;
+        for (turn, id) in got.into_iter().enumerate() {
+            token = argmax(&feed(&mut engine, slot, 380 + turn, &[token], 0));
+            assert_eq!(token, id, "turn {turn}");
+        }
+    }
 }
 
 #[test]
@@ -119,8 +139,8 @@ fn the_loop_refuses_a_part_of_a_model_and_what_does_not_fit() {
     let slot = engine.open().unwrap();
     let mut refused =
         |position, token, count| pollster::block_on(engine.greedy(slot, position, token, count, &mut ids));
-    assert_eq!(refused(0, 1, 301), Err(EngineError::Context { end: 301, max: 300 }));
-    assert_eq!(refused(0, 1, usize::MAX), Err(EngineError::Context { end: usize::MAX, max: 300 }));
+    assert_eq!(refused(0, 1, 701), Err(EngineError::Context { end: 701, max: 700 }));
+    assert_eq!(refused(0, 1, usize::MAX), Err(EngineError::Context { end: usize::MAX, max: 700 }));
     assert_eq!(refused(1, 1, 1), Err(EngineError::Gap { have: 0, got: 1 }));
     assert_eq!(refused(0, 1001, 1), Err(EngineError::Token { id: 1001, vocab: 1001 }));
     assert_eq!(ids, [42], "a refused loop leaves the ids alone");

@@ -10,24 +10,15 @@ pub(crate) struct Reference<'a> {
     pieces: &'a [PieceBytes],
 }
 
-/// What enters the range.
-pub(crate) enum Rows<'a> {
-    Tokens(&'a [u32]),
-    Hidden(&'a [Vec<f64>]),
-}
-
 impl<'a> Reference<'a> {
     pub(crate) fn new(plan: &'a Plan, pieces: &'a [PieceBytes]) -> Self {
         Self { plan, pieces }
     }
 
-    /// The residual stream behind the range's last layer, and the logits if the range has the head, of every position.
-    pub(crate) fn forward(&self, rows: Rows<'_>) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
+    /// The residual stream behind the range's last layer, and the logits if the range has the head, of every position of `ids`.
+    pub(crate) fn forward(&self, ids: &[u32]) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
         let spec = &self.plan.spec;
-        let (mut x, ids) = match rows {
-            Rows::Tokens(ids) => (Vec::new(), ids),
-            Rows::Hidden(rows) => (rows.to_vec(), &[][..]),
-        };
+        let mut x: Vec<Vec<f64>> = Vec::new();
         let (mut qkv, mut a, mut h, mut logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for op in &self.plan.ops {
             match op {

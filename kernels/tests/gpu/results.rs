@@ -4,7 +4,7 @@ use syn1_kernels::engine::{Engine, Input, Step};
 use syn1_kernels::gpu::GpuOptions;
 use syn1_model::plan::{Plan, WeightFormat};
 
-use crate::reference::{Reference, Rows};
+use crate::reference::Reference;
 use crate::setup::*;
 
 /// f32 differs by the order of sums alone; f16 KV caches may round a value the other way.
@@ -24,8 +24,8 @@ fn hidden_rows_and_logits_are_those_of_the_plain_forward_pass_for_every_number_o
             let front = Plan::new(&spec, format, 0..spec.layers - 1);
             let front_pieces = crate::setup::pieces(&front);
             let ids = ids(&spec, 131);
-            let (_, logits) = Reference::new(&plan, &pieces).forward(Rows::Tokens(&ids));
-            let (hidden, _) = Reference::new(&front, &front_pieces).forward(Rows::Tokens(&ids));
+            let (_, logits) = Reference::new(&plan, &pieces).forward(&ids);
+            let (hidden, _) = Reference::new(&front, &front_pieces).forward(&ids);
             for options in twins() {
                 let mut with_head = engine(&device, &plan, &pieces, options);
                 let mut without = engine(&device, &front, &front_pieces, options);
@@ -43,12 +43,43 @@ fn hidden_rows_and_logits_are_those_of_the_plain_forward_pass_for_every_number_o
 }
 
 #[test]
+fn a_long_context_gives_what_the_plain_forward_pass_gives_by_single_rows_and_by_many() {
+    let device = device();
+    for spec in [ragged(), odd()] {
+        for format in FORMATS {
+            let (plan, pieces) = whole(&spec, format);
+            let ids = ids(&spec, 610);
+            let (_, want) = Reference::new(&plan, &pieces).forward(&ids);
+            for options in twins() {
+                let mut engine = engine(&device, &plan, &pieces, options);
+                let slot = engine.open().unwrap();
+                for (index, part) in ids.chunks(150).enumerate() {
+                    let got = feed(&mut engine, slot, index * 150, part, part.len() - 1);
+                    let last = index * 150 + part.len() - 1;
+                    assert_close(&got, &want[last], tolerance(format), &format!("row {last}, {format:?} {options:?}"));
+                }
+                for last in [383, 384, 385, 511, 512, 513, 609] {
+                    feed(&mut engine, slot, last - 1, &ids[last - 1..last], 1);
+                    let got = feed(&mut engine, slot, last, &ids[last..=last], 0);
+                    assert_close(
+                        &got,
+                        &want[last],
+                        tolerance(format),
+                        &format!("alone {last}, {format:?} {options:?}"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_chain_of_ranges_gives_what_the_whole_model_gives() {
     let (device, spec) = (device(), ragged());
     for format in FORMATS {
         let (plan, pieces) = whole(&spec, format);
         let ids = ids(&spec, 21);
-        let (_, want) = Reference::new(&plan, &pieces).forward(Rows::Tokens(&ids));
+        let (_, want) = Reference::new(&plan, &pieces).forward(&ids);
         for options in twins() {
             let mut hidden: Vec<f32> = Vec::new();
             for layers in [0..1, 1..2, 2..3] {
@@ -153,7 +184,7 @@ fn matrices_larger_than_a_binding_give_the_same_logits() {
         for format in FORMATS {
             let (plan, pieces) = whole(&spec, format);
             let ids = ids(&spec, 17);
-            let (_, want) = Reference::new(&plan, &pieces).forward(Rows::Tokens(&ids));
+            let (_, want) = Reference::new(&plan, &pieces).forward(&ids);
             for options in twins() {
                 // Windows of a few rows: the token matrix in many, the blocks' matrices in several.
                 let options = GpuOptions { window_bytes: 20_000, ..options };

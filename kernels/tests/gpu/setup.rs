@@ -36,7 +36,7 @@ pub(crate) fn ragged() -> Spec {
         head_dim: 16,
         ffn: 200,
         vocab: 1001,
-        max_positions: 300,
+        max_positions: 700,
         norm: Norm { kind: NormKind::Layer, eps: 1e-5 },
         position: Position::Learned,
         activation: Activation::GeluTanh,

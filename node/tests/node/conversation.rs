@@ -40,7 +40,7 @@ fn from_hello_to_bye_with_exactly_the_engines_logits_between() {
         assert_eq!(peer.logits().await, last_row(&truth(&[1, 2, 3, 4, 5])));
         peer.tokens(9, 0, 5, &[6]).await;
         assert_eq!(peer.logits().await, last_row(&truth(&[1, 2, 3, 4, 5, 6])));
-        peer.tell(&Control::Close { request: 9 }).await;
+        peer.close(9).await;
         peer.leave(&machine).await;
     };
     assert!(stopped(play(&machine, script)));
@@ -177,7 +177,7 @@ fn a_closed_request_frees_its_kv_cache() {
         }
         peer.open(2, 0, Output::Full, 0).await;
         assert!(peer.control().await.contains("all 2 KV caches"));
-        peer.tell(&Control::Close { request: 0 }).await;
+        peer.close(0).await;
         peer.open(3, 0, Output::Full, 0).await;
         peer.tokens(3, 0, 0, &[1]).await;
         assert_eq!(peer.logits().await, truth(&[1]));

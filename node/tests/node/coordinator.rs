@@ -101,6 +101,14 @@ impl Coordinator {
         self.tell(&Control::Open(Open { request, epoch, codec, output, wanted_from })).await;
     }
 
+    /// Closes a request; gives the microseconds that the engine has spent on it.
+    pub(crate) async fn close(&mut self, request: u32) -> u64 {
+        self.tell(&Control::Close { request }).await;
+        let closed = self.control().await;
+        let us = closed.strip_prefix(&format!("Closed {{ request: {request}, compute_us: "));
+        us.and_then(|us| us.strip_suffix(" }")?.parse().ok()).unwrap_or_else(|| panic!("{closed}"))
+    }
+
     pub(crate) async fn tokens(&mut self, request: u32, epoch: u8, position: u32, ids: &[u32]) {
         let mut payload = vec![0; 4 * ids.len()];
         encode_ids(ids, &mut payload);

@@ -60,6 +60,10 @@ impl Host for Machine {
         Millis(self.clock.get())
     }
 
+    fn elapsed_us(&self) -> u64 {
+        self.clock.get() * 1000
+    }
+
     async fn sleep_until(&self, time: Millis) {
         poll_fn(|cx| self.wait(cx, self.clock.get() >= time.0)).await;
     }

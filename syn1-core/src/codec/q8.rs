@@ -172,9 +172,11 @@ impl Largest {
 
     fn offer(&mut self, magnitude: f32, column: u16) {
         if magnitude > self.least() {
-            let mut new = (magnitude, column);
+            // From its place on, every entry moves one back and the last one falls out.
+            let (mut new, mut placed) = ((magnitude, column), false);
             for held in &mut self.0 {
-                if new.0 > held.0 {
+                placed |= magnitude > held.0;
+                if placed {
                     core::mem::swap(held, &mut new);
                 }
             }
@@ -284,6 +286,13 @@ mod tests {
         golden.extend([0x00, 0xcd, 0x80, 0x48, 0xc0, 0xc8, 0x00, 0x49, 0x80, 0x49, 0x00, 0x4a, 0x80, 0x4a, 0xd0, 0x63]);
         golden.extend([64, 0, 127, 0, 0, 0, 0, 0, 0, 0, 0xe0, 0]);
         assert_eq!(encoded(&row), golden);
+    }
+
+    #[test]
+    fn of_equal_magnitudes_those_of_lower_columns_stand_beside() {
+        let row = [3.0, -3.0, -400.0, -3.5, 600.0, -3.1, 3.4, 3.9, -3.3, 3.0];
+        let index: Vec<u8> = encoded(&row)[4..20].iter().copied().step_by(2).collect();
+        assert_eq!(index, [0, 2, 3, 4, 5, 6, 7, 8]);
     }
 
     #[test]
