@@ -59,21 +59,51 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
+    // A node says goodbye first, so it waits for the signal itself.
+    let leaves_by_itself = matches!(cli.command, Command::Node(_));
     let outcome = runtime.block_on(async {
         tokio::select! {
-            done = run(cli.command) => Some(done),
-            _ = tokio::signal::ctrl_c() => None,
+            done = run(cli.command) => done,
+            () = interrupt(), if !leaves_by_itself => Err(Interrupted.into()),
         }
     });
     // Work that cannot be interrupted, a shard being packed say, is left behind: it is resumed from what is on disk.
     runtime.shutdown_background();
     match outcome {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(error)) => fail(&error),
-        None => {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Interrupted>() => {
             eprintln!("\ninterrupted");
             ExitCode::from(130)
         }
+        Err(error) => fail(&error),
+    }
+}
+
+/// The command was ended by Ctrl-C or by the system's request to stop.
+#[derive(Debug)]
+struct Interrupted;
+
+impl std::fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Waits for Ctrl-C, or for SIGTERM where there is one.
+async fn interrupt() {
+    #[cfg(unix)]
+    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        return;
+    }
+    // Without a handler there is nothing to wait for: the system's own ends the program.
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -89,9 +119,17 @@ async fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// One line: the thing, its causes, what to do.
+/// One line: the thing, its causes, what to do. Many errors name their cause themselves; it is not said twice.
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {}", format!("{error:#}").replace('\n', " "));
+    let mut line = String::new();
+    for cause in error.chain().map(|cause| cause.to_string().replace('\n', " ")) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    eprintln!("error: {line}");
     ExitCode::FAILURE
 }
 

@@ -71,12 +71,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut serving = std::pin::pin!(syn1_node_host::serve(config, tell, shutdown));
     tokio::select! {
         ended = &mut serving => Ok(ended?),
-        _ = tokio::signal::ctrl_c() => {
+        () = crate::interrupt() => {
             // Says goodbye, so that the coordinator knows at once.
             drop(stop);
             serving.await?;
-            eprintln!("left");
-            Ok(())
+            Err(crate::Interrupted.into())
         }
     }
 }
@@ -84,7 +83,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 /// An event in words; `None` for progress too fine for a line.
 fn describe(event: &HostEvent) -> Option<String> {
     Some(match event {
-        HostEvent::Device(device) => format!("computing on {device}"),
+        HostEvent::Device(device) => device.clone(),
         HostEvent::Connecting(join) => format!("joining {join}"),
         HostEvent::Notice(text) => text.clone(),
         HostEvent::Retrying { cause, pause } => format!("{cause}; next try in {:.1} s", pause.as_secs_f64()),

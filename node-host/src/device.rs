@@ -60,7 +60,7 @@ pub struct Device {
 #[derive(Clone, Debug)]
 enum Kind {
     Cpu { threads: usize },
-    Gpu(GpuDevice),
+    Gpu(Box<GpuDevice>),
 }
 
 /// Why a device could not be opened.
@@ -75,9 +75,9 @@ pub enum DeviceError {
 /// Either engine.
 pub enum AnyEngine {
     /// On the CPU.
-    Cpu(CpuEngine),
+    Cpu(Box<CpuEngine>),
     /// On a GPU.
-    Gpu(GpuEngine),
+    Gpu(Box<GpuEngine>),
 }
 
 impl Device {
@@ -95,7 +95,7 @@ impl Device {
         match GpuDevice::open(selector) {
             Ok(gpu) => {
                 let name = gpu.name().to_owned();
-                Ok(Self { line: format!("computing on {name}"), name, kind: Kind::Gpu(gpu) })
+                Ok(Self { line: format!("computing on {name}"), name, kind: Kind::Gpu(Box::new(gpu)) })
             }
             Err(cause) if *choice == DeviceChoice::Auto => Ok(Self::cpu(threads, why_not(&cause))),
             Err(err) => Err(err.into()),
@@ -155,8 +155,10 @@ impl Device {
     /// Those of the engine: no memory, a piece that does not fit, a model that its kernels cannot do.
     pub fn engine(&self, plan: Plan, pieces: &[PieceBytes], config: EngineConfig) -> Result<AnyEngine, EngineError> {
         match &self.kind {
-            Kind::Cpu { threads } => CpuEngine::new(plan, pieces, config, Some(*threads)).map(AnyEngine::Cpu),
-            Kind::Gpu(gpu) => GpuEngine::new(gpu, plan, pieces, config).map(AnyEngine::Gpu),
+            Kind::Cpu { threads } => {
+                CpuEngine::new(plan, pieces, config, Some(*threads)).map(Box::new).map(AnyEngine::Cpu)
+            }
+            Kind::Gpu(gpu) => GpuEngine::new(gpu, plan, pieces, config).map(Box::new).map(AnyEngine::Gpu),
         }
     }
 }

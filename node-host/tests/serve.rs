@@ -41,6 +41,23 @@ async fn a_node_fetches_its_shard_serves_it_and_comes_back_with_its_cache() {
 }
 
 #[tokio::test]
+async fn what_an_earlier_run_has_fetched_of_a_piece_is_not_fetched_again() {
+    let mut stage = Stage::new().await;
+    let piece = &stage.manifest.pieces[0];
+    let bytes = std::fs::read(stage.dir.path().join(piece.file_name())).unwrap();
+    let pieces = stage.cache.path().join("pieces");
+    std::fs::create_dir_all(&pieces).unwrap();
+    std::fs::write(pieces.join(format!("{}.part", piece.sha256)), &bytes[..1000]).unwrap();
+    let mut node = stage.node(|_| {});
+    let mut peer = stage.accept().await;
+    let loaded = peer.assign(&stage, 0..2).await;
+    let rest = stage.manifest.total_bytes() - 1000;
+    assert!(loaded.contains(&format!("fetched_bytes: {rest},")), "{loaded}");
+    node.stop();
+    node.ended().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stopped_node_says_goodbye() {
     let mut stage = Stage::new().await;
     let mut node = stage.node(|_| {});

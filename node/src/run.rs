@@ -360,7 +360,7 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
 
     /// Says goodbye; whether it arrives no longer matters.
     async fn say_bye(&mut self, reason: Reason, text: &str) {
-        let bye = Control::Bye(Bye { reason, text: text });
+        let bye = Control::Bye(Bye { reason, text });
         if let Err(err) = self.tell(&bye).await {
             tracing::debug!(%err, "the Bye could not be sent");
         }

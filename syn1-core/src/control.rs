@@ -410,12 +410,12 @@ mod tests {
             (Control::Ping(300), vec![2, 0xac, 2]),
             (Control::Pong(u64::MAX), vec![3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1]),
             (Control::Model(model), model_bytes),
-            (
-                Control::Profile(profile),
-                b"\x05\x01n\x03cpu\x80\x80\x80\x80\x04\x80\x80\x80\x80\x80\x01\x7f".to_vec(),
-            ),
+            (Control::Profile(profile), b"\x05\x01n\x03cpu\x80\x80\x80\x80\x04\x80\x80\x80\x80\x80\x01\x7f".to_vec()),
             (Control::Assign(assign), vec![6, 1, 2, 8, 0x80, 4, 4, 0x80, 1]),
-            (Control::Loading(Loading { generation: 1, done_bytes: 128, total_bytes: 256 }), vec![7, 1, 0x80, 1, 0x80, 2]),
+            (
+                Control::Loading(Loading { generation: 1, done_bytes: 128, total_bytes: 256 }),
+                vec![7, 1, 0x80, 1, 0x80, 2],
+            ),
             (
                 Control::Loaded(Loaded { generation: 1, fetched_bytes: 0, layer_ns: 1000, slots: 4 }),
                 vec![8, 1, 0, 0xe8, 7, 4],

@@ -89,7 +89,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
                 return if have < Header::LEN { self.too_long(Header::LEN, have) } else { Ok(None) };
             };
             match parse(bytes, &self.limits) {
-                Ok(Parsed::Frame(header)) if header.frame_len() > have => return self.too_long(header.frame_len(), have),
+                Ok(Parsed::Frame(header)) if header.frame_len() > have => {
+                    return self.too_long(header.frame_len(), have);
+                }
                 Ok(Parsed::Frame(header)) if header.frame_len() - Header::LEN > payload.len() => return Ok(None),
                 Ok(Parsed::Frame(header)) => return Ok(Some(Complete(header))),
                 Ok(Parsed::Skip { payload_len }) => {
@@ -238,13 +240,18 @@ mod tests {
         let header = prop_oneof![
             (0..300u32).prop_map(Header::control),
             (any::<(u32, u8, u16)>(), 1..5u16).prop_map(|((r, e, p), rows)| Header::tokens(r, e, p.into(), rows)),
-            (any::<(u32, u8, u16)>(), 1..4u16)
-                .prop_map(|((r, e, p), rows)| Header::activation(r, e, p.into(), Codec::F32, rows, 24).unwrap()),
+            (any::<(u32, u8, u16)>(), 1..4u16).prop_map(|((r, e, p), rows)| Header::activation(
+                r,
+                e,
+                p.into(),
+                Codec::F32,
+                rows,
+                24
+            )
+            .unwrap()),
             any::<(u32, u8, u32)>().prop_map(|(r, e, p)| Header::acknowledge(r, e, p)),
         ];
-        header.prop_flat_map(|header| {
-            (Just(header), prop::collection::vec(any::<u8>(), header.payload_len as usize))
-        })
+        header.prop_flat_map(|header| (Just(header), prop::collection::vec(any::<u8>(), header.payload_len as usize)))
     }
 
     fn bytes((header, payload): &Owned) -> Vec<u8> {
@@ -253,7 +260,11 @@ mod tests {
         out
     }
 
-    fn decode(stream: &[u8], mut chunks: impl Iterator<Item = usize>, buffer: usize) -> Result<Vec<Owned>, DecodeError> {
+    fn decode(
+        stream: &[u8],
+        mut chunks: impl Iterator<Item = usize>,
+        buffer: usize,
+    ) -> Result<Vec<Owned>, DecodeError> {
         let mut decoder = Decoder::new(vec![0; buffer], LIMITS);
         let (mut frames, mut rest) = (Vec::new(), stream);
         loop {
@@ -371,10 +382,7 @@ mod tests {
         assert_eq!(Frame::from_message(&message, &LIMITS), Ok(Some(frame)));
         for end in 0..32 {
             let need = if end < 24 { 24 } else { 32 };
-            assert_eq!(
-                Frame::from_message(&message[..end], &LIMITS),
-                Err(DecodeError::Torn { have: end, need })
-            );
+            assert_eq!(Frame::from_message(&message[..end], &LIMITS), Err(DecodeError::Torn { have: end, need }));
         }
         message.push(0);
         assert_eq!(Frame::from_message(&message, &LIMITS), Err(DecodeError::Torn { have: 33, need: 32 }));

@@ -96,10 +96,7 @@ mod tests {
         let header = Header::tokens(1, 2, 3, 1);
         let mut out = [0; 28];
         assert_eq!(encode_frame(&header, &[0; 3], &mut out), Err(EncodeError::Length { payload_len: 4, have: 3 }));
-        assert_eq!(
-            encode_frame(&header, &[0; 4], &mut out[..27]),
-            Err(EncodeError::Buffer { need: 28, have: 27 })
-        );
+        assert_eq!(encode_frame(&header, &[0; 4], &mut out[..27]), Err(EncodeError::Buffer { need: 28, have: 27 }));
         assert!(encode_control(&Control::Ping(5), &mut out[..23]).is_err());
         assert!(encode_control(&Control::Ping(5), &mut out[..25]).is_err());
     }

@@ -9,7 +9,7 @@ pub(crate) fn log_sum_exp(values: &[f32]) -> Option<f32> {
     for block in blocks {
         for ((max, bad), &x) in largest.iter_mut().zip(&mut unsound).zip(block) {
             *max = if x > *max { x } else { *max };
-            *bad |= u32::from(!(x < f32::INFINITY));
+            *bad |= u32::from(x.is_nan() | (x == f32::INFINITY));
         }
     }
     let max = largest.iter().chain(tail).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });

@@ -81,7 +81,12 @@ impl fmt::Display for Fatal {
                 MINORS.0, MINORS.1
             ),
             Self::NoCommonCodec { theirs } => {
-                write!(f, "the peer offers codecs {:#x}: both ends must offer f32 ({:#x})", theirs.0, 1 << Codec::F32 as u8)
+                write!(
+                    f,
+                    "the peer offers codecs {:#x}: both ends must offer f32 ({:#x})",
+                    theirs.0,
+                    1 << Codec::F32 as u8
+                )
             }
             Self::NothingFits { max_payload, max_rows } => {
                 write!(f, "at most {max_rows} rows and {max_payload} payload bytes suit both ends: no data frame fits")

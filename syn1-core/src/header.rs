@@ -290,7 +290,8 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { max_payload: 1 << 20, max_rows: 64, width: 768, vocab: 100_000, flags: Flags::NONE };
+    const LIMITS: Limits =
+        Limits { max_payload: 1 << 20, max_rows: 64, width: 768, vocab: 100_000, flags: Flags::NONE };
 
     fn q8() -> Header {
         Header::activation(0x0102_0304, 5, 0x0607_0809, Codec::Q8, 2, 768).unwrap()
@@ -424,10 +425,7 @@ mod tests {
     fn shapes_must_be_the_models() {
         assert_eq!(refused(Header::tokens(0, 0, 0, 65)), HeaderError::Rows { rows: 65, limit: 64 });
         assert_eq!(refused(Header::tokens(0, 0, 0, 0)), HeaderError::Rows { rows: 0, limit: 64 });
-        assert_eq!(
-            refused(Header::tokens(0, 0, u32::MAX, 1)),
-            HeaderError::Position { position: u32::MAX, rows: 1 }
-        );
+        assert_eq!(refused(Header::tokens(0, 0, u32::MAX, 1)), HeaderError::Position { position: u32::MAX, rows: 1 });
         for header in [
             Header::activation(0, 0, 0, Codec::F16, 1, 769).unwrap(),
             Header::full(0, 0, 0, 100_002).unwrap(),

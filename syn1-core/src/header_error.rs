@@ -89,7 +89,11 @@ impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Magic(magic) => {
-                write!(f, "the first bytes are \"{}\", not \"SYN1\": the peer speaks another protocol", magic.escape_ascii())
+                write!(
+                    f,
+                    "the first bytes are \"{}\", not \"SYN1\": the peer speaks another protocol",
+                    magic.escape_ascii()
+                )
             }
             Self::Version(major) => write!(
                 f,
@@ -101,7 +105,10 @@ impl fmt::Display for HeaderError {
             Self::ReservedFlags(bits) => write!(f, "flags {bits:#04x} have reserved bits set"),
             Self::Codec(codec) => write!(f, "codec {codec} is unknown: update this end"),
             Self::NotNegotiated(flags) => {
-                write!(f, "the frame is marked {flags}, which was not negotiated: both ends must offer it in their Hello")
+                write!(
+                    f,
+                    "the frame is marked {flags}, which was not negotiated: both ends must offer it in their Hello"
+                )
             }
             Self::FlagsOfKind { kind, flags } => write!(f, "{kind} frames can't be marked {flags}"),
             Self::Quantized { flags, codec } => write!(f, "flags {flags} contradict codec {codec} about quantization"),
@@ -109,10 +116,16 @@ impl fmt::Display for HeaderError {
             Self::ControlFields => f.write_str("a control frame's epoch, position, request, rows and cols must be 0"),
             Self::NoModel(kind) => write!(f, "{kind} frame before the model is known: Hello and Model come first"),
             Self::Rows { rows, limit } => write!(f, "{rows} rows where 1 to {limit} were agreed"),
-            Self::Position { position, rows } => write!(f, "{rows} rows from position {position} pass the last position"),
+            Self::Position { position, rows } => {
+                write!(f, "{rows} rows from position {position} pass the last position")
+            }
             Self::Shape { kind, rows, cols } => write!(f, "{rows} x {cols} does not fit the model for {kind} frames"),
-            Self::Length { payload_len, len } => write!(f, "payload of {payload_len} bytes where its shape needs {len}"),
-            Self::TooLong { payload_len, limit } => write!(f, "payload of {payload_len} bytes where {limit} were agreed"),
+            Self::Length { payload_len, len } => {
+                write!(f, "payload of {payload_len} bytes where its shape needs {len}")
+            }
+            Self::TooLong { payload_len, limit } => {
+                write!(f, "payload of {payload_len} bytes where {limit} were agreed")
+            }
         }
     }
 }

@@ -59,12 +59,12 @@ unsafe fn weighted<L: Lanes, W: Element, const G: usize>(
         let mut sums = [L::zero(); G];
         for (position, &score) in scores.iter().enumerate() {
             let score = L::splat(score);
-            for g in 0..G {
-                sums[g] = L::fma(W::load::<L>(v.add(position * stride + g * L::N)), score, sums[g]);
+            for (g, sum) in sums.iter_mut().enumerate() {
+                *sum = L::fma(W::load::<L>(v.add(position * stride + g * L::N)), score, *sum);
             }
         }
-        for g in 0..G {
-            L::store(columns[g].as_mut_ptr(), sums[g]);
+        for (columns, sum) in columns.iter_mut().zip(sums) {
+            L::store(columns.as_mut_ptr(), sum);
         }
     }
     let sums = columns.iter().flat_map(|group| &group[..L::N]);

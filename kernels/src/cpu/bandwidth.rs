@@ -6,7 +6,7 @@ use super::kernels::{Kernels, Sum};
 use super::lanes::Lanes;
 use super::lines::Lines;
 use super::pool::Pool;
-use super::share::Parts;
+use super::share::Dealer;
 
 /// Bytes per second that `threads` threads together read from a buffer of `bytes`, again and again, with the widest
 /// loads of this CPU: the best of several loops, each the median of its runs. 0 when there is no room.
@@ -14,35 +14,35 @@ use super::share::Parts;
 /// A buffer that fits the caches is read from them, as the weights of a small model are. Takes about a third of a
 /// second.
 pub fn read_bandwidth(bytes: usize, threads: usize) -> f64 {
-    let groups = (bytes / (4 * GROUP)).max(threads);
-    let (Some(mut buffer), Ok(mut pool)) = (Lines::zeroed::<f32>(groups * GROUP), Pool::new(threads)) else {
+    let blocks = (bytes / (4 * BLOCK)).max(threads);
+    let (Some(mut buffer), Ok(mut pool)) = (Lines::zeroed::<f32>(blocks * BLOCK), Pool::new(threads)) else {
         return 0.0;
     };
     buffer.of_mut::<f32>().fill(1.0);
     let kernels = Kernels::best();
-    let rate = |sum: Sum| {
-        let mut sums = vec![0.0; pool.threads()];
+    let mut dealer = Dealer::new(1, pool.threads());
+    let mut rate = |sum: Sum| {
         let mut times = Vec::new();
-        let begin = Instant::now();
-        while times.len() < RUNS_AT_LEAST || begin.elapsed() < TIME_PER_LOOP {
+        let first = Instant::now();
+        while times.len() < RUNS_AT_LEAST || first.elapsed() < TIME_PER_LOOP {
             let begin = Instant::now();
-            let sums = Parts::new(&mut sums);
+            dealer.reset();
+            let read = |block: usize| {
+                std::hint::black_box(kernels.sum(sum, &buffer.of::<f32>()[block * BLOCK..(block + 1) * BLOCK]));
+            };
             let ran = pool.run(&|worker| {
-                let share = worker.share(groups);
-                let sum = kernels.sum(sum, &buffer.of::<f32>()[share.start * GROUP..share.end * GROUP]);
-                // SAFETY: every thread writes the element of its own index.
-                unsafe { sums.at_mut(worker.index..worker.index + 1) }.fill(sum);
+                // Only a panic ends a phase early, and the pool reports it.
+                let _ = dealer.phase(0, worker, blocks, read);
             });
             if ran.is_err() {
                 return 0.0;
             }
             times.push(begin.elapsed());
         }
-        std::hint::black_box(&sums);
         times.sort();
-        (groups * GROUP * 4) as f64 / times[times.len() / 2].as_secs_f64()
+        (blocks * BLOCK * 4) as f64 / times[times.len() / 2].as_secs_f64()
     };
-    [Sum::InOrder, Sum::FourStreams, Sum::Prefetched].map(rate).into_iter().fold(0.0, f64::max)
+    [Sum::InOrder, Sum::FourStreams, Sum::Prefetched].into_iter().map(&mut rate).fold(0.0, f64::max)
 }
 
 /// The sum of `values`, whole [`GROUP`]s, read as `STREAMS` contiguous parts side by side, or with prefetches `AHEAD`
@@ -52,7 +52,7 @@ pub fn read_bandwidth(bytes: usize, threads: usize) -> f64 {
 /// As for [`Lanes`].
 #[inline(always)]
 pub(super) unsafe fn sum<L: Lanes, const STREAMS: usize, const AHEAD: usize>(values: &[f32]) -> f32 {
-    assert!(values.len() % GROUP == 0);
+    assert!(values.len().is_multiple_of(GROUP));
     let stream = values.len() / STREAMS;
     // SAFETY: a stream is whole groups of `GROUP / STREAMS` elements, which are whole steps of four registers.
     unsafe {
@@ -78,6 +78,9 @@ pub(super) unsafe fn sum<L: Lanes, const STREAMS: usize, const AHEAD: usize>(val
 
 /// Elements that every loop reads whole: four streams of four registers of sixteen.
 const GROUP: usize = 256;
+
+/// Elements that a thread reads at once: 64 KiB.
+const BLOCK: usize = 64 * GROUP;
 
 /// A loop runs so often at least ...
 const RUNS_AT_LEAST: usize = 5;

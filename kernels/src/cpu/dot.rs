@@ -105,8 +105,8 @@ unsafe fn dots<L: Lanes, W: Element, const R: usize>(w: *const W, stride: usize,
         let mut k = 0;
         while k < stride {
             let x = L::load(x.add(k));
-            for r in 0..R {
-                sums[r] = L::fma(W::load::<L>(w.add(r * stride + k)), x, sums[r]);
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = L::fma(W::load::<L>(w.add(r * stride + k)), x, *sum);
             }
             for _ in 0..(R * L::N).div_ceil(line_elements) {
                 L::prefetch::<false>(line.wrapping_add(SOON_BYTES));
@@ -176,18 +176,16 @@ unsafe fn tile<L: Lanes, const R: usize, const T: usize>(
         let mut k = 0;
         while k < stride {
             let w: [L::V; R] = std::array::from_fn(|r| L::load(w.add(r * stride + k)));
-            for t in 0..T {
+            for (t, sums) in sums.iter_mut().enumerate() {
                 let x = L::load(x.add(t * stride + k));
-                for r in 0..R {
-                    sums[t][r] = L::fma(w[r], x, sums[t][r]);
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = L::fma(w, x, *sum);
                 }
             }
             k += L::N;
         }
-        for t in 0..T {
-            for r in 0..R {
-                *y.add(t * rows + r) = L::sum(sums[t][r]);
-            }
+        for (t, sums) in sums.into_iter().enumerate() {
+            y.add(t * rows).cast::<[f32; R]>().write(sums.map(|sum| L::sum(sum)));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::lines::Lines;
 use super::math::arg_max;
 use super::pool::Pool;
 use super::share::{Dealer, Parts};
-use super::step::{Pass, Scratch};
+use super::step::{PHASES_PER_STAGE, Pass, Scratch};
 use super::weights::{Embedding, Stages};
 use crate::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
 
@@ -76,7 +76,7 @@ impl CpuEngine {
         let buffers = Buffers::new(&plan, &config, threads, &device)?;
         let pool = Pool::new(threads)
             .map_err(|error| EngineError::Device { device: device.clone(), what: format!("no thread: {error}") })?;
-        let dealer = Dealer::new(stages.stages.len(), pool.threads());
+        let dealer = Dealer::new(PHASES_PER_STAGE * stages.stages.len(), pool.threads());
         let slots = (0..config.slots).map(|_| None).collect();
         Ok(Self { plan, config, device, kernels, stages, pool, dealer, buffers, slots, broken: None })
     }
@@ -131,6 +131,7 @@ impl CpuEngine {
             position: step.position,
             rows,
             wanted: step.wanted,
+            threads: pool.threads(),
             max_positions: self.config.max_positions,
             kv: Parts::new(cache.kv.of_mut::<W>()),
             x: Parts::new(buffers.x.of_mut()),

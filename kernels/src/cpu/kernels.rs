@@ -30,11 +30,12 @@ pub(super) enum Sum {
 /// The kernels over one element type, as in `dot.rs` and `attend.rs`.
 pub(super) struct Table<W> {
     gemv: unsafe fn(&[W], usize, &[f32], &mut [f32]),
-    gemm: unsafe fn(&[W], usize, &mut [f32], &[f32], &mut [f32]),
+    gemm: Gemm<W>,
     attend: Attend<W>,
     read: unsafe fn(&[W], &mut [f32]),
 }
 
+type Gemm<W> = unsafe fn(&[W], usize, &mut [f32], &[f32], &mut [f32]);
 type Attend<W> = unsafe fn(&[f32], &[W], &[W], f32, &mut [f32], &mut [f32]);
 
 /// An element that the kernels are compiled for.
@@ -84,14 +85,16 @@ impl Kernels {
 
     /// `y[r] = w[r] . x` for `y.len()` rows of `x.len()` elements (whole groups of 16).
     pub(super) fn gemv<W: Compiled>(&self, w: &[W], x: &[f32], y: &mut [f32]) {
-        assert!(x.len() % 16 == 0 && w.len() == x.len() * y.len());
+        assert!(x.len().is_multiple_of(16) && w.len() == x.len() * y.len());
         // SAFETY: the CPU can run this table (see `usable`), and the lengths are as `dot::gemv` wants them.
         unsafe { (W::of(self).gemv)(w, x.len(), x, y) }
     }
 
     /// `y[t * rows + r] = w[r] . x[t]` for rows of `stride` elements (whole groups of 16); `scratch` as long as `w`.
     pub(super) fn gemm<W: Compiled>(&self, w: &[W], stride: usize, scratch: &mut [f32], x: &[f32], y: &mut [f32]) {
-        assert!(stride > 0 && stride % 16 == 0 && w.len() % stride == 0 && x.len() % stride == 0);
+        assert!(
+            stride > 0 && stride.is_multiple_of(16) && w.len().is_multiple_of(stride) && x.len().is_multiple_of(stride)
+        );
         assert!(scratch.len() == w.len() && y.len() == (w.len() / stride) * (x.len() / stride));
         // SAFETY: as in `gemv`, for `dot::gemm`.
         unsafe { (W::of(self).gemm)(w, stride, scratch, x, y) }
@@ -107,14 +110,14 @@ impl Kernels {
         out: &mut [f32],
     ) {
         let elements = q.len() * scores.len();
-        assert!(q.len() % 16 == 0 && !scores.is_empty() && k.len() == elements && v.len() == elements);
+        assert!(q.len().is_multiple_of(16) && !scores.is_empty() && k.len() == elements && v.len() == elements);
         // SAFETY: as in `gemv`, for `attend::attend`.
         unsafe { (W::of(self).attend)(q, k, v, scale, scores, out) }
     }
 
     /// Widens whole groups of 16 elements.
     pub(super) fn read<W: Compiled>(&self, elements: &[W], out: &mut [f32]) {
-        assert!(elements.len() % 16 == 0 && out.len() == elements.len());
+        assert!(elements.len().is_multiple_of(16) && out.len() == elements.len());
         // SAFETY: as in `gemv`; both slices are whole registers.
         unsafe { (W::of(self).read)(elements, out) }
     }

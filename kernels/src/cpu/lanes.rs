@@ -29,34 +29,36 @@ pub(super) trait Lanes: Copy {
 pub(super) struct Portable;
 
 impl Lanes for Portable {
-    type V = [f32; 8];
-    const N: usize = 8;
+    type V = [f32; 16];
+    const N: usize = 16;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
-        [0.0; 8]
+        [0.0; 16]
     }
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self::V {
-        [value; 8]
+        [value; 16]
     }
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
-        // SAFETY: the caller's pointer is valid for 8 elements.
+        // SAFETY: the caller's pointer is valid for 16 elements.
         unsafe { from.cast::<Self::V>().read_unaligned() }
     }
 
     #[inline(always)]
     unsafe fn load_half(from: *const u16) -> Self::V {
-        // SAFETY: the caller's pointer is valid for 8 elements.
-        unsafe { from.cast::<[u16; 8]>().read_unaligned() }.map(widen)
+        let mut wide = [0.0; 16];
+        // SAFETY: the caller's pointer is valid for 16 elements.
+        widen_all(unsafe { &*from.cast::<[u16; 16]>() }, &mut wide);
+        wide
     }
 
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: Self::V) {
-        // SAFETY: the caller's pointer is valid for 8 elements.
+        // SAFETY: the caller's pointer is valid for 16 elements.
         unsafe { to.cast::<Self::V>().write_unaligned(v) }
     }
 
@@ -69,12 +71,22 @@ impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
-        let fours: [f32; 4] = std::array::from_fn(|i| v[i] + v[i + 4]);
+        let eights: [f32; 8] = std::array::from_fn(|i| v[i] + v[i + 8]);
+        let fours: [f32; 4] = std::array::from_fn(|i| eights[i] + eights[i + 4]);
         (fours[0] + fours[2]) + (fours[1] + fours[3])
     }
 
     #[inline(always)]
     unsafe fn prefetch<const LATER: bool>(_: *const u8) {}
+}
+
+/// A function of its own: inlined, it would be vectorised across weight rows instead of along them, which is far slower
+/// than the call.
+#[inline(never)]
+fn widen_all(halves: &[u16; 16], wide: &mut [f32; 16]) {
+    for (wide, half) in wide.iter_mut().zip(halves) {
+        *wide = widen(*half);
+    }
 }
 
 /// f16 bits to f32 in integer steps: the exponent is moved and rebiased by a multiplication that is exact, also for

@@ -1,13 +1,15 @@
-//! Persistent worker threads that run one closure together, and the barrier that they meet at inside it.
+//! Persistent worker threads that run one closure together.
 //!
-//! A decode step of a small model lasts less than a millisecond and has a barrier every few microseconds, so waiting
-//! spins first. It soon yields, because nodes on one machine may have more threads than the machine has cores.
+//! A decode step of a small model lasts less than a millisecond and waits for other threads every few microseconds, so
+//! waiting spins first. It soon yields, because nodes on one machine may have more threads than the machine has cores.
+//! For the same reason nobody waits for a thread that has not begun: a closure must be whole even if only the caller runs
+//! it, and a worker that comes too late is not let in.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,12 +26,10 @@ pub(super) struct Pool {
 pub(super) struct Worker<'a> {
     /// `0..threads`; the caller of [`Pool::run`] is 0.
     pub(super) index: usize,
-    /// Threads of the run.
-    pub(super) threads: usize,
-    barrier: &'a Barrier,
+    panicked: &'a AtomicBool,
 }
 
-/// Another thread of the run panicked: leave the closure, nobody waits any more.
+/// Another thread of the run panicked: leave the closure, what is waited for may never come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Poisoned;
 
@@ -41,12 +41,12 @@ impl Pool {
     pub(super) fn new(threads: usize) -> std::io::Result<Self> {
         let others = threads.max(1) - 1;
         let shared = Arc::new(Shared {
-            round: Padded(AtomicU32::new(0)),
+            gate: Padded(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
-            running: Padded(AtomicU32::new(0)),
             stop: AtomicBool::new(false),
             parked: (0..others).map(|_| Padded(AtomicBool::new(false))).collect(),
-            barrier: Barrier::new(others as u32 + 1),
+            panicked: AtomicBool::new(false),
+            panic: Mutex::new(None),
         });
         // A pool that fails half-way is dropped, which joins the threads it has.
         let mut pool = Self { shared, workers: Vec::with_capacity(others) };
@@ -55,42 +55,50 @@ impl Pool {
             let body = move || shared.serve(index);
             pool.workers.push(thread::Builder::new().name(format!("syn1-cpu-{index}")).spawn(body)?);
         }
+        // A thread allocates when it begins. Later on, nothing does.
+        let begun = AtomicUsize::new(0);
+        let begin = |worker: Worker<'_>| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            // Nobody panics here.
+            let _ = worker.wait(|| begun.load(Ordering::Relaxed) == threads.max(1));
+        };
+        pool.run(&begin).map_err(std::io::Error::other)?;
         Ok(pool)
     }
 
-    /// Threads of a run, the caller's included.
+    /// Threads of a run at most, the caller's included.
     pub(super) fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `job` once on every thread and returns when all have left it.
+    /// Runs `job` on this thread and on every worker that begins before this thread is done; returns when all have left
+    /// it. No thread runs it twice.
     ///
     /// # Errors
     /// What the first thread to panic panicked with; the pool stays usable.
     pub(super) fn run(&mut self, job: &(dyn Fn(Worker<'_>) + Sync)) -> Result<(), String> {
         let shared = &*self.shared;
-        shared.barrier.reset();
-        if !self.workers.is_empty() {
-            // SAFETY: only the lifetime changes. This function does not return before `running` is 0 again, which every
-            // worker brings about as its last touch of the job, whether it panicked or not.
-            let job = unsafe { std::mem::transmute::<&(dyn Fn(Worker<'_>) + Sync), Job>(job) };
-            // SAFETY: `&mut self` and `running == 0` mean that no worker reads the cell until `round` changes.
-            unsafe { *shared.job.get() = Some(job) };
-            shared.running.0.store(self.workers.len() as u32, Ordering::Relaxed);
-            self.wake();
-        }
+        shared.panicked.store(false, Ordering::Relaxed);
+        // SAFETY: only the lifetime changes. This function does not return before the gate is shut and every worker that
+        // passed it has left the job, panicking or not; `call` catches this thread's panic.
+        let forever = unsafe { std::mem::transmute::<&(dyn Fn(Worker<'_>) + Sync), Job>(job) };
+        // SAFETY: `&mut self` and the shut gate mean that no worker reads the cell until the gate opens.
+        unsafe { *shared.job.get() = Some(forever) };
+        let round = (shared.gate.0.load(Ordering::Relaxed) & ROUND).wrapping_add(ONE_ROUND);
+        shared.gate.0.store(round | OPEN, Ordering::SeqCst);
+        self.wake();
         shared.call(job, 0);
-        wait_until(|| shared.running.0.load(Ordering::Acquire) == 0);
-        match shared.barrier.panic.lock().unwrap_or_else(|poison| poison.into_inner()).take() {
+        shared.gate.0.fetch_and(!OPEN, Ordering::Relaxed);
+        wait_until(|| shared.gate.0.load(Ordering::Acquire) == round);
+        match shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take() {
             None => Ok(()),
             Some(text) => Err(text),
         }
     }
 
-    /// Begins a round: spinning workers see it, parked ones are woken.
+    /// Wakes the parked workers, after a change of `gate` or `stop`.
     fn wake(&self) {
-        // SeqCst on both sides: either the worker sees the round before it parks, or this thread sees that it is parked.
-        self.shared.round.0.fetch_add(1, Ordering::SeqCst);
+        // SeqCst on both sides: either the worker sees the change before it parks, or this thread sees that it is parked.
         for (parked, worker) in self.shared.parked.iter().zip(&self.workers) {
             if parked.0.swap(false, Ordering::SeqCst) {
                 worker.thread().unpark();
@@ -101,7 +109,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::SeqCst);
         self.wake();
         for worker in self.workers.drain(..) {
             // A worker catches every panic of a job, so there is nothing to pass on.
@@ -111,131 +119,82 @@ impl Drop for Pool {
 }
 
 impl Worker<'_> {
-    /// Waits for every other thread of the run: what they wrote before is visible after.
+    /// Waits until `done`, which must synchronise with what is waited for.
     ///
     /// # Errors
-    /// [`Poisoned`] when one of them panicked.
-    pub(super) fn meet(&self) -> Result<(), Poisoned> {
-        self.barrier.wait()
+    /// [`Poisoned`] when another thread of the run panicked.
+    pub(super) fn wait(&self, done: impl Fn() -> bool) -> Result<(), Poisoned> {
+        wait_until(|| done() || self.panicked.load(Ordering::Relaxed));
+        if self.panicked.load(Ordering::Relaxed) { Err(Poisoned) } else { Ok(()) }
     }
-
-    /// This thread's [`share`] of `items`.
-    pub(super) fn share(&self, items: usize) -> std::ops::Range<usize> {
-        share(items, self.index, self.threads)
-    }
-}
-
-/// The share of thread `index` of `threads` in `items`: contiguous, as even as can be.
-pub(super) fn share(items: usize, index: usize, threads: usize) -> std::ops::Range<usize> {
-    items * index / threads..items * (index + 1) / threads
 }
 
 type Job = &'static (dyn Fn(Worker<'_>) + Sync);
 
 struct Shared {
-    /// Rises with every run.
-    round: Padded<AtomicU32>,
+    /// The run's number ([`ROUND`]), whether workers may still begin ([`OPEN`]), and how many are inside.
+    gate: Padded<AtomicU64>,
     job: UnsafeCell<Option<Job>>,
-    /// Workers that have not left the job yet.
-    running: Padded<AtomicU32>,
     stop: AtomicBool,
     parked: Vec<Padded<AtomicBool>>,
-    barrier: Barrier,
+    panicked: AtomicBool,
+    /// The first panic of a run.
+    panic: Mutex<Option<String>>,
 }
 
-// SAFETY: `job` is the only field that is not Sync. It is written by the one owner of the pool while no worker runs, and
-// read by workers after they have seen `round` change, which the owner does after the write.
+// SAFETY: `job` is the only field that is not Sync. The one owner of the pool writes it while the gate is shut and nobody
+// inside; workers read it after they have passed the gate, which the owner opens after the write.
 unsafe impl Sync for Shared {}
 // SAFETY: as above; the job itself is `Sync`, so any thread may call it.
 unsafe impl Send for Shared {}
 
 impl Shared {
     fn serve(&self, index: usize) {
-        let mut seen = 0;
-        loop {
-            seen = self.next_round(index, seen);
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            // SAFETY: the round has begun, so the job is written and stays until `running` falls to 0.
+        let mut last = 0;
+        while let Some(round) = self.enter(index, last) {
+            last = round;
+            // SAFETY: this thread has passed the gate, so the job is written and stays until it leaves.
             if let Some(job) = unsafe { *self.job.get() } {
                 self.call(job, index);
             }
-            self.running.0.fetch_sub(1, Ordering::Release);
+            self.gate.0.fetch_sub(1, Ordering::Release);
         }
     }
 
-    /// Waits for a round other than `seen`: spins first, because decode steps follow each other closely.
-    fn next_round(&self, index: usize, seen: u32) -> u32 {
-        let begin = Instant::now();
+    /// Passes the gate of a round other than `last`; `None` when the pool ends.
+    fn enter(&self, index: usize, last: u64) -> Option<u64> {
+        let parked = &self.parked[index - 1].0;
+        let mut begin = Instant::now();
+        let mut parking = false;
         loop {
-            let round = self.round.0.load(Ordering::SeqCst);
-            if round != seen {
-                return round;
+            if self.stop.load(Ordering::SeqCst) {
+                return None;
             }
-            if begin.elapsed() < SPIN {
-                (0..16).for_each(|_| std::hint::spin_loop());
-                continue;
-            }
-            let parked = &self.parked[index - 1].0;
-            parked.store(true, Ordering::SeqCst);
-            if self.round.0.load(Ordering::SeqCst) == seen {
+            let gate = self.gate.0.load(Ordering::SeqCst);
+            if gate & OPEN != 0 && gate & ROUND != last {
+                if self.gate.0.compare_exchange(gate, gate + 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                    parked.store(false, Ordering::Relaxed);
+                    return Some(gate & ROUND);
+                }
+            } else if parking {
                 thread::park();
+                (parking, begin) = (false, Instant::now());
+            } else if begin.elapsed() < SPIN {
+                (0..16).for_each(|_| std::hint::spin_loop());
+            } else {
+                // Said first, looked once more, parked then: `wake` can't be missed.
+                parked.store(true, Ordering::SeqCst);
+                parking = true;
             }
-            parked.store(false, Ordering::SeqCst);
         }
     }
 
     fn call(&self, job: &(dyn Fn(Worker<'_>) + Sync), index: usize) {
-        let worker = Worker { index, threads: self.parked.len() + 1, barrier: &self.barrier };
+        let worker = Worker { index, panicked: &self.panicked };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| job(worker))) {
-            self.barrier.poison(text_of(&*panic));
+            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text_of(&*panic));
+            self.panicked.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-/// Where the threads of a run wait for each other.
-struct Barrier {
-    threads: u32,
-    arrived: Padded<AtomicU32>,
-    generation: Padded<AtomicU32>,
-    poisoned: AtomicBool,
-    panic: std::sync::Mutex<Option<String>>,
-}
-
-impl Barrier {
-    fn new(threads: u32) -> Self {
-        Self {
-            threads,
-            arrived: Padded(AtomicU32::new(0)),
-            generation: Padded(AtomicU32::new(0)),
-            poisoned: AtomicBool::new(false),
-            panic: std::sync::Mutex::new(None),
-        }
-    }
-
-    /// Makes the barrier whole again; no thread waits at it.
-    fn reset(&self) {
-        self.arrived.0.store(0, Ordering::Relaxed);
-        self.poisoned.store(false, Ordering::Relaxed);
-    }
-
-    fn wait(&self) -> Result<(), Poisoned> {
-        let generation = self.generation.0.load(Ordering::Acquire);
-        if self.arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            self.arrived.0.store(0, Ordering::Relaxed);
-            self.generation.0.store(generation.wrapping_add(1), Ordering::Release);
-        } else {
-            wait_until(|| {
-                self.generation.0.load(Ordering::Acquire) != generation || self.poisoned.load(Ordering::Relaxed)
-            });
-        }
-        if self.poisoned.load(Ordering::Relaxed) { Err(Poisoned) } else { Ok(()) }
-    }
-
-    fn poison(&self, text: String) {
-        self.panic.lock().unwrap_or_else(|poison| poison.into_inner()).get_or_insert(text);
-        self.poisoned.store(true, Ordering::Relaxed);
     }
 }
 
@@ -259,87 +218,74 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
 
 /// Keeps what several threads write apart: two cache lines, because x86 prefetches them in pairs.
 #[repr(align(128))]
-struct Padded<T>(T);
+pub(super) struct Padded<T>(pub(super) T);
+
+/// The bits of `gate`: workers inside below, then `OPEN`, then the round.
+const OPEN: u64 = 1 << 31;
+const ONE_ROUND: u64 = 1 << 32;
+const ROUND: u64 = !(ONE_ROUND - 1);
 
 /// How long a worker waits awake for the next run. Longer than the pause between two decode steps on one machine, short
 /// enough that an idle engine costs nothing.
 const SPIN: Duration = Duration::from_micros(40);
 
-/// Looks at a barrier before the core is offered to other threads: some ten microseconds.
+/// Looks at what is waited for before the core is offered to other threads: some ten microseconds.
 const SPINS_BEFORE_YIELD: u32 = 400;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
 
     #[test]
-    fn every_thread_runs_every_job_once() {
+    fn the_caller_runs_every_job_and_no_worker_runs_one_twice() {
         for threads in [1, 2, 3, 7] {
             let mut pool = Pool::new(threads).unwrap();
-            let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-            for _ in 0..100 {
+            for _ in 0..200 {
+                let counts: Vec<AtomicUsize> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
                 pool.run(&|worker| {
                     counts[worker.index].fetch_add(1, Ordering::Relaxed);
                 })
                 .unwrap();
+                assert_eq!(counts[0].load(Ordering::Relaxed), 1);
+                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) <= 1));
             }
-            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 100));
         }
     }
 
     #[test]
-    fn nobody_passes_the_barrier_before_all_have_arrived() {
+    fn all_workers_come_when_the_caller_stays_also_parked_ones() {
         let mut pool = Pool::new(4).unwrap();
-        let arrived = AtomicUsize::new(0);
-        pool.run(&|worker| {
-            for phase in 1..=50 {
-                arrived.fetch_add(1, Ordering::Relaxed);
-                worker.meet().unwrap();
-                assert_eq!(arrived.load(Ordering::Relaxed), 4 * phase);
-                worker.meet().unwrap();
+        for round in 0..30 {
+            if round % 10 == 0 {
+                thread::sleep(SPIN * 20);
             }
-        })
-        .unwrap();
+            let inside = AtomicUsize::new(0);
+            pool.run(&|worker| {
+                inside.fetch_add(1, Ordering::Relaxed);
+                worker.wait(|| inside.load(Ordering::Relaxed) == 4).unwrap();
+            })
+            .unwrap();
+        }
     }
 
     #[test]
     fn a_panic_frees_the_waiting_threads_and_the_pool_lives_on() {
         let mut pool = Pool::new(3).unwrap();
         for culprit in 0..3 {
-            let freed = AtomicUsize::new(0);
+            let (waiting, freed) = (AtomicUsize::new(0), AtomicUsize::new(0));
             let result = pool.run(&|worker| {
                 if worker.index == culprit {
+                    worker.wait(|| waiting.load(Ordering::Relaxed) == 2).unwrap();
                     panic!("thread {culprit} gives up");
                 }
-                if worker.meet() == Err(Poisoned) {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                if worker.wait(|| false) == Err(Poisoned) {
                     freed.fetch_add(1, Ordering::Relaxed);
                 }
             });
             assert_eq!(result, Err(format!("thread {culprit} gives up")));
             assert_eq!(freed.load(Ordering::Relaxed), 2);
-            pool.run(&|worker| worker.meet().unwrap()).unwrap();
-        }
-    }
-
-    #[test]
-    fn parked_workers_wake_up() {
-        let mut pool = Pool::new(2).unwrap();
-        for _ in 0..3 {
-            let runs = AtomicUsize::new(0);
-            thread::sleep(SPIN * 20);
-            pool.run(&|_| {
-                runs.fetch_add(1, Ordering::Relaxed);
-            })
-            .unwrap();
-            assert_eq!(runs.load(Ordering::Relaxed), 2);
-        }
-    }
-
-    #[test]
-    fn shares_are_disjoint_and_whole() {
-        for items in [0, 1, 2, 3, 10, 31] {
-            assert!((0..3).flat_map(|index| share(items, index, 3)).eq(0..items));
+            assert_eq!(pool.run(&|_| ()), Ok(()));
         }
     }
 }

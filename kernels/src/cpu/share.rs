@@ -4,51 +4,78 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::pool::{Worker, share};
+use super::pool::{Padded, Poisoned, Worker};
 
-/// Deals out the items of every phase of a step.
+/// Deals out the items of every phase of a step; a phase begins when all items of the one before are done.
 ///
 /// Each worker begins with a contiguous range of its own, so that it reads memory in order; who is done early takes
-/// from the others, because the cores of one machine are rarely equally fast and rarely all free. Who computes an item
+/// from the others, because the cores of one machine are rarely equally fast and rarely all free. A phase waits for
+/// items, never for threads: one that the system has put aside between two items holds nobody up. Who computes an item
 /// has no influence on the result.
 pub(super) struct Dealer {
     threads: usize,
     /// `[phase][worker]`: items taken from the worker's range.
-    taken: Vec<Taken>,
+    taken: Vec<Padded<AtomicUsize>>,
+    /// `[phase]`: items done.
+    done: Vec<Padded<AtomicUsize>>,
 }
 
-#[repr(align(128))]
-struct Taken(AtomicUsize);
-
 impl Dealer {
-    /// For steps of up to `phases`, run by `threads`.
+    /// For steps of up to `phases`, run by up to `threads`.
     pub(super) fn new(phases: usize, threads: usize) -> Self {
-        Self { threads, taken: (0..phases * threads).map(|_| Taken(AtomicUsize::new(0))).collect() }
+        let zeros = |count| (0..count).map(|_| Padded(AtomicUsize::new(0))).collect();
+        Self { threads, taken: zeros(phases * threads), done: zeros(phases) }
     }
 
     /// Before a step: nothing is taken.
     pub(super) fn reset(&mut self) {
-        self.taken.iter_mut().for_each(|taken| *taken.0.get_mut() = 0);
+        self.taken.iter_mut().chain(&mut self.done).for_each(|count| *count.0.get_mut() = 0);
     }
 
-    /// The next of `items` for this worker; each is dealt once per phase. All workers name the same number of items.
-    pub(super) fn next(&self, phase: usize, worker: Worker<'_>, items: usize) -> Option<usize> {
+    /// One worker's part of `phase`: calls `compute` for items as long as there are any, then waits until all are done.
+    /// What any thread wrote in the phase is visible behind it. Every item of `0..items` is dealt once; all workers name
+    /// the same number.
+    ///
+    /// Memory that other phases write may be touched only inside `compute`: a late worker may find its phase long over.
+    ///
+    /// # Errors
+    /// [`Poisoned`] when another thread panicked.
+    pub(super) fn phase(
+        &self,
+        phase: usize,
+        worker: Worker<'_>,
+        items: usize,
+        mut compute: impl FnMut(usize),
+    ) -> Result<(), Poisoned> {
         let taken = &self.taken[phase * self.threads..][..self.threads];
-        (0..self.threads).find_map(|distance| {
-            let index = (worker.index + distance) % self.threads;
-            let range = share(items, index, self.threads);
-            let taken = &taken[index].0;
+        let mut own = 0;
+        for distance in 0..self.threads {
+            let owner = (worker.index + distance) % self.threads;
+            let range = share(items, owner, self.threads);
+            let taken = &taken[owner].0;
             // The load keeps those who look for leftovers from taking the cache line away.
-            if taken.load(Ordering::Relaxed) >= range.len() {
-                return None;
+            while taken.load(Ordering::Relaxed) < range.len() {
+                let item = range.start + taken.fetch_add(1, Ordering::Relaxed);
+                if item < range.end {
+                    compute(item);
+                    own += 1;
+                }
             }
-            let item = range.start + taken.fetch_add(1, Ordering::Relaxed);
-            (item < range.end).then_some(item)
-        })
+        }
+        let done = &self.done[phase].0;
+        if own > 0 {
+            done.fetch_add(own, Ordering::Release);
+        }
+        worker.wait(|| done.load(Ordering::Acquire) == items)
     }
 }
 
-/// A slice that several threads write at once, each its own part, with barriers between writing and reading.
+/// The share of thread `index` of `threads` in `items`: contiguous, as even as can be.
+fn share(items: usize, index: usize, threads: usize) -> Range<usize> {
+    items * index / threads..items * (index + 1) / threads
+}
+
+/// A slice that several threads write at once, each its own part, with a phase's end between writing and reading.
 pub(super) struct Parts<'a, T> {
     start: *mut T,
     len: usize,
@@ -99,13 +126,13 @@ mod tests {
             let dealt: Vec<AtomicUsize> = (0..2 * items).map(|_| AtomicUsize::new(0)).collect();
             pool.run(&|worker| {
                 for phase in 0..2 {
-                    while let Some(item) = dealer.next(phase, worker, items) {
+                    let deal = |item: usize| {
                         dealt[phase * items + item].fetch_add(1, Ordering::Relaxed);
                         if worker.index == 1 {
                             std::thread::yield_now();
                         }
-                    }
-                    worker.meet().unwrap();
+                    };
+                    dealer.phase(phase, worker, items, deal).unwrap();
                     assert!(dealt[phase * items..][..items].iter().all(|count| count.load(Ordering::Relaxed) == 1));
                 }
             })
@@ -114,20 +141,32 @@ mod tests {
     }
 
     #[test]
-    fn parts_written_by_threads_are_read_by_all_after_the_barrier() {
+    fn what_a_phase_writes_is_read_in_the_next() {
         let mut pool = Pool::new(4).unwrap();
-        let mut values = vec![0usize; 103];
-        let parts = Parts::new(&mut values);
-        pool.run(&|worker| {
-            let share = worker.share(103);
-            // SAFETY: shares are disjoint.
-            let own = unsafe { parts.at_mut(share.clone()) };
-            own.iter_mut().zip(share).for_each(|(value, index)| *value = index * index);
-            worker.meet().unwrap();
-            // SAFETY: nobody writes after the barrier.
-            let all = unsafe { parts.at(0..103) };
-            assert!(all.iter().enumerate().all(|(index, value)| *value == index * index));
-        })
-        .unwrap();
+        let mut dealer = Dealer::new(2, 4);
+        for _ in 0..50 {
+            let mut values = vec![0; 103];
+            let parts = Parts::new(&mut values);
+            dealer.reset();
+            pool.run(&|worker| {
+                // SAFETY: an item is dealt once, and writes its own element.
+                let write = |item| unsafe { parts.at_mut(item..item + 1) }[0] = item * item;
+                dealer.phase(0, worker, 103, write).unwrap();
+                let read = |_| {
+                    // SAFETY: nobody writes in this phase.
+                    let all = unsafe { parts.at(0..103) };
+                    assert!(all.iter().enumerate().all(|(index, value)| *value == index * index));
+                };
+                dealer.phase(1, worker, 8, read).unwrap();
+            })
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn shares_are_disjoint_and_whole() {
+        for items in [0, 1, 2, 3, 10, 31] {
+            assert!((0..3).flat_map(|index| share(items, index, 3)).eq(0..items));
+        }
     }
 }

@@ -1,9 +1,9 @@
-//! One step of one request, as every thread walks it: op after op, with a barrier behind each.
+//! One step of one request, as every thread walks it: op after op, each one or two phases.
 
 use std::ops::Range;
 
 use syn1_model::plan::padded;
-use syn1_model::spec::Spec;
+use syn1_model::spec::{Norm, Spec};
 
 use super::kernels::{Compiled, Kernels};
 use super::lines::Lines;
@@ -24,6 +24,8 @@ pub(super) struct Pass<'a, W> {
     pub(super) rows: usize,
     /// First row that gives logits.
     pub(super) wanted: usize,
+    /// Threads that may take part.
+    pub(super) threads: usize,
     /// Positions of the KV cache.
     pub(super) max_positions: usize,
     /// `[layer][K|V][kv_head][max_positions][padded(head_dim)]`.
@@ -77,46 +79,45 @@ impl<W: Compiled> Pass<'_, W> {
     pub(super) fn walk(&self, worker: Worker<'_>) -> Result<(), Poisoned> {
         // SAFETY: every thread takes the scratch of its own index, once.
         let [scratch] = (unsafe { self.scratch.at_mut(worker.index..worker.index + 1) }) else { return Ok(()) };
-        for (phase, stage) in self.stages.iter().enumerate() {
-            let task = Task { pass: self, worker, phase };
+        for (index, stage) in self.stages.iter().enumerate() {
+            let task = Task { pass: self, worker, phase: PHASES_PER_STAGE * index };
+            let all = 0..self.rows;
             match stage {
                 Stage::Qkv { layer, product } => {
-                    let norm = task.norm(product, 0..self.rows, scratch)?;
-                    task.multiply(product, norm, scratch, |row, first, values| {
+                    task.normed_multiply(product, all, scratch, |row, first, values| {
                         self.scatter(*layer, row, first, values);
-                    });
+                    })?
                 }
-                Stage::Attend { layer } => task.attend(*layer, scratch),
+                Stage::Attend { layer } => task.attend(*layer, scratch)?,
                 Stage::Out(product) => {
-                    let from = Source::Shared(&self.a, 0..self.rows);
-                    task.multiply(product, from, scratch, |row, first, values| self.add(row, first, values));
+                    task.multiply(product, Source::Rows(&self.a, all), scratch, |row, first, values| {
+                        self.add(row, first, values);
+                    })?;
                 }
                 Stage::Up { product, activation, gated } => {
-                    let norm = task.norm(product, 0..self.rows, scratch)?;
-                    task.multiply(product, norm, scratch, |row, first, values| {
+                    task.normed_multiply(product, all, scratch, |row, first, values| {
                         if *gated {
                             self.gate(row, first, values, |gate| self.kernels.activate(gate, *activation));
                         } else {
                             self.kernels.activate(values, *activation);
                             self.hidden(row, first, values.len()).copy_from_slice(values);
                         }
-                    });
+                    })?;
                 }
                 Stage::Down(product) => {
-                    let from = Source::Shared(&self.h, 0..self.rows);
-                    task.multiply(product, from, scratch, |row, first, values| self.add(row, first, values));
+                    task.multiply(product, Source::Rows(&self.h, all), scratch, |row, first, values| {
+                        self.add(row, first, values);
+                    })?;
                 }
                 Stage::Head(_) if self.wanted >= self.rows => {}
                 Stage::Head(product) => {
-                    let norm = task.norm(product, self.wanted..self.rows, scratch)?;
-                    task.multiply(product, norm, scratch, |row, first, values| {
+                    task.normed_multiply(product, self.wanted..self.rows, scratch, |row, first, values| {
                         let begin = row * self.spec.vocab + first;
                         // SAFETY: the block is this thread's, so nobody else writes these logits.
                         unsafe { self.logits.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
-                    });
+                    })?;
                 }
             }
-            worker.meet()?;
         }
         Ok(())
     }
@@ -151,6 +152,13 @@ impl<W: Compiled> Pass<'_, W> {
         line * padded(self.spec.head_dim)
     }
 
+    /// A row of the residual stream, for ops that do not write it.
+    fn residual(&self, row: usize) -> &[f32] {
+        let begin = row * padded(self.spec.width);
+        // SAFETY: called inside items of ops that only read it; the ops that write it are other phases.
+        unsafe { self.x.at(begin..begin + self.spec.width) }
+    }
+
     /// Adds to the residual stream.
     fn add(&self, row: usize, first: usize, values: &[f32]) {
         let begin = row * padded(self.spec.width) + first;
@@ -182,99 +190,113 @@ impl<W: Compiled> Pass<'_, W> {
 /// The rows that enter a product.
 #[derive(Clone)]
 enum Source<'a> {
-    /// The thread's own normed row.
-    Own,
     /// Rows of a buffer.
-    Shared(&'a Parts<'a, f32>, Range<usize>),
+    Rows(&'a Parts<'a, f32>, Range<usize>),
+    /// One row of the residual stream, to be normed.
+    Norm(usize, Norm, &'a [f32]),
 }
 
 /// One thread's part of one op.
 struct Task<'a, W> {
     pass: &'a Pass<'a, W>,
     worker: Worker<'a>,
+    /// The op's first phase.
     phase: usize,
 }
 
-impl<'a, W: Compiled> Task<'a, W> {
-    /// Norms rows of the residual stream. A single row is normed by every thread for itself, which is cheaper than to
-    /// meet; several are shared out.
-    fn norm(&self, product: &Product, rows: Range<usize>, scratch: &mut Scratch) -> Result<Source<'a>, Poisoned> {
+impl<W: Compiled> Task<'_, W> {
+    /// [`Self::multiply`] over normed rows of the residual stream. A single row is normed by every thread for itself,
+    /// which is cheaper than to wait for each other; several are shared out.
+    fn normed_multiply(
+        &self,
+        product: &Product,
+        rows: Range<usize>,
+        scratch: &mut Scratch,
+        finish: impl Fn(usize, usize, &mut [f32]),
+    ) -> Result<(), Poisoned> {
         let pass = self.pass;
-        let (width, stride) = (pass.spec.width, padded(pass.spec.width));
-        let Some((norm, gamma)) = &product.norm else { return Ok(Source::Shared(&pass.x, rows)) };
-        let gamma = &gamma.elements::<f32>()[..width];
-        // SAFETY: the residual stream is only read until the next barrier.
-        let x = |row: usize| unsafe { pass.x.at(row * stride..row * stride + width) };
+        let Some((norm, gamma)) = &product.norm else {
+            return self.multiply(product, Source::Rows(&pass.x, rows), scratch, finish);
+        };
+        let gamma = &gamma.elements::<f32>()[..pass.spec.width];
         if rows.len() == 1 {
-            normalise(x(rows.start), *norm, gamma, &mut scratch.row.of_mut()[..width]);
-            return Ok(Source::Own);
+            return self.multiply(product, Source::Norm(rows.start, *norm, gamma), scratch, finish);
         }
-        for row in self.worker.share(rows.len()) {
-            // SAFETY: shares are disjoint, and readers come after the barrier.
-            let out = unsafe { pass.normed.at_mut(row * stride..row * stride + width) };
-            normalise(x(rows.start + row), *norm, gamma, out);
-        }
-        self.worker.meet()?;
-        Ok(Source::Shared(&pass.normed, 0..rows.len()))
+        pass.dealer.phase(self.phase, self.worker, rows.len(), |row| {
+            let begin = row * padded(pass.spec.width);
+            // SAFETY: the row is this item's, and read only in the next phase.
+            let out = unsafe { pass.normed.at_mut(begin..begin + gamma.len()) };
+            normalise(pass.residual(rows.start + row), *norm, gamma, out);
+        })?;
+        self.multiply(product, Source::Rows(&pass.normed, 0..rows.len()), scratch, finish)
     }
 
-    /// Computes blocks of `product` over the rows of `source` as long as there are any. `finish(row, first, values)`
-    /// gets outputs `first..` of a row, bias included.
+    /// Multiplies blocks of weight rows with the rows of `source`. `finish(row, first, values)` gets outputs `first..`
+    /// of a row, bias included.
     fn multiply(
         &self,
         product: &Product,
         source: Source<'_>,
         scratch: &mut Scratch,
         finish: impl Fn(usize, usize, &mut [f32]),
-    ) {
-        let (kernels, stride) = (self.pass.kernels, product.matrix.stride);
+    ) -> Result<(), Poisoned> {
+        let (pass, stride) = (self.pass, product.matrix.stride);
         let (weights, aux) = (product.matrix.data.elements::<W>(), product.aux.elements::<[f32; 2]>());
-        let input = match source {
-            Source::Own => scratch.row.of::<f32>(),
-            // SAFETY: the barriers before and behind this op keep writers of the rows away.
-            Source::Shared(parts, rows) => unsafe { parts.at(rows.start * stride..rows.end * stride) },
+        let tokens = match &source {
+            Source::Rows(_, rows) => rows.len(),
+            Source::Norm(..) => 1,
         };
-        let tokens = input.len() / stride;
-        let block = block_rows::<W>(product.matrix.rows, stride, tokens, self.worker.threads);
-        let blocks = product.matrix.rows.div_ceil(block);
-        while let Some(index) = self.pass.dealer.next(self.phase, self.worker, blocks) {
+        let block = block_rows::<W>(product.matrix.rows, stride, tokens, pass.threads);
+        let mut normed = false;
+        pass.dealer.phase(self.phase + 1, self.worker, product.matrix.rows.div_ceil(block), |index| {
+            let input = match &source {
+                // SAFETY: the buffer was written in an earlier phase.
+                Source::Rows(parts, rows) => unsafe { parts.at(rows.start * stride..rows.end * stride) },
+                Source::Norm(row, norm, gamma) => {
+                    if !normed {
+                        normalise(pass.residual(*row), *norm, gamma, &mut scratch.row.of_mut()[..gamma.len()]);
+                        normed = true;
+                    }
+                    scratch.row.of::<f32>()
+                }
+            };
             let first = index * block;
             let rows = block.min(product.matrix.rows - first);
             let weights = &weights[first * stride..(first + rows) * stride];
             let results = &mut scratch.results.of_mut::<f32>()[..rows * tokens];
             if tokens == 1 {
-                kernels.gemv(weights, input, results);
+                pass.kernels.gemv(weights, input, results);
             } else {
                 let panel = &mut scratch.panel.of_mut()[..rows * stride];
-                kernels.gemm(weights, stride, panel, input, results);
+                pass.kernels.gemm(weights, stride, panel, input, results);
             }
             for (row, values) in results.chunks_exact_mut(rows).enumerate() {
                 values.iter_mut().zip(&aux[first..]).for_each(|(value, [_, c2])| *value += c2);
                 finish(row, first, values);
             }
-        }
+        })
     }
 
     /// Attention: an item is one head of one row, so that neighbours share keys and values.
-    fn attend(&self, layer: usize, scratch: &mut Scratch) {
+    fn attend(&self, layer: usize, scratch: &mut Scratch) -> Result<(), Poisoned> {
         let pass = self.pass;
         let (dim, stride, heads) = (pass.spec.head_dim, padded(pass.spec.head_dim), pass.spec.heads);
         let scale = 1.0 / (dim as f32).sqrt();
-        while let Some(item) = pass.dealer.next(self.phase, self.worker, heads * pass.rows) {
+        pass.dealer.phase(self.phase, self.worker, heads * pass.rows, |item| {
             let (head, row) = (item / pass.rows, item % pass.rows);
             let positions = pass.position + row + 1;
             let cache = |kind| {
                 let begin = pass.cached(layer, kind, head * pass.spec.kv_heads / heads, 0);
-                // SAFETY: the KV cache is only read between the barriers around this op.
+                // SAFETY: the layer's keys and values were written in an earlier phase.
                 unsafe { pass.kv.at(begin..begin + positions * stride) }
             };
             let query = (row * heads + head) * stride;
             let out = row * padded(pass.spec.attention_width()) + head * dim;
-            // SAFETY: queries are only read in this op; the head's output is this item's, and so this thread's.
+            // SAFETY: queries were written in an earlier phase; the head's output is this item's.
             let (query, out) = unsafe { (pass.q.at(query..query + stride), pass.a.at_mut(out..out + dim)) };
             let scores = &mut scratch.scores.of_mut()[..positions];
             pass.kernels.attend(query, (cache(0), cache(1)), scale, scores, out);
-        }
+        })
     }
 }
 
@@ -285,6 +307,9 @@ fn block_rows<W>(rows: usize, stride: usize, tokens: usize, threads: usize) -> u
     let even = rows.div_ceil(BLOCKS_PER_THREAD * threads);
     (most.min(even) / TILE_ROWS * TILE_ROWS).max(TILE_ROWS)
 }
+
+/// Phases of an op at most: norms, products.
+pub(super) const PHASES_PER_STAGE: usize = 2;
 
 /// Weight rows that are widened at once for several token rows: the panel stays in the second-level cache.
 const PANEL_ROWS: usize = 32;

@@ -326,15 +326,15 @@ impl Engine for GpuEngine {
         let before = ids.len();
         let request = self.request(slot)?;
         let mut in_flight = VecDeque::new();
-        let mut submits = (position..end).step_by(RING).map(|start| start..end.min(start + RING)).enumerate();
+        let mut submits =
+            (position..end).step_by(RING).map(|start| start..end.min(start + RING)).enumerate().peekable();
         let looped = async {
             loop {
-                if in_flight.len() < self.ids.len() {
-                    if let Some((number, positions)) = submits.next() {
-                        let readback = &self.ids[number % self.ids.len()];
-                        in_flight.push_back((self.submit_turns(request, positions, number == 0, readback), readback));
-                        continue;
-                    }
+                let room = in_flight.len() < self.ids.len();
+                if let Some((number, positions)) = submits.next_if(|_| room) {
+                    let readback = &self.ids[number % self.ids.len()];
+                    in_flight.push_back((self.submit_turns(request, positions, number == 0, readback), readback));
+                    continue;
                 }
                 let Some((pending, readback)) = in_flight.pop_front() else { return Ok(()) };
                 let append = |bytes: &[u8]| ids.extend_from_slice(bytemuck::cast_slice(bytes));
@@ -391,6 +391,17 @@ mod tests {
     use syn1_model::{Spec, random_piece};
 
     use super::*;
+
+    #[test]
+    fn the_futures_can_be_spawned() {
+        fn spawnable<T: Send>(_: T) {}
+        fn check(engine: &mut GpuEngine, step: Step<'_>, out: &mut Vec<f32>, ids: &mut Vec<u32>) {
+            spawnable(engine.run(step, out));
+            spawnable(engine.greedy(Slot(0), 0, 0, 1, ids));
+        }
+        // That it compiles is the property.
+        let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>, &mut Vec<u32>) = check;
+    }
 
     #[test]
     fn a_lost_device_gives_errors_and_no_panic() {

@@ -66,7 +66,7 @@ impl Program {
     ) -> Result<Self, EngineError> {
         let kv_layer_bytes = kv_layer_bytes(device, plan, config)?;
         let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
-        let made = device.guarded("pipelines and constants", 0, || {
+        device.guarded("pipelines and constants", 0, || {
             let program = Self { kv_layer_bytes, ..Self::default() };
             let kernels = Kernels::new(device, plan.format, subgroups);
             let uniforms = Uniforms::new(device);
@@ -76,8 +76,7 @@ impl Program {
                 builder.add(op)?;
             }
             Ok(builder.program)
-        })?;
-        made
+        })?
     }
 
     /// Bytes of a request's KV cache.
@@ -212,12 +211,12 @@ impl Builder<'_> {
     fn attend(&mut self, layer: usize) -> Result<(), EngineError> {
         let spec = &self.plan.spec;
         let parts = spec.head_dim / 8;
-        if spec.head_dim % 8 != 0 || !(1..=ATTEND_THREADS).contains(&parts) {
+        if !spec.head_dim.is_multiple_of(8) || !(1..=ATTEND_THREADS).contains(&parts) {
             let (dim, most) = (spec.head_dim, 8 * ATTEND_THREADS);
             let what = format!("heads of {dim} elements (only multiples of 8 up to {most})");
             return Err(self.device.unsupported(what));
         }
-        if spec.kv_heads == 0 || spec.heads % spec.kv_heads != 0 {
+        if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
             let (heads, kv_heads) = (spec.heads, spec.kv_heads);
             return Err(self.device.unsupported(format!("{heads} query heads that share {kv_heads} KV heads")));
         }

@@ -52,12 +52,15 @@ pub(super) struct Kernel {
     pub(super) layout: BindGroupLayout,
 }
 
+/// A file, its tags, and the bits of its overrides' values.
+type Key = (File, Vec<&'static str>, Vec<(&'static str, u64)>);
+
 /// Makes pipelines, each once.
 pub(super) struct Kernels<'a> {
     device: &'a GpuDevice,
     common: [&'static str; 2],
     subgroups: Option<(u32, u32)>,
-    made: HashMap<(File, Vec<&'static str>, Vec<(&'static str, u64)>), Kernel>,
+    made: HashMap<Key, Kernel>,
     layouts: HashMap<Vec<(u32, BufferBindingType)>, BindGroupLayout>,
 }
 

@@ -173,9 +173,9 @@ fn slots_do_not_see_each_other() {
     });
     let slots = [engine.open().unwrap(), engine.open().unwrap()];
     let mut got = [Vec::new(), Vec::new()];
-    for index in 0..4 {
-        for text in 0..2 {
-            run(&mut engine, slots[text], index, Input::Tokens(&[texts[text][index]]), 0, &mut got[text]);
+    for position in 0..4 {
+        for ((slot, ids), logits) in slots.iter().zip(&texts).zip(&mut got) {
+            run(&mut engine, *slot, position, Input::Tokens(&ids[position..=position]), 0, logits);
         }
     }
     assert_eq!(got, alone);

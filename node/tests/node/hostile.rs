@@ -49,6 +49,7 @@ fn a_frame_that_cannot_be_computed_fails_its_request_by_name() {
         peer.ready(1, 0..4).await;
         peer.tokens(1, 0, 0, &[1]).await;
         assert!(peer.control().await.contains("request 1 is not open"));
+        assert_eq!(peer.close(1).await, 0);
         peer.open(1, 0, Output::Full, 0).await;
         peer.tokens(1, 1, 0, &[1]).await;
         assert!(peer.control().await.contains("a frame came with epoch 1"));

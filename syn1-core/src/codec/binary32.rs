@@ -1,6 +1,6 @@
 //! F32: each value as its four bytes.
 
-use super::CodecError;
+use super::{CodecError, exceeds};
 
 /// Writes `values`, four bytes each; what does not fit in `out` is left out.
 ///
@@ -16,16 +16,13 @@ pub fn encode_f32(values: &[f32], out: &mut [u8]) {
 /// # Errors
 /// A value that is not finite.
 pub fn decode_f32(payload: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
-    let mut max = 0;
-    for (value, bytes) in out.iter_mut().zip(payload.as_chunks::<4>().0) {
-        let bits = u32::from_le_bytes(*bytes);
-        max = max.max((bits & 0x7fff_ffff).cast_signed());
-        *value = f32::from_bits(bits);
+    let cells = payload.as_chunks::<4>().0;
+    for (value, bytes) in out.iter_mut().zip(cells) {
+        *value = f32::from_le_bytes(*bytes);
     }
-    if max < INFINITY { Ok(()) } else { Err(CodecError::NotFinite) }
+    let unsound = exceeds(cells.iter().map(|bytes| u32::from_le_bytes(*bytes)), f32::MAX);
+    if unsound { Err(CodecError::NotFinite) } else { Ok(()) }
 }
-
-const INFINITY: i32 = 0x7f80_0000;
 
 #[cfg(test)]
 mod tests {

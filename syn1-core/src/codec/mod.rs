@@ -52,7 +52,9 @@ impl Codec {
     /// The codec called `name`, as [`Codec::name`] writes it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Bytes, Self::F32, Self::F16, Self::Q8, Self::Ids, Self::Top].into_iter().find(|codec| codec.name() == name)
+        [Self::Bytes, Self::F32, Self::F16, Self::Q8, Self::Ids, Self::Top]
+            .into_iter()
+            .find(|codec| codec.name() == name)
     }
 
     /// A lower-case name: `f32`, `f16`, `q8`, `ids`, `top`, `bytes`.
@@ -142,8 +144,10 @@ pub const fn encoded_len(codec: Codec, rows: u16, cols: u16) -> Option<u32> {
 /// # Errors
 /// A value that is not finite, or a codec that activations cannot travel in.
 pub fn choose(wanted: Codec, values: &[f32]) -> Result<Codec, CodecError> {
-    let max = max_magnitude(wanted, values)?;
-    Ok(if max > F16_MAX { Codec::F32 } else { wanted })
+    match check(wanted, values) {
+        Err(CodecError::TooLarge { .. }) => Ok(Codec::F32),
+        checked => checked.map(|()| wanted),
+    }
 }
 
 /// Writes rows of `cols` values each into `out` and says how many bytes they took.
@@ -151,10 +155,7 @@ pub fn choose(wanted: Codec, values: &[f32]) -> Result<Codec, CodecError> {
 /// # Errors
 /// `values` is not whole rows, `out` is too short, a value is not finite or (F16, Q8) above [`F16_MAX`].
 pub fn encode(codec: Codec, values: &[f32], cols: u16, out: &mut [u8]) -> Result<usize, CodecError> {
-    let max = max_magnitude(codec, values)?;
-    if codec != Codec::F32 && max > F16_MAX {
-        return Err(CodecError::TooLarge { magnitude: max });
-    }
+    check(codec, values)?;
     let rows = whole_rows(values.len(), cols)?;
     let need = payload_len(codec, rows, cols)?;
     let have = out.len();
@@ -281,17 +282,28 @@ impl fmt::Display for CodecError {
 
 impl core::error::Error for CodecError {}
 
-/// The largest magnitude among `values`.
-///
-/// Works on the bit patterns, whose order is the magnitudes' order with NaN on top: an integer maximum vectorises, and a
-/// float maximum that minds NaN does not.
-fn max_magnitude(codec: Codec, values: &[f32]) -> Result<f32, CodecError> {
-    if !codec.is_activation() {
-        return Err(CodecError::NotActivation(codec));
+/// Whether `codec` can carry `values`.
+fn check(codec: Codec, values: &[f32]) -> Result<(), CodecError> {
+    let limit = match codec {
+        Codec::F32 => f32::MAX,
+        Codec::F16 | Codec::Q8 => F16_MAX,
+        _ => return Err(CodecError::NotActivation(codec)),
+    };
+    if !exceeds(values.iter().map(|x| x.to_bits()), limit) {
+        return Ok(());
     }
-    let max = values.iter().fold(0, |max, x| max.max((x.to_bits() & 0x7fff_ffff).cast_signed()));
-    let max = f32::from_bits(max.cast_unsigned());
-    if max.is_finite() { Ok(max) } else { Err(CodecError::NotFinite) }
+    let magnitude = values.iter().fold(0, |max, x| max.max(x.abs().to_bits()));
+    let magnitude = f32::from_bits(magnitude);
+    Err(if magnitude.is_finite() { CodecError::TooLarge { magnitude } } else { CodecError::NotFinite })
+}
+
+/// Whether a float among `bits` has a magnitude above `limit` or is NaN.
+///
+/// The order of magnitudes, with NaN on top, is that of their bit patterns. So adding what `limit` lacks to 2^31 - 1 sets
+/// the sign bit of every larger one, and that vectorises where a maximum that minds NaN does not.
+fn exceeds(bits: impl Iterator<Item = u32>, limit: f32) -> bool {
+    let lack = 0x7fff_ffff - limit.to_bits();
+    bits.fold(0, |seen, bits| seen | ((bits & 0x7fff_ffff) + lack)) >> 31 != 0
 }
 
 fn whole_rows(values: usize, cols: u16) -> Result<u16, CodecError> {
@@ -372,7 +384,10 @@ mod tests {
             assert!(matches!(encode(codec, &[0.0; 5], 0, &mut [0; 99]), Err(CodecError::Shape { .. })));
             assert!(matches!(encode(codec, &[0.0; 4], 2, &mut [0; 3]), Err(CodecError::Buffer { .. })));
             let len = encoded_len(codec, 2, 9).unwrap() as usize;
-            assert!(matches!(decode(codec, &[0; 1000][..len - 1], 2, 9, &mut [0.0; 18]), Err(CodecError::Length { .. })));
+            assert!(matches!(
+                decode(codec, &[0; 1000][..len - 1], 2, 9, &mut [0.0; 18]),
+                Err(CodecError::Length { .. })
+            ));
             assert!(matches!(decode(codec, &[0; 1000][..len], 2, 9, &mut [0.0; 17]), Err(CodecError::Buffer { .. })));
             assert_eq!(decode(codec, &[], 0, 0, &mut []), Ok(()));
         }

@@ -66,17 +66,14 @@ pub fn decode_q8_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
     let (index, value) = side.split_at_checked(2 * SIDE).ok_or(CodecError::Length { need, have })?;
 
     let scale = f32::from_le_bytes(*scale);
-    if scale.is_sign_negative() || !(scale <= F16_MAX / 127.0) {
+    if scale.is_sign_negative() || !(0.0..=F16_MAX / 127.0).contains(&scale) {
         return Err(CodecError::Scale(scale));
     }
-    let mut least = 0;
-    for (x, &q) in out.iter_mut().zip(body) {
-        let q = q.cast_signed();
-        least = least.min(q);
-        *x = f32::from(q) * scale;
-    }
-    if least == i8::MIN {
+    if body.iter().fold(0, |seen, &q| seen | u8::from(q == MINUS_128)) != 0 {
         return Err(CodecError::Minus128);
+    }
+    for (x, &q) in out.iter_mut().zip(body) {
+        *x = f32::from(q.cast_signed()) * scale;
     }
 
     let mut before: Option<(u16, u16)> = None;
@@ -117,85 +114,79 @@ fn layout_mut(out: &mut [u8]) -> Option<(Layout<'_>, &mut [u8])> {
 
 /// The columns of the [`SIDE`] largest magnitudes by rising column, and the largest magnitude among the others.
 ///
-/// The row is cut into groups whose maxima vectorise. The ninth largest maximum bounds the ninth largest value from
-/// below, so only the groups that reach it are searched: nine of them, unless values are equal.
+/// Column c belongs to group `c % GROUPS`, so that the groups' maxima are vertical and vectorise. The ninth largest of
+/// them bounds the ninth largest value from below: only the groups that reach it are searched, nine of them unless
+/// values are equal.
 fn largest(row: &[f32], last: u16) -> ([u16; SIDE], f32) {
-    let group = row.len().div_ceil(GROUPS).max(1);
     let mut maxima = [0f32; GROUPS];
-    for (max, values) in maxima.iter_mut().zip(row.chunks(group)) {
-        *max = max_magnitude(values);
-    }
-    let mut bound = Largest::new();
-    for (max, column) in maxima.iter().zip(0..) {
-        bound.offer(*max, column);
-    }
-    let bound = bound.least();
-
-    let mut found = Largest::new();
-    let mut start = 0u16;
-    for (max, values) in maxima.iter().zip(row.chunks(group)) {
-        if *max >= bound {
-            for (x, column) in values.iter().zip(start..=last) {
-                found.offer(x.abs(), column);
-            }
-        }
-        start = start.saturating_add(group as u16);
-    }
-    found.split(last)
-}
-
-/// The largest magnitude of a group; eight running maxima, because one would wait for itself.
-fn max_magnitude(values: &[f32]) -> f32 {
-    let (blocks, tail) = values.as_chunks::<8>();
-    let mut lanes = [0f32; 8];
-    for block in blocks {
-        for (max, x) in lanes.iter_mut().zip(block) {
+    let (stripes, tail) = row.as_chunks::<GROUPS>();
+    for stripe in stripes.iter().map(<[f32; GROUPS]>::as_slice).chain([tail]) {
+        for (max, x) in maxima.iter_mut().zip(stripe) {
             *max = if x.abs() > *max { x.abs() } else { *max };
         }
     }
-    lanes.iter().chain(tail).fold(0.0, |max, x| if x.abs() > max { x.abs() } else { max })
+    let mut best = Largest::new();
+    for (max, group) in maxima.iter().zip(0..) {
+        best.offer(*max, group);
+    }
+    let bound = best.ninth();
+
+    let mut found = Largest::new();
+    for (_, group) in maxima.iter().zip(0u16..).filter(|(max, _)| **max >= bound) {
+        let mut rest = row.get(usize::from(group)..).unwrap_or_default();
+        let mut column = group;
+        while let Some(x) = rest.first() {
+            if x.abs() >= bound {
+                found.offer(x.abs(), column);
+            }
+            rest = rest.get(GROUPS..).unwrap_or_default();
+            column = column.wrapping_add(GROUPS as u16);
+        }
+    }
+    (found.columns(last), found.ninth())
 }
 
-/// The nine largest magnitudes offered so far, falling; of equal ones the first offered stays in front.
-struct Largest([(f32, u16); SIDE + 1]);
+/// The nine largest magnitudes offered so far, falling, each as a number that orders by magnitude and then by lower
+/// column: `magnitude bits << 16 | !column`, plus one bit on top so that 0 means nothing.
+struct Largest([u64; SIDE + 1]);
 
 impl Largest {
     const fn new() -> Self {
-        // Below every magnitude, so that zeros are taken too.
-        Self([(-1.0, 0); SIDE + 1])
-    }
-
-    fn least(&self) -> f32 {
-        let [.., (magnitude, _)] = self.0;
-        magnitude
+        Self([0; SIDE + 1])
     }
 
     fn offer(&mut self, magnitude: f32, column: u16) {
-        if magnitude > self.least() {
-            // From its place on, every entry moves one back and the last one falls out.
-            let (mut new, mut placed) = ((magnitude, column), false);
+        let mut key = OFFERED | u64::from(magnitude.to_bits()) << 16 | u64::from(!column);
+        let [.., least] = self.0;
+        if key > least {
             for held in &mut self.0 {
-                placed |= magnitude > held.0;
-                if placed {
-                    core::mem::swap(held, &mut new);
-                }
+                (*held, key) = (key.max(*held), key.min(*held));
             }
         }
     }
 
-    fn split(self, last: u16) -> ([u16; SIDE], f32) {
-        let [side @ .., (rest, _)] = self.0;
-        let mut columns = side.map(|(magnitude, column)| if magnitude < 0.0 { last } else { column });
+    fn ninth(&self) -> f32 {
+        let [.., least] = self.0;
+        f32::from_bits((least >> 16) as u32)
+    }
+
+    /// The columns of all but the ninth, rising; `last` where there are fewer.
+    fn columns(&self, last: u16) -> [u16; SIDE] {
+        let [side @ .., _] = self.0;
+        let mut columns = side.map(|key| if key == 0 { last } else { !(key as u16) });
         columns.sort_unstable();
-        (columns, rest.max(0.0))
+        columns
     }
 }
 
-/// Groups of [`largest`]: 256 bytes of stack, and at 4,096 columns nine groups are a seventh of the row.
+/// Groups of [`largest`]: 256 bytes of stack, and nine groups are a seventh of a row.
 const GROUPS: usize = 64;
 
 /// 1.5 * 2^23: floats of this size are integers, and the half above 2^23 leaves room for negative ones.
 const ROUND: f32 = 12_582_912.0;
+
+const OFFERED: u64 = 1 << 48;
+const MINUS_128: u8 = 0x80;
 
 #[cfg(test)]
 mod tests {
@@ -215,7 +206,7 @@ mod tests {
         let slots = |slot: usize| side[slot.min(side.len() - 1)];
         let mut out = scale.to_le_bytes().to_vec();
         out.extend((0..SIDE).flat_map(|slot| (slots(slot) as u16).to_le_bytes()));
-        out.extend((0..SIDE).flat_map(|slot| f16::from_f64(row[slots(slot)].into()).to_le_bytes()));
+        out.extend((0..SIDE).flat_map(|slot| f16::from_f32(row[slots(slot)]).to_le_bytes()));
         out.extend(row.iter().enumerate().map(|(column, x)| {
             let kept = scale > 0.0 && !side.contains(&column);
             if kept { ((x * (1.0 / scale)).round_ties_even() as i8).cast_unsigned() } else { 0 }
@@ -306,7 +297,8 @@ mod tests {
         row[17] = 3000.0;
         row[600] = -2500.0;
         let back = decoded(&encoded(&row), 768).unwrap();
-        let worst = row.iter().zip(&back).filter(|(x, _)| x.abs() < 2.0).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
+        let worst =
+            row.iter().zip(&back).filter(|(x, _)| x.abs() < 2.0).map(|(x, y)| (x - y).abs()).fold(0.0, f32::max);
         assert!(worst < 0.5 / 127.0 + 1e-4, "{worst}");
         assert_eq!((back[17], back[600]), (3000.0, -2500.0));
     }

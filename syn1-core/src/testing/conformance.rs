@@ -180,7 +180,7 @@ async fn an_end_inside_a_frame_is_torn(harness: &mut impl Harness) {
 }
 
 async fn forbidden_frames_end_the_link_before_their_payload(harness: &mut impl Harness) {
-    let forbidden: [(&str, fn(&mut [u8])); 6] = [
+    let forbidden: [(&str, Spoil); 6] = [
         ("a longer payload than agreed", |header| header[16..20].copy_from_slice(&u32::MAX.to_le_bytes())),
         ("a payload that is not its shape's", |header| header[16] ^= 4),
         ("another width", |header| header[22] ^= 1),
@@ -262,6 +262,8 @@ fn payload(len: u32) -> Vec<u8> {
 async fn write<H: Harness>(_harness: &H, raw: &mut H::Raw, bytes: &[u8]) {
     H::write(raw, bytes).await;
 }
+
+type Spoil = fn(&mut [u8]);
 
 type Halves<L> = (<L as Link>::Rx, <L as Link>::Tx);
 

@@ -22,7 +22,8 @@ pub fn memory_pair(max_payload: u32, capacity: usize) -> (MemoryLink, MemoryLink
 /// One direction of bytes: at most `capacity` of them wait between the two ends.
 #[must_use]
 pub fn pipe(capacity: usize) -> (PipeWriter, PipeReader) {
-    let pipe = Arc::new(Mutex::new(Pipe { bytes: VecDeque::new(), capacity, closed: false, reader: None, writer: None }));
+    let pipe =
+        Arc::new(Mutex::new(Pipe { bytes: VecDeque::new(), capacity, closed: false, reader: None, writer: None }));
     (PipeWriter(Arc::clone(&pipe)), PipeReader(pipe))
 }
 

@@ -1,0 +1,159 @@
+//! A swarm in the test's process, and the program as a user starts it.
+#![allow(dead_code, unreachable_pub, reason = "every test program uses its own part")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde::Deserialize;
+use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::placement::Policy;
+use syn1_coordinator::request::Generate;
+use syn1_coordinator::sample::Sampling;
+use syn1_coordinator::server::{Generation, Server, ServerConfig};
+use syn1_coordinator::update::{Finished, Update};
+use syn1_core::Codec;
+use syn1_model::folder::ModelFolder;
+use syn1_model::manifest::Manifest;
+use syn1_model::plan::WeightFormat;
+use syn1_model::split::split;
+use syn1_node_host::{DeviceChoice, HostConfig};
+use tokio::sync::oneshot;
+
+/// A folder of the repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// What transformers says of a model.
+#[derive(Deserialize)]
+pub struct Golden {
+    pub cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+pub struct Case {
+    pub ids: Vec<u32>,
+    pub prompt: Option<String>,
+    pub text: Option<String>,
+    #[serde(alias = "greedy_24", alias = "greedy_64")]
+    pub greedy: Vec<u32>,
+}
+
+impl Golden {
+    pub fn of(model: &str) -> Self {
+        let text = std::fs::read_to_string(repository(model).join("golden.json")).expect("a golden.json");
+        serde_json::from_str(&text).expect("a golden.json of the known form")
+    }
+}
+
+/// A model split into a folder that lasts as long as this does.
+pub struct Model {
+    pub folder: ModelFolder,
+    pub manifest: Manifest,
+    pub shards: tempfile::TempDir,
+    pub format: WeightFormat,
+}
+
+impl Model {
+    pub fn split(model: &str, format: WeightFormat) -> Self {
+        let dir = repository(model);
+        let shards = tempfile::tempdir().expect("a folder");
+        let manifest = split(&dir, shards.path(), format, &mut |_| {}).expect("a split");
+        Self { folder: ModelFolder::open(&dir).expect("a model"), manifest, shards, format }
+    }
+
+    pub fn server(&self, policy: Policy, wire: Codec, slots: usize) -> Server {
+        let spec = self.folder.spec().clone();
+        let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let core = CoreConfig {
+            name: self.folder.name().to_owned(),
+            max_positions: spec.max_positions,
+            spec,
+            format: self.format,
+            manifest_sha256: *self.manifest.sha256().as_bytes(),
+            http_port: 0,
+            policy,
+            wire,
+            slots,
+            chunk: 16,
+            tokenizer: self.folder.tokenizer().cloned(),
+        };
+        let shards = self.shards.path().to_owned();
+        Server::start(ServerConfig { core, shards, tcp: local, http: local }).expect("free ports")
+    }
+}
+
+/// A node in this process; it leaves when this is dropped.
+pub struct Node {
+    _stop: oneshot::Sender<()>,
+}
+
+impl Node {
+    pub fn join(server: &Server, name: &str, device: &DeviceChoice, weights: Option<PathBuf>, cache: &Path) -> Self {
+        let config = HostConfig {
+            join: format!("tcp://{}", server.tcp()).parse().expect("an address"),
+            name: name.into(),
+            device: device.clone(),
+            threads: Some(2),
+            weights,
+            cache: Some(cache.to_owned()),
+            memory_limit_bytes: None,
+            reconnect: false,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async move {
+            let _ = stopped.await;
+        };
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            if let Err(error) = syn1_node_host::serve(config, |_| {}, shutdown).await {
+                eprintln!("{name}: {error}");
+            }
+        });
+        Self { _stop: stop }
+    }
+}
+
+pub async fn ready(server: &Server) {
+    let begun = std::time::Instant::now();
+    while !server.topology().ready {
+        assert!(begun.elapsed() < PATIENCE, "not ready: {:?}", server.topology());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub fn greedy(prompt: &[u32], max_tokens: usize) -> Generate {
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    Generate { prompt: prompt.to_vec(), max_tokens, sampling, stop: Vec::new(), ignore_eos: true }
+}
+
+/// All of an answer.
+pub async fn collect(mut generation: Generation) -> Result<(Vec<u32>, String, Finished), String> {
+    let (mut ids, mut answer) = (Vec::new(), String::new());
+    loop {
+        let update = tokio::time::timeout(PATIENCE, generation.next()).await.expect("an update in time");
+        match update.expect("an end before the end of updates") {
+            Update::Token { id, text } => {
+                ids.push(id);
+                answer.push_str(&text);
+            }
+            Update::Finished(end) => {
+                answer.push_str(&end.text);
+                return Ok((ids, answer, end));
+            }
+            Update::Failed(why) => return Err(why),
+        }
+    }
+}
+
+/// The program, with a cache of its own.
+pub fn syn1(cache: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_syn1"));
+    command.env("SYN1_CACHE", cache).current_dir(repository("."));
+    command
+}
+
+/// Far beyond what anything here takes; only a hang reaches it.
+pub const PATIENCE: Duration = Duration::from_secs(120);
