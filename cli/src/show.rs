@@ -67,6 +67,7 @@ fn describe(event: &Event) -> Option<String> {
         ),
         Event::Refused { node, why } => format!("{node} was turned away: {why}"),
         Event::Left { node, why } => format!("{node} left: {why}"),
+        Event::Unable { node, why } => format!("{node} cannot take its layers: {why}"),
         Event::Placed(parts) => {
             let parts = parts.iter().map(|(node, layers)| format!("{node} {}..{}", layers.start, layers.end));
             format!("layers: {}", parts.collect::<Vec<_>>().join(", "))

@@ -91,6 +91,7 @@ pub(crate) async fn ready(
         match event {
             Event::Ready { .. } => break,
             Event::Unplaced(why) if !why.starts_with("waiting for") => bail!(why),
+            Event::Unable { node, why } => bail!("{node} cannot take its layers: {why}"),
             Event::Left { node, why } => bail!("{node} left before the model was ready: {why}"),
             Event::Refused { node, why } => bail!("{node} was turned away: {why}"),
             _ => {}

@@ -417,8 +417,10 @@ impl Core {
 
     fn unable(&mut self, now: Duration, from: NodeId, why: String) {
         if let Some(node) = self.nodes.get_mut(&from) {
-            let text = format!("node {} cannot take its layers: {why}", node.name);
-            node.unable = Some(why);
+            let name = node.name.clone();
+            let text = format!("node {name} cannot take its layers: {why}");
+            node.unable = Some(why.clone());
+            self.event(Event::Unable { node: name, why });
             if self.chain.as_ref().is_some_and(|chain| chain.parts.iter().any(|part| part.0 == from)) {
                 self.break_chain(now, &text);
             }

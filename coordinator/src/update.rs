@@ -130,6 +130,13 @@ pub enum Event {
         /// Bytes that had to be fetched for it; 0 when all were cached or local.
         fetched_bytes: u64,
     },
+    /// A node cannot take the layers it was given, and takes no further part.
+    Unable {
+        /// Its name.
+        node: String,
+        /// Why.
+        why: String,
+    },
     /// A real token has passed through every layer.
     Ready {
         /// Milliseconds that token took.
