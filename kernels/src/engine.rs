@@ -13,13 +13,13 @@ pub trait Engine {
     /// What computes, for people: `"cpu (2 threads, AVX-512)"`, `"NVIDIA H200 (Vulkan)"`.
     fn device(&self) -> &str;
 
-    /// Reserves a KV cache.
+    /// Reserves a KV cache, empty; the memory of a closed one is used again.
     ///
     /// # Errors
     /// [`EngineError::Slots`] when all are taken, [`EngineError::Memory`] when the device has no room for another.
     fn open(&mut self) -> Result<Slot, EngineError>;
 
-    /// Gives a KV cache back. Unknown slots are ignored.
+    /// Gives a KV cache back; its memory is kept for the next request. Unknown slots are ignored.
     fn close(&mut self, slot: Slot);
 
     /// Runs one step and leaves its result in `out` (cleared first, never shrunk).

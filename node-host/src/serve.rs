@@ -135,7 +135,8 @@ pub enum HostError {
 /// Serves the coordinator at `config.join` until `shutdown` is ready or the coordinator's work is done.
 ///
 /// The node runs on a thread of its own, where the engine computes between two frames; `events` is called there. Dropping
-/// the future stops the node as `shutdown` does, without waiting for it.
+/// the future stops the node as `shutdown` does and waits until its thread is gone: a program that ends while a GPU
+/// driver is still at work crashes in the driver's own clean-up.
 ///
 /// # Errors
 /// When the device, the cache or the local weights cannot be used; when the *first* connection fails; when the coordinator
@@ -171,10 +172,25 @@ pub async fn serve(
         // Nobody listens any more when the future was dropped.
         let _ = done.send(result);
     };
-    std::thread::Builder::new().name("syn1-node".to_owned()).spawn(body).map_err(HostError::Thread)?;
-    let result = ended.await.unwrap_or(Err(HostError::Died));
-    drop(owner);
-    result
+    let thread = std::thread::Builder::new().name("syn1-node".to_owned()).spawn(body).map_err(HostError::Thread)?;
+    let _thread = NodeThread { owner: Some(owner), thread: Some(thread) };
+    ended.await.unwrap_or(Err(HostError::Died))
+}
+
+/// The node's thread; gone when this is.
+struct NodeThread {
+    owner: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for NodeThread {
+    fn drop(&mut self) {
+        drop(self.owner.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its own message.
+            let _ = thread.join();
+        }
+    }
 }
 
 async fn run(

@@ -61,9 +61,12 @@ impl<'a> Control<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, ControlError> {
         match postcard::take_from_bytes(bytes) {
             Ok((message, [])) => Ok(message),
+            // SPEC 5.5
             Ok((_, rest)) => Err(ControlError::Trailing(rest.len())),
             Err(_) => Err(match bytes.first() {
+                // SPEC 5.3
                 Some(&variant) if variant >= VARIANTS => ControlError::Unknown(variant),
+                // SPEC 5.4
                 _ => ControlError::Malformed,
             }),
         }
@@ -77,6 +80,7 @@ impl<'a> Control<'a> {
         let have = out.len();
         let limit = have.min(MAX_CONTROL as usize);
         let out = out.get_mut(..limit).unwrap_or_default();
+        // SPEC 5.1
         postcard::to_slice(self, out).map(|written| written.len()).map_err(|_| ControlError::Buffer { have })
     }
 
@@ -368,6 +372,7 @@ impl core::error::Error for ControlError {}
 /// The longest start of `text` that is at most [`MAX_TEXT`] bytes and ends between characters.
 #[must_use]
 pub fn clip(text: &str) -> &str {
+    // SPEC 5.6
     (0..=text.len().min(MAX_TEXT)).rev().find_map(|end| text.get(..end)).unwrap_or_default()
 }
 

@@ -80,6 +80,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
     pub fn poll(&mut self) -> Result<Option<Complete>, DecodeError> {
         self.alive()?;
         loop {
+            // SPEC 7.1: progress lies in `self`, whatever came at a time.
             let skipped = self.skip.min(self.end.saturating_sub(self.start));
             self.start += skipped;
             self.skip -= skipped;
@@ -88,8 +89,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
             let Some((bytes, payload)) = held.split_first_chunk() else {
                 return if have < Header::LEN { self.too_long(Header::LEN, have) } else { Ok(None) };
             };
+            // SPEC 1.15
             match parse(bytes, &self.limits) {
                 Ok(Parsed::Frame(header)) if header.frame_len() > have => {
+                    // SPEC 7.5
                     return self.too_long(header.frame_len(), have);
                 }
                 Ok(Parsed::Frame(header)) if header.frame_len() - Header::LEN > payload.len() => return Ok(None),
@@ -122,6 +125,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
         }
         let held = self.buffer.as_ref().get(self.start..self.end).unwrap_or_default();
         let have = held.len();
+        // SPEC 7.3
         let need = match held.split_first_chunk().map(|(bytes, _)| parse(bytes, &self.limits)) {
             Some(Ok(Parsed::Frame(header))) => header.frame_len(),
             _ if self.skip > 0 => self.skip,
@@ -132,6 +136,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
     }
 
     fn alive(&self) -> Result<(), DecodeError> {
+        // SPEC 7.4
         self.failed.map_or(Ok(()), Err)
     }
 
@@ -168,6 +173,7 @@ impl<'a> Frame<'a> {
         let (bytes, payload) = message.split_first_chunk().ok_or(DecodeError::Torn { have, need: Header::LEN })?;
         match parse(bytes, limits).map_err(DecodeError::Header)? {
             Parsed::Skip { .. } => Ok(None),
+            // SPEC 7.2
             Parsed::Frame(header) if header.frame_len() == have => Ok(Some(Self { header, payload })),
             Parsed::Frame(header) => Err(DecodeError::Torn { have, need: header.frame_len() }),
         }

@@ -57,6 +57,7 @@ impl Fatal {
     /// What to tell the peer in a Bye.
     #[must_use]
     pub const fn reason(&self) -> Reason {
+        // SPEC 9.1
         match self {
             Self::NoHello | Self::Silent { .. } => Reason::Timeout,
             Self::NoCommonMinor { .. } => Reason::Version,

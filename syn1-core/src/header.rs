@@ -99,6 +99,7 @@ impl Header {
     /// The bytes of this header. [`parse`] gives the same header back if its limits admit it.
     #[must_use]
     pub const fn emit(&self) -> [u8; Self::LEN] {
+        // SPEC 1.1
         let [p0, p1, p2, p3] = self.position.to_le_bytes();
         let [q0, q1, q2, q3] = self.request.to_le_bytes();
         let [n0, n1, n2, n3] = self.payload_len.to_le_bytes();
@@ -172,9 +173,11 @@ pub fn parse(bytes: &[u8; Header::LEN], limits: &Limits) -> Result<Parsed, Heade
         p0, p1, p2, p3, q0, q1, q2, q3,
         n0, n1, n2, n3, r0, r1, c0, c1,
     ] = *bytes;
+    // SPEC 1.2
     if [s, y, n] != *b"SYN" {
         return Err(HeaderError::Magic([s, y, n, major]));
     }
+    // SPEC 1.3
     if major != MAJOR {
         return Err(HeaderError::Version(major));
     }
@@ -184,6 +187,7 @@ pub fn parse(bytes: &[u8; Header::LEN], limits: &Limits) -> Result<Parsed, Heade
         2 => Kind::Activation,
         3 => Kind::Output,
         4 => Kind::Control,
+        // SPEC 1.5
         _ if kind & IGNORABLE != 0 => {
             let limit = limits.max_payload.max(MAX_CONTROL);
             return if payload_len <= limit {
@@ -192,11 +196,14 @@ pub fn parse(bytes: &[u8; Header::LEN], limits: &Limits) -> Result<Parsed, Heade
                 Err(HeaderError::TooLong { payload_len, limit })
             };
         }
+        // SPEC 1.4
         _ => return Err(HeaderError::Kind(kind)),
     };
     let header = Header {
         kind,
+        // SPEC 2.1
         flags: Flags::from_bits(flags).ok_or(HeaderError::ReservedFlags(flags))?,
+        // SPEC 3.2
         codec: Codec::from_byte(codec).ok_or(HeaderError::Codec(codec))?,
         epoch,
         position: u32::from_le_bytes([p0, p1, p2, p3]),
@@ -216,14 +223,18 @@ fn check(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
         (Kind::Control, Codec::Bytes) => return check_control(header),
         (Kind::Tokens, Codec::Ids) | (Kind::Output, Codec::Top | Codec::F32) => {}
         (Kind::Activation, _) if codec.is_activation() => {}
+        // SPEC 1.6
         _ => return Err(HeaderError::CodecOfKind { kind, codec }),
     }
+    // SPEC 1.14
     if limits.width == 0 {
         return Err(HeaderError::NoModel(kind));
     }
     check_shape(header, limits)?;
     match encoded_len(codec, header.rows, header.cols) {
+        // SPEC 1.10
         Some(len) if len != payload_len => Err(HeaderError::Length { payload_len, len }),
+        // SPEC 1.11
         Some(len) if len <= limits.max_payload => Ok(()),
         _ => Err(HeaderError::TooLong { payload_len, limit: limits.max_payload }),
     }
@@ -231,14 +242,17 @@ fn check(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
 
 fn check_flags(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
     let Header { kind, flags, codec, .. } = *header;
+    // SPEC 2.2
     if flags.contains(Flags::QUANTIZED) != codec.is_quantized() {
         return Err(HeaderError::Quantized { flags, codec });
     }
+    // SPEC 2.3
     let asked = flags.without(Flags::QUANTIZED);
     let unknown = asked.without(limits.flags);
     if !unknown.is_empty() {
         return Err(HeaderError::NotNegotiated(unknown));
     }
+    // SPEC 2.4
     let meaningful = match kind {
         Kind::Activation => Flags::NEGOTIABLE,
         Kind::Tokens | Kind::Output => Flags::PREDICTED,
@@ -249,9 +263,11 @@ fn check_flags(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
 }
 
 fn check_control(header: &Header) -> Result<(), HeaderError> {
+    // SPEC 1.12
     if *header != Header::control(header.payload_len) {
         return Err(HeaderError::ControlFields);
     }
+    // SPEC 1.13
     let (payload_len, limit) = (header.payload_len, MAX_CONTROL);
     if payload_len <= limit { Ok(()) } else { Err(HeaderError::TooLong { payload_len, limit }) }
 }
@@ -263,12 +279,15 @@ fn check_shape(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
     }
     let full = kind == Kind::Output && codec == Codec::F32;
     let positions = if full { 1 } else { rows };
+    // SPEC 1.8
     if !full && !(1..=limits.max_rows).contains(&rows) {
         return Err(HeaderError::Rows { rows, limit: limits.max_rows });
     }
+    // SPEC 1.9
     if position.checked_add(u32::from(positions)).is_none() {
         return Err(HeaderError::Position { position, rows });
     }
+    // SPEC 1.7
     let fits = match kind {
         Kind::Activation => cols == limits.width,
         Kind::Output if full => (rows, cols) == logits_grid(limits.vocab),

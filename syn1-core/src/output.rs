@@ -36,7 +36,9 @@ pub fn top_encode(logits: &[f32], k: u16, out: &mut [u8]) -> Result<usize, Outpu
     let (need, have) = (8 + 8 * entries, out.len());
     let short = OutputError::Buffer { need, have };
     let (head, body) = out.get_mut(..need).and_then(<[u8]>::split_first_chunk_mut).ok_or(short)?;
+    // SPEC 4.4
     let total = log_sum_exp(logits).ok_or(OutputError::NotFinite)?;
+    // SPEC 4.1
     *head = u64::from(total.to_bits()).to_le_bytes();
     select(logits, body.as_chunks_mut().0);
     Ok(need)
@@ -93,6 +95,7 @@ impl<'a> TopRow<'a> {
 
     fn check(self, vocab: u32) -> Result<(), OutputError> {
         let reserved = self.0.first_chunk().map_or(0, |head| u64::from_le_bytes(*head) >> 32);
+        // SPEC 4.3
         if !self.log_sum_exp().is_finite() || reserved != 0 {
             return Err(OutputError::Head);
         }
@@ -122,7 +125,9 @@ pub fn full_encode(logits: &[f32], out: &mut [u8]) -> Result<usize, OutputError>
     let cells = usize::from(rows) * usize::from(cols);
     let (need, have) = (4 * cells, out.len());
     let out = out.get_mut(..need).ok_or(OutputError::Buffer { need, have })?;
+    // SPEC 4.4
     log_sum_exp(logits).ok_or(OutputError::NotFinite)?;
+    // SPEC 4.5
     let padded = logits.iter().chain(core::iter::repeat(&f32::NEG_INFINITY));
     for (bytes, logit) in out.as_chunks_mut().0.iter_mut().zip(padded) {
         *bytes = logit.to_le_bytes();
@@ -146,6 +151,7 @@ pub fn full_decode(payload: &[u8], out: &mut [f32]) -> Result<(), OutputError> {
         *logit = cell;
         sound &= cell < f32::INFINITY;
     }
+    // SPEC 4.6
     sound &= cells.all(|cell| cell == f32::NEG_INFINITY);
     if sound { Ok(()) } else { Err(OutputError::NotFinite) }
 }
@@ -216,6 +222,7 @@ fn select(logits: &[f32], best: &mut [[u8; 8]]) {
     for (slot, (logit, id)) in best.iter_mut().zip(&mut rest) {
         *slot = entry(id, *logit);
     }
+    // SPEC 4.2
     best.sort_unstable_by(|a, b| {
         let ((a_id, a), (b_id, b)) = (split_entry(a), split_entry(b));
         b.partial_cmp(&a).unwrap_or(Ordering::Equal).then(a_id.cmp(&b_id))

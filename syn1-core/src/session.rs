@@ -97,6 +97,7 @@ impl Session {
             pinged: None,
             pings: 0,
         };
+        // SPEC 6.1
         session.queue(Outgoing::Hello);
         session
     }
@@ -113,6 +114,7 @@ impl Session {
         } else {
             self.data(frame)
         };
+        // SPEC 6.16
         result.inspect_err(|&fatal| self.state = State::Dead(fatal))
     }
 
@@ -145,7 +147,9 @@ impl Session {
         self.alive()?;
         let silent = now.since(self.last_heard);
         let fatal = match self.state {
+            // SPEC 6.3
             State::Greeting { until } if now >= until => Fatal::NoHello,
+            // SPEC 6.13
             State::Open(_) if silent >= SILENCE_TIMEOUT_MS => Fatal::Silent { ms: silent },
             _ => {
                 self.ping(now);
@@ -169,6 +173,7 @@ impl Session {
     #[must_use]
     pub const fn limits(&self) -> Limits {
         match self.negotiated() {
+            // SPEC 6.9
             None => Limits::handshake(),
             Some(Negotiated { flags, max_payload, max_rows, .. }) => {
                 Limits { max_payload, max_rows, width: self.width, vocab: self.vocab, flags }
@@ -192,11 +197,13 @@ impl Session {
                 self.ping(now);
                 return Ok(Event::Established(negotiated));
             }
+            // SPEC 6.2
             _ if self.negotiated().is_none() => return Err(Fatal::BeforeHello(message.name())),
             _ => {}
         }
         match message {
             Control::Ping(number) => {
+                // SPEC 6.11
                 self.queue(Outgoing::Pong(number));
                 Ok(Event::Nothing)
             }
@@ -204,6 +211,7 @@ impl Session {
                 Some((_, made)) => Event::Rtt { ms: now.since(made) },
                 None => Event::Nothing,
             }),
+            // SPEC 6.14
             _ if message.sender() == Some(self.config.role) => {
                 Err(Fatal::WrongWay { what: message.name(), peer: self.peer() })
             }
@@ -214,11 +222,14 @@ impl Session {
     fn data<'f>(&self, frame: Frame<'f>) -> Result<Event<'f>, Fatal> {
         let header = frame.header;
         let Some(negotiated) = self.negotiated() else {
+            // SPEC 6.2
             return Err(Fatal::BeforeHello("data"));
         };
+        // SPEC 6.15
         let offered = negotiated.codecs.contains(header.codec) || header.kind != Kind::Activation;
         match (header.kind, self.config.role) {
             _ if !offered => Err(Fatal::Codec(header.codec)),
+            // SPEC 6.14
             (Kind::Tokens, Role::Coordinator) => Err(Fatal::WrongWay { what: "tokens", peer: self.peer() }),
             (Kind::Output, Role::Node) => Err(Fatal::WrongWay { what: "output", peer: self.peer() }),
             _ => Ok(Event::Data(frame)),
@@ -228,24 +239,30 @@ impl Session {
     fn negotiate(&self, hello: &Hello<'_>) -> Result<Negotiated, Fatal> {
         let config = &self.config;
         if self.negotiated().is_some() {
+            // SPEC 6.4
             return Err(Fatal::SecondHello);
         }
         if hello.role == config.role {
+            // SPEC 6.5
             return Err(Fatal::SameRole(config.role));
         }
+        // SPEC 6.6
         let minor = hello.minor_max.min(MINORS.1);
         if minor < hello.minor_min.max(MINORS.0) {
             return Err(Fatal::NoCommonMinor { theirs: (hello.minor_min, hello.minor_max) });
         }
         let codecs = config.codecs.intersect(CodecSet(hello.codecs));
+        // SPEC 6.7
         if !codecs.contains(Codec::F32) {
             return Err(Fatal::NoCommonCodec { theirs: CodecSet(hello.codecs) });
         }
         let max_payload = config.max_payload.min(hello.max_payload);
         let max_rows = config.max_rows.min(hello.max_rows);
+        // SPEC 6.8
         if max_payload == 0 || max_rows == 0 {
             return Err(Fatal::NothingFits { max_payload, max_rows });
         }
+        // SPEC 6.10
         let flags = config.flags.intersect(Flags::from_offer(hello.flags));
         Ok(Negotiated { minor, flags, codecs, max_payload, max_rows })
     }
@@ -257,6 +274,7 @@ impl Session {
     }
 
     fn ping(&mut self, now: Millis) {
+        // SPEC 6.12
         if matches!(self.state, State::Open(_)) && now >= self.next_ping {
             self.pings = self.pings.wrapping_add(1);
             self.pinged = Some((self.pings, now));

@@ -136,7 +136,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
     Ok(Report {
         model: prepared.name.clone(),
         weights: prepared.format.name(),
-        device: device.describe().to_owned(),
+        device: device.name().to_owned(),
         weight_bytes_per_token: weight_bytes,
         kv_bytes_per_token: kv_bytes,
         first_token_ms: first * 1e3,

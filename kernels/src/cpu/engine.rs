@@ -28,6 +28,8 @@ pub struct CpuEngine {
     dealer: Dealer,
     buffers: Buffers,
     slots: Vec<Option<Cache>>,
+    /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
+    spare: Vec<Cache>,
     /// A thread panicked in a step: nothing is known about the buffers and caches any more.
     broken: Option<String>,
 }
@@ -78,7 +80,7 @@ impl CpuEngine {
             .map_err(|error| EngineError::Device { device: device.clone(), what: format!("no thread: {error}") })?;
         let dealer = Dealer::new(PHASES_PER_STAGE * stages.stages.len(), pool.threads());
         let slots = (0..config.slots).map(|_| None).collect();
-        Ok(Self { plan, config, device, kernels, stages, pool, dealer, buffers, slots, broken: None })
+        Ok(Self { plan, config, device, kernels, stages, pool, dealer, buffers, slots, spare: Vec::new(), broken: None })
     }
 
     /// Elements of one KV cache.
@@ -167,6 +169,10 @@ impl Engine for CpuEngine {
 
     fn open(&mut self) -> Result<Slot, EngineError> {
         let free = self.slots.iter().position(Option::is_none).ok_or(EngineError::Slots(self.config.slots))?;
+        if let Some(spare) = self.spare.pop() {
+            self.slots[free] = Some(spare);
+            return Ok(Slot(free));
+        }
         let len = self.cache_len();
         let (kv, element) = match self.plan.format {
             WeightFormat::F16 => (Lines::zeroed::<u16>(len), 2),
@@ -179,8 +185,9 @@ impl Engine for CpuEngine {
     }
 
     fn close(&mut self, slot: Slot) {
-        if let Some(cache) = self.slots.get_mut(slot.0) {
-            *cache = None;
+        if let Some(mut cache) = self.slots.get_mut(slot.0).and_then(Option::take) {
+            cache.have = 0;
+            self.spare.push(cache);
         }
     }
 

@@ -25,6 +25,8 @@ pub struct GpuEngine {
     program: Program,
     activations: Activations,
     slots: Vec<Option<Request>>,
+    /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
+    spare: Vec<Request>,
     /// The head with room for the most rows wanted so far, and where they are read back.
     logits: Option<(Logits, Readback)>,
     /// Where rows of the residual stream are read back, in a range without the head.
@@ -114,6 +116,7 @@ impl GpuEngine {
             program,
             activations,
             slots: Vec::new(),
+            spare: Vec::new(),
             logits: None,
             rows,
             ids,
@@ -250,10 +253,13 @@ impl Engine for GpuEngine {
         if bytes > self.device.limits.max_buffer_size {
             return Err(EngineError::Memory { device: self.device.name().to_owned(), what: "a KV cache", bytes });
         }
-        let request = self.device.guarded("a KV cache", bytes, || {
-            let kv = buffer(&self.device, "KV cache", bytes, BufferUsages::STORAGE);
-            Request { binds: self.program.bind_slot(&self.device, &kv), have: 0, _kv: kv }
-        })?;
+        let request = match self.spare.pop() {
+            Some(spare) => spare,
+            None => self.device.guarded("a KV cache", bytes, || {
+                let kv = buffer(&self.device, "KV cache", bytes, BufferUsages::STORAGE);
+                Request { binds: self.program.bind_slot(&self.device, &kv), have: 0, _kv: kv }
+            })?,
+        };
         if free == self.slots.len() {
             self.slots.push(None);
         }
@@ -262,8 +268,9 @@ impl Engine for GpuEngine {
     }
 
     fn close(&mut self, slot: Slot) {
-        if let Some(open) = self.slots.get_mut(slot.0) {
-            *open = None;
+        if let Some(mut request) = self.slots.get_mut(slot.0).and_then(Option::take) {
+            request.have = 0;
+            self.spare.push(request);
         }
     }
 

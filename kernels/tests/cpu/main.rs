@@ -319,6 +319,24 @@ fn an_engine_names_its_threads_and_instructions() {
     assert!(describe().starts_with("cpu ("));
 }
 
+#[test]
+fn two_engines_on_threads_of_their_own_do_not_disturb_each_other() {
+    let ids: Vec<u32> = (0..20).collect();
+    let task = |ids: &[u32]| {
+        let mut engine = fixture();
+        let slot = engine.open().unwrap();
+        (0..5).map(|_| prefill(&mut engine, slot, ids, 3)).collect::<Vec<_>>()
+    };
+    let alone = task(&ids);
+    let both = std::thread::scope(|scope| {
+        let threads = [scope.spawn(|| task(&ids)), scope.spawn(|| task(&ids))];
+        threads.map(|thread| thread.join().unwrap())
+    });
+    assert_eq!(both, [alone.clone(), alone]);
+    let mut moved = fixture();
+    assert!(std::thread::spawn(move || moved.open().is_ok()).join().unwrap());
+}
+
 /// Sizes that fit no register, grouped queries, a gate, SiLU, RMS norm, a head of its own.
 fn odd_spec() -> Spec {
     Spec {

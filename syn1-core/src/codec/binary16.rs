@@ -23,6 +23,7 @@ pub fn decode_f16(payload: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
     for (value, bytes) in out.iter_mut().zip(cells) {
         *value = f16_to_f32(u16::from_le_bytes(*bytes));
     }
+    // SPEC 3.6
     // Adding the exponent's last bit carries into the sign where all bits of the exponent are set.
     let carry = |seen, bytes: &[u8; 2]| seen | ((u16::from_le_bytes(*bytes) & 0x7fff) + 0x400);
     if cells.iter().fold(0, carry) >> 15 == 0 { Ok(()) } else { Err(CodecError::NotFinite) }
@@ -31,6 +32,7 @@ pub fn decode_f16(payload: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
 /// The binary16 bits of a finite `x` with `|x| <= 65504`, ties to even; other values give unspecified bits.
 #[must_use]
 pub const fn f16_from_f32(x: f32) -> u16 {
+    // SPEC 3.5
     let magnitude = x.to_bits() & 0x7fff_ffff;
     // Drop 13 bits of mantissa, rounding to even, and move the exponent's bias from 127 to 15.
     let normal = ((magnitude + 0xfff + (magnitude >> 13 & 1)) >> 13).wrapping_sub(112 << 10);

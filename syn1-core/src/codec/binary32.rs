@@ -20,6 +20,7 @@ pub fn decode_f32(payload: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
     for (value, bytes) in out.iter_mut().zip(cells) {
         *value = f32::from_le_bytes(*bytes);
     }
+    // SPEC 3.4
     let unsound = exceeds(cells.iter().map(|bytes| u32::from_le_bytes(*bytes)), f32::MAX);
     if unsound { Err(CodecError::NotFinite) } else { Ok(()) }
 }

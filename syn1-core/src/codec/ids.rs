@@ -4,6 +4,7 @@
 pub fn encode_ids(ids: &[u32], out: &mut [u8]) -> usize {
     let mut written = 0;
     for (bytes, id) in out.as_chunks_mut::<4>().0.iter_mut().zip(ids) {
+        // SPEC 3.19
         *bytes = id.to_le_bytes();
         written += 4;
     }

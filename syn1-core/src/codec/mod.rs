@@ -134,6 +134,7 @@ pub const fn encoded_len(codec: Codec, rows: u16, cols: u16) -> Option<u32> {
         Codec::Q8 => Q8_OVERHEAD as u64 + cols,
         Codec::Top => 8 + 8 * cols,
     };
+    // SPEC 3.1
     let total = rows as u64 * row;
     if total <= u32::MAX as u64 { Some(total as u32) } else { None }
 }
@@ -145,6 +146,7 @@ pub const fn encoded_len(codec: Codec, rows: u16, cols: u16) -> Option<u32> {
 /// A value that is not finite, or a codec that activations cannot travel in.
 pub fn choose(wanted: Codec, values: &[f32]) -> Result<Codec, CodecError> {
     match check(wanted, values) {
+        // SPEC 3.8
         Err(CodecError::TooLarge { .. }) => Ok(Codec::F32),
         checked => checked.map(|()| wanted),
     }
@@ -294,6 +296,7 @@ fn check(codec: Codec, values: &[f32]) -> Result<(), CodecError> {
     }
     let magnitude = values.iter().fold(0, |max, x| max.max(x.abs().to_bits()));
     let magnitude = f32::from_bits(magnitude);
+    // SPEC 3.7
     Err(if magnitude.is_finite() { CodecError::TooLarge { magnitude } } else { CodecError::NotFinite })
 }
 

@@ -34,8 +34,10 @@ pub fn encode_q8_row(row: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
     };
 
     let (side, rest) = largest(row, last);
+    // SPEC 3.12
     let step = if rest / 127.0 >= f32::MIN_POSITIVE { rest / 127.0 } else { 0.0 };
     let inverse = if step > 0.0 { 1.0 / step } else { 0.0 };
+    // SPEC 3.13
     for (q, x) in body.iter_mut().zip(row) {
         // Adding 1.5 * 2^23 leaves the rounded integer in the low bits, in two's complement.
         *q = (x * inverse + ROUND).to_bits() as u8;
@@ -66,9 +68,11 @@ pub fn decode_q8_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
     let (index, value) = side.split_at_checked(2 * SIDE).ok_or(CodecError::Length { need, have })?;
 
     let scale = f32::from_le_bytes(*scale);
+    // SPEC 3.14
     if scale.is_sign_negative() || !(0.0..=F16_MAX / 127.0).contains(&scale) {
         return Err(CodecError::Scale(scale));
     }
+    // SPEC 3.15
     if body.iter().fold(0, |seen, &q| seen | u8::from(q == MINUS_128)) != 0 {
         return Err(CodecError::Minus128);
     }
@@ -79,6 +83,7 @@ pub fn decode_q8_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
     let mut before: Option<(u16, u16)> = None;
     for (slot, (index, value)) in (0u8..).zip(index.as_chunks().0.iter().zip(value.as_chunks().0)) {
         let (index, bits) = (u16::from_le_bytes(*index), u16::from_le_bytes(*value));
+        // SPEC 3.16
         let repeats = usize::from(slot) >= cols;
         let in_order = match before {
             Some((last, _)) if repeats => index == last,
@@ -87,6 +92,7 @@ pub fn decode_q8_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
         };
         let place = out.get_mut(usize::from(index)).filter(|_| in_order);
         let place = place.ok_or(CodecError::SideIndex { slot, index })?;
+        // SPEC 3.17
         if bits & 0x7c00 == 0x7c00 {
             return Err(CodecError::NotFinite);
         }
@@ -106,6 +112,7 @@ struct Layout<'a> {
 }
 
 fn layout_mut(out: &mut [u8]) -> Option<(Layout<'_>, &mut [u8])> {
+    // SPEC 3.9
     let (scale, out) = out.split_first_chunk_mut()?;
     let (index, out) = out.split_at_mut_checked(2 * SIDE)?;
     let (value, body) = out.split_at_mut_checked(2 * SIDE)?;
@@ -156,6 +163,7 @@ impl Largest {
     }
 
     fn offer(&mut self, magnitude: f32, column: u16) {
+        // SPEC 3.10
         let mut key = OFFERED | u64::from(magnitude.to_bits()) << 16 | u64::from(!column);
         let [.., least] = self.0;
         if key > least {
@@ -173,6 +181,7 @@ impl Largest {
     /// The columns of all but the ninth, rising; `last` where there are fewer.
     fn columns(&self, last: u16) -> [u16; SIDE] {
         let [side @ .., _] = self.0;
+        // SPEC 3.11
         let mut columns = side.map(|key| if key == 0 { last } else { !(key as u16) });
         columns.sort_unstable();
         columns

@@ -96,6 +96,7 @@ impl Transmit for MemoryTx {
     type Error = MemoryError;
 
     async fn send(&mut self, header: &Header, payload: &[u8]) -> Result<(), MemoryError> {
+        // SPEC 7.6
         if self.broken {
             return Err(MemoryError::Broken);
         }
