@@ -9,15 +9,19 @@ use std::ops::Range;
 use std::time::Duration;
 
 use syn1_core::control::{Assign, Bye, Control, Model, Profile, Reason};
-use syn1_core::{Codec, Header};
+use syn1_core::{Codec, CodecSet, Header};
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 use syn1_model::tokenizer::Tokenizer;
 
-use crate::placement::{Demand, Offer, Policy, place, predicted_ns};
-use crate::request::{self, Closing, Generate, Next, Request};
+use crate::limits::{
+    CLOSING_TIMEOUT, LOAD_TIMEOUT, LOADING_EVERY, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE,
+    PROFILE_TIMEOUT, QUEUE_TIMEOUT, STEP_BUDGET_NS, STEP_TIMEOUT,
+};
+use crate::placement::{Demand, Offer, Policy, Unplaced, place, predicted_ns};
+use crate::request::{self, Closing, EPOCH, Generate, Next, Request};
 use crate::sample::Sampling;
-use crate::update::{Event, Finish, Finished, NodeView, Topology, Update};
+use crate::update::{Event, Finish, Finished, Update};
 
 /// What the coordinator serves and how.
 #[derive(Clone)]
@@ -63,35 +67,54 @@ pub enum Action {
     Event(Event),
 }
 
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It can never be done as it is.
+    #[error("{0}")]
+    Invalid(String),
+    /// It can be repeated later.
+    #[error("{0}")]
+    Busy(String),
+}
+
 /// Nodes, chain and requests.
 pub struct Core {
     config: CoreConfig,
-    nodes: BTreeMap<NodeId, Node>,
-    chain: Option<Chain>,
-    unplaced: String,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) chain: Option<Chain>,
+    pub(crate) unplaced: String,
     place_at: Option<Duration>,
     generation: u32,
-    requests: BTreeMap<u32, Request>,
-    waiting: VecDeque<Request>,
+    pub(crate) requests: BTreeMap<u32, Request>,
+    pub(crate) waiting: VecDeque<Request>,
     last_request: u32,
     last_node: u32,
     actions: VecDeque<Action>,
 }
 
-struct Node {
-    name: String,
-    device: String,
-    offer: Option<Offer>,
-    read_bytes_per_s: u64,
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) device: String,
+    pub(crate) offer: Option<Offer>,
+    pub(crate) read_bytes_per_s: u64,
     /// Why it takes no part, where it said so.
-    unable: Option<String>,
+    pub(crate) unable: Option<String>,
+    /// When it last got on: joined, or had more of its shard.
+    progressed: Duration,
+    loading_told: Duration,
+    done_bytes: u64,
 }
 
-struct Chain {
-    parts: Vec<(NodeId, Range<usize>)>,
-    loaded: BTreeSet<NodeId>,
-    predicted_ns: u64,
-    ready: bool,
+pub(crate) struct Chain {
+    pub(crate) parts: Vec<(NodeId, Range<usize>)>,
+    pub(crate) loaded: BTreeSet<NodeId>,
+    pub(crate) predicted_ns: u64,
+    pub(crate) ready: bool,
+    /// Requests that every node of it has room for.
+    slots: usize,
+    /// Rows of a prefill chunk that its slowest node computes in reasonable time.
+    chunk: usize,
 }
 
 impl Core {
@@ -101,7 +124,7 @@ impl Core {
             config,
             nodes: BTreeMap::new(),
             chain: None,
-            unplaced: "waiting for a node to join".into(),
+            unplaced: "no node has joined yet".into(),
             place_at: None,
             generation: 0,
             requests: BTreeMap::new(),
@@ -122,57 +145,73 @@ impl Core {
         self.actions.pop_front()
     }
 
-    /// A link whose session stands. `address` names the node until it has told its name.
-    pub fn connected(&mut self, address: &str) -> NodeId {
+    /// A link whose session stands. `address` names the node until it has told its name; `codecs` are those that both
+    /// ends can use.
+    pub fn connected(&mut self, now: Duration, address: &str, codecs: CodecSet) -> NodeId {
         self.last_node += 1;
         let id = NodeId(self.last_node);
-        let node = Node { name: address.into(), device: String::new(), offer: None, read_bytes_per_s: 0, unable: None };
+        let node = Node {
+            name: address.into(),
+            device: String::new(),
+            offer: None,
+            read_bytes_per_s: 0,
+            unable: None,
+            progressed: now,
+            loading_told: Duration::ZERO,
+            done_bytes: 0,
+        };
         self.nodes.insert(id, node);
-        let config = self.config.clone();
-        self.send(
-            id,
-            &Control::Model(Model {
-                name: &config.name,
-                manifest_sha256: config.manifest_sha256,
-                http_port: config.http_port,
-                width: config.spec.width as u16,
-                vocab: config.spec.vocab as u32,
-                layers: config.spec.layers as u16,
-            }),
-        );
+        if !codecs.contains(self.config.wire) {
+            let why = format!("activations travel as {}, which this node cannot receive", self.config.wire.name());
+            self.refuse(now, id, Reason::Refused, &why);
+            return id;
+        }
+        let (name, spec) = (self.config.name.clone(), &self.config.spec);
+        let model = Model {
+            name: &name,
+            manifest_sha256: self.config.manifest_sha256,
+            http_port: self.config.http_port,
+            width: spec.width as u16,
+            vocab: spec.vocab as u32,
+            layers: spec.layers as u16,
+        };
+        self.send(id, &Control::Model(model));
         id
     }
 
-    /// A control message from a node.
+    /// A control message from a node. One that was sent away is not listened to any more.
     pub fn control(&mut self, now: Duration, from: NodeId, message: &Control<'_>) {
+        if !self.nodes.contains_key(&from) {
+            return;
+        }
         match message {
             Control::Profile(profile) => self.profile(now, from, profile),
-            Control::Loading(loading) if loading.generation == self.generation => {
-                let (done_bytes, total_bytes) = (loading.done_bytes, loading.total_bytes);
-                let node = self.name(from);
-                self.event(Event::Loading { node, done_bytes, total_bytes });
+            Control::Loading(loading) if loading.generation == self.generation && self.is_in_chain(from) => {
+                self.loading(now, from, loading.done_bytes, loading.total_bytes);
             }
-            Control::Loaded(loaded) if loaded.generation == self.generation => {
+            Control::Loaded(loaded) if loaded.generation == self.generation && self.is_in_chain(from) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
-                self.loaded(now, from);
+                self.loaded(now, from, loaded.slots.into());
             }
             Control::Unable(unable) if unable.generation == self.generation => {
-                self.unable(now, from, unable.text.to_owned());
+                self.unable(now, from, plain(unable.text));
             }
-            Control::Failed(failed) if self.requests.get(&failed.request).is_some_and(|request| request.is_proof) => {
-                self.unable(now, from, failed.text.to_owned());
-            }
-            Control::Failed(failed) => {
-                let why = format!("node {} failed: {}", self.name(from), failed.text);
-                self.fail(now, failed.request, why);
+            Control::Failed(failed) if failed.epoch == EPOCH && self.is_in_chain(from) => {
+                match self.requests.get(&failed.request) {
+                    Some(request) if request.is_proof => self.unable(now, from, plain(failed.text)),
+                    _ => {
+                        let why = format!("node {} failed: {}", self.name(from), plain(failed.text));
+                        self.fail(now, failed.request, why);
+                    }
+                }
             }
             Control::Closed(closed) => {
                 let compute = Duration::from_micros(closed.compute_us);
                 self.closed(now, from, closed.request, compute);
             }
-            // News of an assignment that has been replaced.
-            Control::Loading(_) | Control::Loaded(_) | Control::Unable(_) => {}
+            // News of an assignment or a route that has been replaced.
+            Control::Loading(_) | Control::Loaded(_) | Control::Unable(_) | Control::Failed(_) => {}
             other => {
                 let why = format!("it sent a {} message, which only a coordinator sends", other.name());
                 self.refuse(now, from, Reason::Protocol, &why);
@@ -182,9 +221,9 @@ impl Core {
 
     /// A data frame from a node.
     pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
-        // A request that is over may still have frames on their way.
+        // A request that is over, or whose node was sent away, may still have frames on their way.
         let Some(request) = self.requests.get_mut(&header.request) else { return };
-        if request.closing.is_some() {
+        if request.closing.is_some() || header.epoch != EPOCH || !self.nodes.contains_key(&from) {
             return;
         }
         let Some(chain) = &self.chain else { return };
@@ -210,7 +249,7 @@ impl Core {
         let Some(gone) = self.nodes.remove(&node) else { return };
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
-            self.place_at = Some(now + SETTLE);
+            self.place_at = Some(now + PLACE_SETTLE);
             return;
         };
         let Some(layers) = chain.parts.iter().find(|part| part.0 == node).map(|part| part.1.clone()) else { return };
@@ -222,8 +261,21 @@ impl Core {
     ///
     /// # Errors
     /// What is wrong with the request, or that too many wait already.
-    pub fn submit(&mut self, now: Duration, ask: Generate) -> Result<u32, String> {
-        let max = self.config.max_positions;
+    pub fn submit(&mut self, now: Duration, ask: Generate) -> Result<u32, Refusal> {
+        self.check(&ask).map_err(Refusal::Invalid)?;
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(Refusal::Busy(format!("{MAX_WAITING} requests are waiting already: try again later")));
+        }
+        let mut request = self.request(ask, false);
+        request.started = now;
+        let id = request.id;
+        self.waiting.push_back(request);
+        self.start_waiting(now);
+        Ok(id)
+    }
+
+    fn check(&self, ask: &Generate) -> Result<(), String> {
+        let (max, vocab) = (self.config.max_positions, self.config.spec.vocab);
         ask.sampling.check()?;
         if ask.prompt.is_empty() {
             return Err("the prompt is empty: give at least one token".into());
@@ -232,20 +284,16 @@ impl Core {
             let tokens = ask.prompt.len();
             return Err(format!("the prompt has {tokens} tokens, the context holds {max}: shorten it to {}", max - 1));
         }
-        if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= self.config.spec.vocab) {
-            return Err(format!("token {id} is outside the vocabulary of {}", self.config.spec.vocab));
+        if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= vocab) {
+            return Err(format!("token {id} is outside the vocabulary of {vocab}"));
         }
         if ask.max_tokens == 0 {
             return Err("max_tokens is 0: ask for at least one token".into());
         }
-        if self.waiting.len() >= MAX_WAITING {
-            return Err(format!("{MAX_WAITING} requests are waiting already: try again later"));
+        if ask.stop.len() > MAX_STOPS || ask.stop.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
+            return Err(format!("at most {MAX_STOPS} stop strings of {MAX_STOP_BYTES} bytes are possible"));
         }
-        let request = self.request(ask, false);
-        let id = request.id;
-        self.waiting.push_back(request);
-        self.start_waiting(now);
-        Ok(id)
+        Ok(())
     }
 
     /// Ends a request whose owner went away.
@@ -271,79 +319,82 @@ impl Core {
         }
     }
 
-    /// Time passes: places the model when the nodes have settled, fails requests that make no progress.
+    /// Time passes: places the model when the nodes have settled, and ends what gets nowhere.
     pub fn tick(&mut self, now: Duration) {
         if self.place_at.is_some_and(|at| at <= now) {
             self.place(now);
         }
-        let stuck: Vec<u32> =
-            self.requests.values().filter(|r| now.saturating_sub(r.progressed) > STEP_TIMEOUT).map(|r| r.id).collect();
-        for id in stuck {
-            let Some(request) = self.requests.get(&id) else { continue };
-            let hop = request.waits_for().and_then(|hop| self.chain.as_ref()?.parts.get(hop));
-            let name = hop.map_or_else(|| "the chain".into(), |part| format!("node {}", self.name(part.0)));
-            self.fail(now, id, format!("no answer from {name} for {} s", STEP_TIMEOUT.as_secs()));
+        let late = |since: Duration, limit: Duration| now.saturating_sub(since) > limit;
+        self.tick_nodes(now, &late);
+        self.tick_requests(now, &late);
+        if !self.chain.as_ref().is_some_and(|chain| chain.ready) {
+            let why = format!("the model has not been ready for {} s: {}", QUEUE_TIMEOUT.as_secs(), self.waits_for());
+            let (old, young) = self.waiting.drain(..).partition(|request| late(request.started, QUEUE_TIMEOUT));
+            self.waiting = young;
+            self.fail_all(old, &why);
         }
     }
 
-    /// When `tick` is due at the latest.
+    /// A node that never tells what it is, or stands still while it loads.
+    fn tick_nodes(&mut self, now: Duration, late: &dyn Fn(Duration, Duration) -> bool) {
+        let silent =
+            self.nodes.iter().filter(|(_, node)| node.offer.is_none() && late(node.progressed, PROFILE_TIMEOUT));
+        for id in silent.map(|(id, _)| *id).collect::<Vec<_>>() {
+            let why = format!("it has not told what it is within {} s", PROFILE_TIMEOUT.as_secs());
+            self.refuse(now, id, Reason::Timeout, &why);
+        }
+        let Some(chain) = &self.chain else { return };
+        let missing = chain.parts.iter().map(|part| part.0).filter(|id| !chain.loaded.contains(id));
+        let stuck = missing.filter(|id| self.nodes.get(id).is_some_and(|node| late(node.progressed, LOAD_TIMEOUT)));
+        for id in stuck.collect::<Vec<_>>() {
+            self.unable(now, id, format!("its shard has not grown for {} s", LOAD_TIMEOUT.as_secs()));
+        }
+    }
+
+    /// A request whose node does not answer: the node is sent away, which ends everything that hangs on it.
+    fn tick_requests(&mut self, now: Duration, late: &dyn Fn(Duration, Duration) -> bool) {
+        let stuck = self.requests.values().filter(|request| match &request.closing {
+            None => late(request.progressed, STEP_TIMEOUT),
+            Some(_) => late(request.progressed, CLOSING_TIMEOUT),
+        });
+        for id in stuck.map(|request| request.id).collect::<Vec<_>>() {
+            let Some(request) = self.requests.get(&id) else { continue };
+            if request.closing.is_some() {
+                // Its text is complete; only figures are missing.
+                self.end(now, id);
+                continue;
+            }
+            let hop = request.waits_for().and_then(|hop| self.chain.as_ref()?.parts.get(hop));
+            match hop.map(|part| part.0) {
+                Some(node) => {
+                    let why = format!("no answer for {} s", STEP_TIMEOUT.as_secs());
+                    self.refuse(now, node, Reason::Timeout, &why);
+                }
+                None => self.fail(now, id, format!("no progress for {} s", STEP_TIMEOUT.as_secs())),
+            }
+        }
+    }
+
+    /// When `tick` is due at the latest; may be in the past.
     pub fn next_tick(&self, now: Duration) -> Duration {
         let regular = now + Duration::from_secs(1);
         self.place_at.map_or(regular, |at| at.min(regular))
     }
 
-    /// The swarm as others see it.
-    pub fn topology(&self) -> Topology {
-        let ready = self.chain.as_ref().is_some_and(|chain| chain.ready);
-        let waiting_for = match &self.chain {
-            Some(chain) if chain.ready => None,
-            Some(chain) if chain.loaded.len() == chain.parts.len() => Some("the first token through the chain".into()),
-            Some(chain) => Some(format!("{} nodes to load their shards", chain.parts.len() - chain.loaded.len())),
-            None => Some(self.unplaced.clone()),
-        };
-        Topology {
-            model: self.config.name.clone(),
-            layers: self.config.spec.layers,
-            ready,
-            waiting_for,
-            predicted_us: self.chain.as_ref().map(|chain| chain.predicted_ns as f64 / 1e3),
-            running: self.requests.values().filter(|request| !request.is_proof).count(),
-            queued: self.waiting.len(),
-            nodes: self.nodes.iter().map(|(id, node)| self.view(*id, node)).collect(),
-        }
-    }
-
-    fn view(&self, id: NodeId, node: &Node) -> NodeView {
-        let part = self.chain.as_ref().and_then(|chain| chain.parts.iter().find(|part| part.0 == id));
-        let loaded = self.chain.as_ref().is_some_and(|chain| chain.loaded.contains(&id));
-        let state = match (&node.offer, &node.unable, part) {
-            (None, ..) => "joining",
-            (_, Some(_), _) => "unable",
-            (_, _, Some(_)) if loaded => "loaded",
-            (_, _, Some(_)) => "loading",
-            _ => "spare",
-        };
-        NodeView {
-            name: node.name.clone(),
-            device: node.device.clone(),
-            memory_bytes: node.offer.map_or(0, |offer| offer.memory_bytes),
-            read_bytes_per_s: node.read_bytes_per_s,
-            layer_us: node.offer.map_or(0.0, |offer| offer.layer_ns as f64 / 1e3),
-            layers: part.map(|part| (part.1.start, part.1.end)),
-            state,
-        }
-    }
-
     fn profile(&mut self, now: Duration, from: NodeId, profile: &Profile<'_>) {
-        let name = self.unique_name(from, profile.name);
+        let name = self.unique_name(from, &plain(profile.name));
         let Some(node) = self.nodes.get_mut(&from) else { return };
+        if node.offer.is_some() {
+            return self.refuse(now, from, Reason::Protocol, "it told twice what it is");
+        }
         node.name = name.clone();
-        node.device = profile.device.into();
+        node.device = plain(profile.device);
+        let device = node.device.clone();
         node.offer = Some(Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns });
         node.read_bytes_per_s = profile.read_bytes_per_s;
         self.event(Event::Joined {
             node: name,
-            device: profile.device.into(),
+            device,
             memory_bytes: profile.memory_bytes,
             read_bytes_per_s: profile.read_bytes_per_s,
             layer_ns: profile.layer_ns,
@@ -352,8 +403,20 @@ impl Core {
             match self.config.policy {
                 Policy::Exactly(_) => self.place(now),
                 // Devices that join together should be judged together.
-                Policy::Auto => self.place_at = Some(now + SETTLE),
+                Policy::Auto => self.place_at = Some(now + PLACE_SETTLE),
             }
+        }
+    }
+
+    fn loading(&mut self, now: Duration, from: NodeId, done_bytes: u64, total_bytes: u64) {
+        let Some(node) = self.nodes.get_mut(&from) else { return };
+        if done_bytes > node.done_bytes {
+            (node.done_bytes, node.progressed) = (done_bytes, now);
+        }
+        if now.saturating_sub(node.loading_told) >= LOADING_EVERY {
+            node.loading_told = now;
+            let node = node.name.clone();
+            self.event(Event::Loading { node, done_bytes, total_bytes });
         }
     }
 
@@ -362,20 +425,30 @@ impl Core {
         self.place_at = None;
         let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none());
         let (ids, offers): (Vec<NodeId>, Vec<Offer>) = able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip();
-        let CoreConfig { spec, format, policy, max_positions, slots, chunk, .. } = self.config.clone();
-        let demand = Demand { spec: &spec, format, max_positions, slots };
-        let parts = match place(&demand, &offers, policy) {
+        let CoreConfig { spec, format, policy, max_positions, slots, chunk, .. } = &self.config;
+        let (max_positions, slots, chunk) = (*max_positions, *slots, *chunk);
+        let parts = match place(&Demand { spec, format: *format, max_positions, slots }, &offers, *policy) {
             Ok(parts) => parts,
             Err(why) => {
+                let waiting = matches!(why, Unplaced::Nodes { .. });
                 self.unplaced = self.with_unable(why.to_string());
-                self.event(Event::Unplaced(self.unplaced.clone()));
+                self.event(Event::Unplaced { why: self.unplaced.clone(), waiting });
+                if !waiting {
+                    let refused = self.waiting.drain(..).collect();
+                    self.fail_all(refused, &self.unplaced.clone());
+                }
                 return;
             }
         };
-        self.generation += 1;
+        self.generation = self.generation.wrapping_add(1);
         let predicted_ns = predicted_ns(&offers, &parts);
+        let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
+        let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
-        for (node, layers) in &parts {
+        for (id, layers) in &parts {
+            if let Some(node) = self.nodes.get_mut(id) {
+                (node.progressed, node.done_bytes) = (now, 0);
+            }
             let assign = Assign {
                 generation: self.generation,
                 first_layer: layers.start as u16,
@@ -384,11 +457,11 @@ impl Core {
                 slots: slots as u16,
                 max_rows: chunk as u16,
             };
-            self.send(*node, &Control::Assign(assign));
+            self.send(*id, &Control::Assign(assign));
         }
         self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
-        self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, ready: false });
-        self.tick(now);
+        let chunk = usize::try_from(rows).unwrap_or(chunk).clamp(1, chunk);
+        self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, ready: false, slots, chunk });
     }
 
     fn with_unable(&self, mut why: String) -> String {
@@ -401,11 +474,12 @@ impl Core {
     }
 
     /// A node has its shard. With the last one, a real token goes through the chain before anybody is told "ready".
-    fn loaded(&mut self, now: Duration, from: NodeId) {
+    fn loaded(&mut self, now: Duration, from: NodeId, slots: usize) {
         let Some(chain) = &mut self.chain else { return };
-        if !chain.parts.iter().any(|part| part.0 == from) || !chain.loaded.insert(from) {
+        if !chain.loaded.insert(from) {
             return;
         }
+        chain.slots = chain.slots.min(slots.max(1));
         if chain.loaded.len() < chain.parts.len() {
             return;
         }
@@ -429,14 +503,13 @@ impl Core {
 
     fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
         self.last_request = self.last_request.wrapping_add(1).max(1);
-        let CoreConfig { spec, max_positions, chunk, tokenizer, .. } = &self.config;
-        let model =
-            request::Model { vocab: spec.vocab, eos: spec.eos.clone(), max_positions: *max_positions, chunk: *chunk };
+        let CoreConfig { spec, max_positions, tokenizer, .. } = &self.config;
+        let model = request::Model { vocab: spec.vocab, eos: spec.eos.clone(), max_positions: *max_positions };
         Request::new(self.last_request, ask, is_proof, model, tokenizer.as_ref())
     }
 
     fn start_waiting(&mut self, now: Duration) {
-        while self.chain.as_ref().is_some_and(|chain| chain.ready) && self.requests.len() < self.config.slots {
+        while self.chain.as_ref().is_some_and(|chain| chain.ready && self.requests.len() < chain.slots) {
             let Some(request) = self.waiting.pop_front() else { return };
             self.start(now, request);
         }
@@ -445,8 +518,8 @@ impl Core {
     fn start(&mut self, now: Duration, mut request: Request) {
         let id = request.id;
         let open = request.open(self.config.wire);
-        (request.started, request.progressed) = (now, now);
-        let first = request.next_chunk();
+        let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
+        let first = request.begin(now, chunk);
         self.requests.insert(id, request);
         for node in self.chain_nodes() {
             self.send(node, &Control::Open(open));
@@ -517,9 +590,13 @@ impl Core {
             return;
         }
         request.figures.compute += compute;
-        if !closing.nodes.is_empty() {
-            return;
+        if closing.nodes.is_empty() {
+            self.end(now, id);
         }
+    }
+
+    /// The last of a request that has finished.
+    fn end(&mut self, now: Duration, id: u32) {
         let Some(request) = self.requests.remove(&id) else { return };
         if request.is_proof {
             self.proved(request.figures.total);
@@ -567,8 +644,15 @@ impl Core {
             }
         }
         self.chain = None;
-        self.unplaced = why.into();
-        self.place_at = Some(now + SETTLE);
+        self.unplaced = format!("the model is being placed anew: {why}");
+        self.place_at = Some(now + PLACE_SETTLE);
+        self.event(Event::Unplaced { why: why.into(), waiting: true });
+    }
+
+    fn fail_all(&mut self, requests: VecDeque<Request>, why: &str) {
+        for request in requests {
+            self.actions.push_back(Action::Update(request.id, Update::Failed(why.into())));
+        }
     }
 
     /// Sends a node away that breaks the rules.
@@ -607,7 +691,11 @@ impl Core {
         self.chain.iter().flat_map(|chain| chain.parts.iter().map(|part| part.0)).collect()
     }
 
-    fn name(&self, id: NodeId) -> String {
+    fn is_in_chain(&self, id: NodeId) -> bool {
+        self.chain.as_ref().is_some_and(|chain| chain.parts.iter().any(|part| part.0 == id))
+    }
+
+    pub(crate) fn name(&self, id: NodeId) -> String {
         self.nodes.get(&id).map_or_else(|| format!("#{}", id.0), |node| node.name.clone())
     }
 
@@ -624,11 +712,8 @@ impl Core {
     }
 }
 
-/// Devices that join within this time are placed together.
-const SETTLE: Duration = Duration::from_millis(300);
-
-/// A frame unanswered for so long fails its request: a prefill chunk of a big model on a slow CPU takes seconds.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Requests in the queue: behind so many nobody waits with patience.
-const MAX_WAITING: usize = 256;
+/// What a node says of itself, fit for a terminal: no control characters, and not empty.
+fn plain(text: &str) -> String {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if text.trim().is_empty() { "nameless".into() } else { text }
+}

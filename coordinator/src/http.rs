@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tower_http::services::ServeFile;
 
+use crate::core::Refusal;
+use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION};
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::server::{Generation, Shared};
@@ -19,6 +22,7 @@ use crate::update::{Finish, Update};
 
 /// Serves for as long as the coordinator runs.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
+    let body = BODY_BYTES + shared.look(|core| core.config().max_positions) * BODY_BYTES_PER_POSITION;
     let routes = axum::Router::new()
         .route("/", get(home))
         .route("/health", get(|| async { "ok\n" }))
@@ -26,6 +30,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/api/topology", get(topology))
         .route("/api/generate", post(generate))
         .route("/shards/{name}", get(shard))
+        .layer(DefaultBodyLimit::max(body))
         .with_state(shared);
     let listener = tokio::net::TcpListener::from_std(listener);
     let served = async { axum::serve(listener?, routes).await };
@@ -81,29 +86,32 @@ impl From<Update> for Line {
     }
 }
 
-async fn generate(
-    State(shared): State<Arc<Shared>>,
-    ask: Result<Json<Ask>, axum::extract::rejection::JsonRejection>,
-) -> Response {
-    let ask = match ask {
-        Ok(Json(ask)) => ask,
-        Err(rejection) => return refusal(rejection.body_text()),
+async fn generate(State(shared): State<Arc<Shared>>, ask: Result<Json<Ask>, JsonRejection>) -> Response {
+    let started = async {
+        let Json(ask) = ask.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
+        let prompt = prompt(&shared, ask.prompt, ask.ids).await?;
+        let Ask { max_tokens, stop, ignore_eos, sampling, .. } = ask;
+        shared.generate(Generate { prompt, max_tokens, sampling, stop, ignore_eos })
     };
-    let prompt = match (ask.prompt, ask.ids) {
-        (Some(text), None) => match shared.lock_core(|core| core.config().tokenizer.clone()) {
-            Some(tokenizer) => match tokenizer.encode(&text) {
-                Ok(ids) => ids,
-                Err(error) => return refusal(error.to_string()),
-            },
-            None => return refusal("this model has no tokenizer: send ids".into()),
-        },
-        (None, Some(ids)) => ids,
-        _ => return refusal("send either prompt or ids".into()),
-    };
-    let Ask { max_tokens, stop, ignore_eos, sampling, .. } = ask;
-    match shared.generate(Generate { prompt, max_tokens, sampling, stop, ignore_eos }) {
+    match started.await {
         Ok(generation) => stream(generation),
-        Err(why) => refusal(why),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+async fn prompt(shared: &Shared, text: Option<String>, ids: Option<Vec<u32>>) -> Result<Vec<u32>, Refusal> {
+    let text = match (text, ids) {
+        (Some(text), None) => text,
+        (None, Some(ids)) => return Ok(ids),
+        _ => return Err(Refusal::Invalid("send either prompt or ids".into())),
+    };
+    let tokenizer = shared.look(|core| core.config().tokenizer.clone());
+    let tokenizer = tokenizer.ok_or_else(|| Refusal::Invalid("this model has no tokenizer: send ids".into()))?;
+    // A long text takes milliseconds, which the tokens of others should not wait for.
+    let encoded = tokio::task::spawn_blocking(move || tokenizer.encode(&text)).await;
+    match encoded {
+        Ok(ids) => ids.map_err(|error| Refusal::Invalid(error.to_string())),
+        Err(error) => Err(Refusal::Busy(error.to_string())),
     }
 }
 
@@ -117,16 +125,20 @@ fn stream(generation: Generation) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
-fn refusal(why: String) -> Response {
-    (StatusCode::BAD_REQUEST, Json(serde_json::json!({ "error": why }))).into_response()
+fn refuse(refusal: &Refusal) -> Response {
+    let status = match refusal {
+        Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+        Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(serde_json::json!({ "error": refusal.to_string() }))).into_response()
 }
 
 async fn home(State(shared): State<Arc<Shared>>) -> String {
-    let topology = shared.lock_core(|core| core.topology());
+    let topology = shared.look(|core| core.topology());
     let mut page = format!("syn1 serves {} ({} layers)\n", topology.model, topology.layers);
     page += &match topology.waiting_for {
         None => "ready: a token has passed through every layer\n\n".into(),
-        Some(what) => format!("not ready: waiting for {what}\n\n"),
+        Some(what) => format!("not ready: {what}\n\n"),
     };
     for node in topology.nodes {
         let layers = node.layers.map_or_else(|| "-".into(), |(first, end)| format!("layers {first}..{end}"));
@@ -136,14 +148,14 @@ async fn home(State(shared): State<Arc<Shared>>) -> String {
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.lock_core(|core| core.topology().waiting_for) {
+    match shared.look(|core| core.topology().waiting_for) {
         None => "ready\n".into_response(),
-        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for {what}\n")).into_response(),
+        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")).into_response(),
     }
 }
 
 async fn topology(State(shared): State<Arc<Shared>>) -> Response {
-    Json(shared.lock_core(|core| core.topology())).into_response()
+    Json(shared.look(|core| core.topology())).into_response()
 }
 
 /// The manifest, or a piece by its SHA-256; ranges are honoured.

@@ -6,10 +6,12 @@
 
 pub mod core;
 mod http;
+mod limits;
 mod link;
 pub mod placement;
 pub mod request;
 pub mod sample;
 pub mod server;
-pub mod stop;
+mod stop;
 pub mod update;
+mod view;

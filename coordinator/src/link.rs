@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use syn1_core::control::Bye;
 use syn1_core::{
-    CodecSet, Control, Event as SessionEvent, Flags, Frame, Header, Link, LinkError, Millis, Reason, Receive, Role,
-    Session, SessionConfig, Transmit, limits,
+    CodecSet, Control, Event as SessionEvent, Fatal, Flags, Frame, Header, Link, LinkError, LinkErrorKind, Millis,
+    Reason, Receive, Role, Session, SessionConfig, Transmit, limits::MAX_CONTROL,
 };
 use syn1_transport_tcp::TcpLink;
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::core::{CoreConfig, NodeId};
+use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX};
 use crate::server::Shared;
 use crate::update::Event;
 
@@ -23,7 +24,7 @@ pub(crate) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("cannot accept nodes: {error}"),
     };
-    let strangers = Arc::new(Semaphore::new(MAX_STRANGERS));
+    let (links, strangers) = (Arc::new(Semaphore::new(MAX_LINKS)), Arc::new(Semaphore::new(MAX_STRANGERS)));
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -34,12 +35,19 @@ pub(crate) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let Ok(permit) = strangers.clone().try_acquire_owned() else {
+        let Ok(link) = links.clone().try_acquire_owned() else {
+            tracing::warn!("{address} is turned away: {MAX_LINKS} nodes are linked already");
+            continue;
+        };
+        let Ok(stranger) = strangers.clone().try_acquire_owned() else {
             tracing::warn!("{address} is turned away: {MAX_STRANGERS} links have not said Hello yet");
             continue;
         };
         let shared = shared.clone();
-        tokio::spawn(async move { LinkTask::new(shared, address).run(stream, permit).await });
+        tokio::spawn(async move {
+            LinkTask::new(shared, address).run(stream, stranger).await;
+            drop(link);
+        });
     }
 }
 
@@ -48,7 +56,7 @@ pub(crate) fn max_payload(config: &CoreConfig) -> u32 {
     let rows = config.chunk * config.spec.width * 4;
     let (grid_rows, grid_cols) = syn1_core::logits_grid(config.spec.vocab as u32);
     let logits = usize::from(grid_rows) * usize::from(grid_cols) * 4;
-    rows.max(logits).max(limits::MAX_CONTROL as usize) as u32
+    rows.max(logits).max(MAX_CONTROL as usize) as u32
 }
 
 struct LinkTask {
@@ -58,8 +66,23 @@ struct LinkTask {
     node: Option<NodeId>,
 }
 
-/// Why a link ends.
-struct Ended(String);
+/// Why a link ends, and the word for it that the peer has not heard yet.
+struct Ended {
+    why: String,
+    say: Option<Reason>,
+}
+
+impl Ended {
+    fn silently(why: impl Into<String>) -> Self {
+        Self { why: why.into(), say: None }
+    }
+}
+
+impl From<Fatal> for Ended {
+    fn from(fatal: Fatal) -> Self {
+        Self { why: fatal.to_string(), say: Some(fatal.reason()) }
+    }
+}
 
 impl LinkTask {
     fn new(shared: Arc<Shared>, address: SocketAddr) -> Self {
@@ -69,7 +92,7 @@ impl LinkTask {
             codecs: CodecSet::ACTIVATIONS,
             flags: Flags::NONE,
             max_payload: shared.max_payload,
-            max_rows: shared.lock_core(|core| core.config().chunk) as u16,
+            max_rows: shared.look(|core| core.config().chunk) as u16,
         };
         let session = Session::new(config, shared.millis());
         Self { shared, address, session, node: None }
@@ -95,54 +118,57 @@ impl LinkTask {
         // The core is to hold the only strong end: when it lets go, the writer ends, and with it this link.
         let sender = outbox.downgrade();
         let mut stranger = Some((permit, outbox));
-        let why = loop {
+        let ended = loop {
             self.flush(&sender);
-            if self.session.negotiated().is_some()
+            if let Some(negotiated) = self.session.negotiated()
                 && let Some((_, outbox)) = stranger.take()
             {
-                self.node = Some(self.shared.connected(&self.address.to_string(), outbox));
+                let address = self.address.to_string();
+                self.node = Some(self.shared.connected(&address, negotiated.codecs, outbox));
                 let (width, vocab) =
-                    self.shared.lock_core(|core| (core.config().spec.width as u16, core.config().spec.vocab as u32));
+                    self.shared.look(|core| (core.config().spec.width as u16, core.config().spec.vocab as u32));
                 self.session.set_model(width, vocab);
                 rx.set_limits(self.session.limits());
+            }
+            if stranger.is_none() && sender.upgrade().is_none() {
+                break Ended::silently("the coordinator closed the link");
             }
             let timeout = until(self.shared.millis(), self.session.poll_timeout());
             let outcome = tokio::select! {
                 frame = rx.recv() => match frame {
                     Ok(frame) => self.frame(frame),
-                    Err(error) => self.broken(&error, &sender),
+                    Err(error) => Err(self.broken(&error)),
                 },
                 () = tokio::time::sleep(timeout) => {
                     let now = self.shared.millis();
-                    self.session.handle_timeout(now).map_err(|fatal| Ended(fatal.to_string()))
+                    self.session.handle_timeout(now).map_err(Ended::from)
                 }
-                ended = &mut writer => Err(Ended(ended.unwrap_or_else(|error| error.to_string()))),
+                ended = &mut writer => Err(Ended::silently(ended.unwrap_or_else(|error| error.to_string()))),
             };
-            if let Err(Ended(why)) = outcome {
-                break why;
+            if let Err(ended) = outcome {
+                break ended;
             }
         };
+        if let (Some(reason), Some(outbox)) = (ended.say, sender.upgrade()) {
+            say(&outbox, &Control::Bye(Bye { reason, text: &ended.why }));
+        }
         match self.node {
-            Some(node) => self.shared.disconnected(node, &why),
-            None => self.shared.event(Event::Refused { node: self.address.to_string(), why }),
+            Some(node) => self.shared.disconnected(node, &ended.why),
+            None => self.shared.event(Event::Refused { node: self.address.to_string(), why: ended.why }),
         }
         drop(stranger);
         // What is queued, a goodbye say, still goes out; a peer that does not take it is not waited for.
-        let _ = tokio::time::timeout(GOODBYE, async {
-            if !writer.is_finished() {
-                let _ = (&mut writer).await;
-            }
-        })
-        .await;
+        if !writer.is_finished() {
+            let _ = tokio::time::timeout(GOODBYE, &mut writer).await;
+        }
         writer.abort();
     }
 
     /// Hands one frame to the session and what it means to the core.
     fn frame(&mut self, frame: Frame<'_>) -> Result<(), Ended> {
         let begun = std::time::Instant::now();
-        let event = self.session.handle(self.shared.millis(), frame).map_err(|fatal| Ended(fatal.to_string()))?;
-        let node = self.node;
-        match (event, node) {
+        let event = self.session.handle(self.shared.millis(), frame)?;
+        match (event, self.node) {
             (SessionEvent::Control(message), Some(node)) => {
                 self.shared.with(|core, now| core.control(now, node, &message));
             }
@@ -150,29 +176,28 @@ impl LinkTask {
                 core.data(now, node, &frame.header, frame.payload);
                 core.spent(frame.header.request, begun.elapsed());
             }),
-            (SessionEvent::Bye(bye), _) => return Err(Ended(format!("it said goodbye: {}", bye.text))),
+            (SessionEvent::Bye(bye), _) => return Err(Ended::silently(format!("it said goodbye: {}", bye.text))),
             _ => {}
         }
         Ok(())
     }
 
-    /// The link cannot be read any more; a peer that speaks another version is told so.
-    fn broken(&self, error: &impl LinkError, outbox: &mpsc::WeakSender<(Header, Vec<u8>)>) -> Result<(), Ended> {
-        if let (Some(version), Some(outbox)) = (error.version(), outbox.upgrade()) {
-            let text = format!("this coordinator speaks SYN1, you speak SYN{}", char::from(version));
-            let mut payload = vec![0; limits::MAX_CONTROL as usize];
-            if let Ok(len) = Control::Bye(Bye { reason: Reason::Version, text: &text }).encode(&mut payload) {
-                payload.truncate(len);
-                let _ = outbox.try_send((Header::control(len as u32), payload));
+    /// The link cannot be read any more; a peer that can still listen is told why.
+    fn broken(&self, error: &impl LinkError) -> Ended {
+        match (error.version(), error.kind()) {
+            (Some(version), _) => {
+                let why = format!("this coordinator speaks SYN1, you speak SYN{}", char::from(version));
+                Ended { why, say: Some(Reason::Version) }
             }
+            (None, LinkErrorKind::Protocol) => Ended { why: error.to_string(), say: Some(Reason::Protocol) },
+            _ => Ended::silently(error.to_string()),
         }
-        Err(Ended(error.to_string()))
     }
 
     /// Passes on what the session has to say.
     fn flush(&mut self, outbox: &mpsc::WeakSender<(Header, Vec<u8>)>) {
         let Some(outbox) = outbox.upgrade() else { return };
-        let mut frame = [0; Header::LEN + limits::MAX_CONTROL as usize];
+        let mut frame = [0; Header::LEN + MAX_CONTROL as usize];
         while let Some(len) = self.session.poll_transmit(&mut frame) {
             let payload = frame.get(Header::LEN..len).unwrap_or_default().to_vec();
             if outbox.try_send((Header::control(payload.len() as u32), payload)).is_err() {
@@ -182,15 +207,16 @@ impl LinkTask {
     }
 }
 
+/// Queues a control message.
+fn say(outbox: &mpsc::Sender<(Header, Vec<u8>)>, message: &Control<'_>) {
+    let mut payload = vec![0; MAX_CONTROL as usize];
+    if let Ok(len) = message.encode(&mut payload) {
+        payload.truncate(len);
+        // A full outbox means that the peer does not listen.
+        let _ = outbox.try_send((Header::control(len as u32), payload));
+    }
+}
+
 fn until(now: Millis, then: Millis) -> Duration {
     Duration::from_millis(then.0.saturating_sub(now.0))
 }
-
-/// Frames that wait for one node's socket: more than every request's chunks in flight, so only a stuck peer fills it.
-const OUTBOX: usize = 1024;
-
-/// Links that have not said Hello: enough for a room of laptops, too few to exhaust anything.
-const MAX_STRANGERS: usize = 64;
-
-/// A goodbye that takes longer than this is not waited for.
-const GOODBYE: Duration = Duration::from_millis(500);

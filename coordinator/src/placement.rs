@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use syn1_model::plan::{Plan, WeightFormat};
+use syn1_model::plan::{Piece, Plan, WeightFormat, piece_bytes};
 use syn1_model::spec::Spec;
 
 /// How many nodes share the model.
@@ -53,7 +53,7 @@ pub struct Part {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unplaced {
     /// More nodes are asked for than are here.
-    #[error("waiting for {missing} more node{} of {wanted}", if *missing == 1 { "" } else { "s" })]
+    #[error("{missing} more node{} of {wanted} must join", if *missing == 1 { "" } else { "s" })]
     Nodes {
         /// Nodes still to come.
         missing: usize,
@@ -85,42 +85,82 @@ pub enum Unplaced {
 
 /// Cuts the model into contiguous parts, in order of layers.
 ///
+/// Nodes are tried fastest first, and biggest first where the fast ones are too small; a node with no room for a single
+/// layer takes no part.
+///
 /// # Errors
 /// What is missing, in numbers.
 pub fn place(demand: &Demand<'_>, offers: &[Offer], policy: Policy) -> Result<Vec<Part>, Unplaced> {
     let layers = demand.spec.layers;
-    let mut fastest: Vec<usize> = (0..offers.len()).collect();
-    fastest.sort_by_key(|&node| (offers[node].layer_ns, Reverse(offers[node].memory_bytes), node));
+    let scales = Scales::new(demand);
+    let useful: Vec<usize> = (0..offers.len()).filter(|&node| scales.block <= offers[node].memory_bytes).collect();
     let counts = match policy {
         Policy::Exactly(wanted) if wanted > layers => return Err(Unplaced::Layers { wanted, layers }),
         Policy::Exactly(wanted) if wanted > offers.len() => {
             return Err(Unplaced::Nodes { missing: wanted - offers.len(), wanted });
         }
-        Policy::Exactly(wanted) => wanted..=wanted,
+        Policy::Exactly(wanted) => wanted..=wanted.min(useful.len()),
         Policy::Auto if offers.is_empty() => return Err(Unplaced::Nodes { missing: 1, wanted: 1 }),
-        Policy::Auto => 1..=offers.len().min(layers),
+        Policy::Auto => 1..=useful.len().min(layers),
     };
+    let (mut fastest, mut biggest) = (useful.clone(), useful);
+    fastest.sort_by_key(|&node| (offers[node].layer_ns, Reverse(offers[node].memory_bytes), node));
+    biggest.sort_by_key(|&node| (Reverse(offers[node].memory_bytes), offers[node].layer_ns, node));
     for count in counts {
-        // Nodes keep the order in which they came: neighbours in the chain stay neighbours.
-        let mut nodes = fastest[..count].to_vec();
-        nodes.sort_unstable();
-        if let Some(parts) = share(demand, offers, &nodes) {
+        // Nodes keep the order in which they came, so that neighbours stay neighbours, unless only another order fits.
+        let mut joined = fastest[..count].to_vec();
+        joined.sort_unstable();
+        let orders = [joined, fastest[..count].to_vec(), biggest[..count].to_vec()];
+        if let Some(parts) = orders.iter().find_map(|nodes| share(&scales, offers, nodes)) {
             return Ok(parts);
         }
     }
-    let offered = offers.iter().map(|offer| offer.memory_bytes).sum();
-    Err(Unplaced::Memory { needed: part_bytes(demand, 0..layers), offered, nodes: offers.len() })
+    let offered = offers.iter().fold(0u64, |sum, offer| sum.saturating_add(offer.memory_bytes));
+    Err(Unplaced::Memory { needed: scales.bytes(0..layers), offered, nodes: offers.len() })
 }
 
 /// Nanoseconds a token spends computing on this placement.
 pub fn predicted_ns(offers: &[Offer], parts: &[Part]) -> u64 {
-    parts.iter().map(|part| part.layers.len() as u64 * offers[part.node].layer_ns).sum()
+    let part_ns = |part: &Part| (part.layers.len() as u64).saturating_mul(offers[part.node].layer_ns);
+    parts.iter().fold(0, |sum, part| sum.saturating_add(part_ns(part)))
 }
 
-/// Bytes that a layer range takes: its weights and its KV caches.
-pub fn part_bytes(demand: &Demand<'_>, layers: Range<usize>) -> u64 {
-    let plan = Plan::new(demand.spec, demand.format, layers);
-    plan.weight_bytes() + plan.kv_bytes_per_position() * (demand.max_positions * demand.slots) as u64
+/// What parts of the model weigh, KV caches included.
+struct Scales {
+    layers: usize,
+    /// Any layer by itself.
+    block: u64,
+    /// What the first layer brings with it.
+    embed: u64,
+    /// What the last layer brings with it.
+    head: u64,
+    /// What a range with both ends needs only once.
+    shared: u64,
+}
+
+impl Scales {
+    fn new(demand: &Demand<'_>) -> Self {
+        let Demand { spec, format, max_positions, slots } = *demand;
+        let weigh = |pieces: &[Piece]| pieces.iter().map(|piece| piece_bytes(spec, format, *piece)).sum::<u64>();
+        let kv = Plan::new(spec, format, 0..1).kv_bytes_per_position() * (max_positions * slots) as u64;
+        let embed = Plan::new(spec, format, 0..1).pieces;
+        let ends = |keep: fn(&Piece) -> bool| weigh(&embed.iter().copied().filter(keep).collect::<Vec<_>>());
+        let tokens = weigh(&[Piece::Tokens]);
+        Self {
+            layers: spec.layers,
+            block: weigh(&[Piece::Block(0)]) + kv,
+            embed: ends(|piece| matches!(piece, Piece::Tokens | Piece::Positions)),
+            head: weigh(&[Piece::Head]) + if spec.tied_head { tokens } else { 0 },
+            shared: if spec.tied_head { tokens } else { 0 },
+        }
+    }
+
+    /// Bytes that a layer range takes.
+    fn bytes(&self, layers: Range<usize>) -> u64 {
+        let (first, last) = (layers.start == 0, layers.end == self.layers);
+        let ends = if first { self.embed } else { 0 } + if last { self.head } else { 0 };
+        self.block * layers.len() as u64 + ends - if first && last { self.shared } else { 0 }
+    }
 }
 
 /// `bytes` for people.
@@ -133,43 +173,36 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Shares the layers among `nodes` in proportion to their pace, within each one's memory.
-fn share(demand: &Demand<'_>, offers: &[Offer], nodes: &[usize]) -> Option<Vec<Part>> {
-    let layers = demand.spec.layers;
+fn share(scales: &Scales, offers: &[Offer], nodes: &[usize]) -> Option<Vec<Part>> {
     let pace = |node: usize| 1.0 / offers[node].layer_ns.max(1) as f64;
     let mut parts = Vec::with_capacity(nodes.len());
     let mut start = 0;
     for (index, &node) in nodes.iter().enumerate() {
         let later = &nodes[index + 1..];
-        let left = layers - start;
+        let left = scales.layers - start;
         let pace_left: f64 = nodes[index..].iter().map(|&node| pace(node)).sum();
         let fair = (left as f64 * pace(node) / pace_left).round() as usize;
-        let most = left - later.len();
-        let wish = if later.is_empty() { left } else { fair.clamp(1, most) };
-        let fits = |count: &usize| part_bytes(demand, start..start + count) <= offers[node].memory_bytes;
+        let most = left.checked_sub(later.len())?;
+        let wish = if later.is_empty() { left } else { fair.clamp(1, most.max(1)) };
         // What the later nodes cannot hold has to go here, as far as it fits.
-        let least = (wish..=most).find(|&count| rest_fits(demand, offers, later, start + count))?;
+        let least = (wish..=most).find(|&count| rest_fits(scales, offers, later, start + count))?;
+        let fits = |count: &usize| scales.bytes(start..start + count) <= offers[node].memory_bytes;
         let count = (1..=least).rev().find(fits)?;
         parts.push(Part { node, layers: start..start + count });
         start += count;
     }
-    (start == layers).then_some(parts)
+    (start == scales.layers).then_some(parts)
 }
 
 /// Whether `nodes`, each filled to the brim, hold the layers from `start` on.
-fn rest_fits(demand: &Demand<'_>, offers: &[Offer], nodes: &[usize], start: usize) -> bool {
-    let layers = demand.spec.layers;
+fn rest_fits(scales: &Scales, offers: &[Offer], nodes: &[usize], start: usize) -> bool {
     let mut at = start;
     for &node in nodes {
-        let fits = |end: &usize| part_bytes(demand, at..*end) <= offers[node].memory_bytes;
-        match (at + 1..=layers).rev().find(fits) {
-            Some(end) => at = end,
-            None => return at == layers && nodes.is_empty(),
-        }
-        if at == layers {
-            return true;
-        }
+        let fits = |end: &usize| scales.bytes(at..*end) <= offers[node].memory_bytes;
+        let Some(end) = (at + 1..=scales.layers).rev().find(fits) else { break };
+        at = end;
     }
-    at == layers
+    at == scales.layers
 }
 
 #[cfg(test)]
@@ -234,7 +267,7 @@ mod tests {
     #[test]
     fn memory_limits_a_fast_node() {
         with_demand(|demand| {
-            let three_layers = part_bytes(demand, 0..3);
+            let three_layers = Scales::new(demand).bytes(0..3);
             let offers = [Offer { memory_bytes: three_layers, layer_ns: 1 }, offer(1000, 1_000)];
             assert_eq!(lengths(&place(demand, &offers, Policy::Exactly(2)).unwrap()), [3, 5]);
         });
@@ -243,9 +276,39 @@ mod tests {
     #[test]
     fn a_small_later_node_pushes_layers_to_an_earlier_one() {
         with_demand(|demand| {
-            let one_layer = part_bytes(demand, 7..8);
+            let one_layer = Scales::new(demand).bytes(7..8);
             let offers = [offer(1000, 1_000), Offer { memory_bytes: one_layer, layer_ns: 1 }];
             assert_eq!(lengths(&place(demand, &offers, Policy::Exactly(2)).unwrap()), [7, 1]);
+        });
+    }
+
+    #[test]
+    fn a_node_without_room_for_a_layer_stands_aside() {
+        with_demand(|demand| {
+            let parts = place(demand, &[offer(1, 1), offer(1000, 1_000)], Policy::Auto).unwrap();
+            assert_eq!(parts, [Part { node: 1, layers: 0..8 }]);
+            let three = [offer(1, 1), offer(1000, 1_000), offer(1000, 1_000)];
+            assert_eq!(lengths(&place(demand, &three, Policy::Exactly(2)).unwrap()), [4, 4]);
+        });
+    }
+
+    #[test]
+    fn ranges_weigh_what_their_plans_hold() {
+        with_demand(|demand| {
+            for range in [0..8, 0..1, 2..5, 7..8] {
+                let plan = Plan::new(demand.spec, demand.format, range.clone());
+                let bytes = plan.weight_bytes() + plan.kv_bytes_per_position() * (512 * 4);
+                assert_eq!(Scales::new(demand).bytes(range), bytes);
+            }
+        });
+    }
+
+    #[test]
+    fn absurd_offers_overflow_nothing() {
+        with_demand(|demand| {
+            let absurd = [Offer { memory_bytes: u64::MAX, layer_ns: u64::MAX }; 3];
+            let parts = place(demand, &absurd, Policy::Exactly(3)).unwrap();
+            assert_eq!(predicted_ns(&absurd, &parts), u64::MAX);
         });
     }
 
@@ -272,7 +335,7 @@ mod tests {
                         let mut next = 0;
                         for part in &parts {
                             assert_eq!(part.layers.start, next);
-                            assert!(part_bytes(demand, part.layers.clone()) <= offers[part.node].memory_bytes);
+                            assert!(Scales::new(demand).bytes(part.layers.clone()) <= offers[part.node].memory_bytes);
                             next = part.layers.end;
                         }
                         assert_eq!(next, 8);

@@ -43,6 +43,8 @@ pub(crate) struct Request {
     stops: StopStrings,
     detokenizer: Option<Detokenizer>,
     model: Model,
+    /// Rows of a prefill chunk.
+    chunk: usize,
     fed: usize,
     flights: VecDeque<Flight>,
 }
@@ -60,8 +62,6 @@ pub(crate) struct Model {
     pub(crate) vocab: usize,
     pub(crate) eos: Vec<u32>,
     pub(crate) max_positions: usize,
-    /// Rows of a prefill chunk.
-    pub(crate) chunk: usize,
 }
 
 /// A frame on its way through the chain.
@@ -98,6 +98,7 @@ impl Request {
             progressed: Duration::ZERO,
             closing: None,
             model,
+            chunk: 1,
             fed: 0,
             flights: VecDeque::new(),
         }
@@ -118,11 +119,18 @@ impl Request {
         }
     }
 
-    /// The prompt's next chunk for the first hop; `None` when all of it is on its way.
-    pub(crate) fn next_chunk(&mut self) -> Option<(Header, Vec<u8>)> {
-        let end = self.ask.prompt.len().min(self.fed + self.model.chunk);
+    /// Starts the clock; gives the prompt's first chunk, of at most `chunk` rows, for the first hop.
+    pub(crate) fn begin(&mut self, now: Duration, chunk: usize) -> Option<(Header, Vec<u8>)> {
+        (self.started, self.progressed, self.chunk) = (now, now, chunk);
+        self.next_chunk(1)
+    }
+
+    /// The prompt's next chunk; `None` when all of it is on its way, or when every one of `hops` has work and one more
+    /// frame waits: a slow node is not to be buried in what a fast one computes.
+    fn next_chunk(&mut self, hops: usize) -> Option<(Header, Vec<u8>)> {
+        let end = self.ask.prompt.len().min(self.fed + self.chunk);
         let ids = &self.ask.prompt[self.fed..end];
-        if ids.is_empty() {
+        if ids.is_empty() || self.flights.len() > hops {
             return None;
         }
         let frame = tokens_frame(self.id, self.fed, ids);
@@ -149,7 +157,7 @@ impl Request {
             self.flights[at].hop += 1;
             let mut sends = vec![(hop + 1, *header, payload.to_vec())];
             if hop == 0 {
-                sends.extend(self.next_chunk().map(|(header, payload)| (0, header, payload)));
+                sends.extend(self.next_chunk(hops).map(|(header, payload)| (0, header, payload)));
             }
             return Ok(Next::Send(sends));
         }
@@ -174,7 +182,7 @@ impl Request {
                     header.position
                 ));
             }
-            let chunk = if hops == 1 { self.next_chunk() } else { None };
+            let chunk = self.next_chunk(hops);
             return Ok(Next::Send(chunk.map(|(header, payload)| (0, header, payload)).into_iter().collect()));
         }
         if header.position + 1 != end {
@@ -257,4 +265,4 @@ fn candidates(header: &Header, payload: &[u8], need: Need, vocab: usize) -> Resu
 }
 
 /// Every route's first incarnation. Re-routing will count it up.
-const EPOCH: u8 = 1;
+pub(crate) const EPOCH: u8 = 1;

@@ -1,6 +1,7 @@
 //! From logits to the next token. Sampling happens here and nowhere else, so a node cannot forge a token.
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
@@ -22,13 +23,14 @@ pub struct Sampling {
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of tokens seen before (Keskar et al. 2019); 1 for none.
     pub repetition_penalty: f32,
-    /// Seed of the random numbers: the same seed, prompt and model give the same text.
+    /// Seed of the random numbers: the same seed, prompt and model give the same text. By default another one each time.
     pub seed: u64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+        let seed = fresh_seed();
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.0, seed }
     }
 }
 
@@ -61,6 +63,11 @@ impl Sampling {
             Need::Full
         }
     }
+}
+
+/// A seed that differs from call to call; short enough to type again.
+pub fn fresh_seed() -> u64 {
+    RandomState::new().build_hasher().finish() >> 40
 }
 
 /// What a sampler has to see of a distribution to choose from it exactly.

@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syn1_core::{Header, Millis};
+use syn1_core::{CodecSet, Header, Millis};
 use tokio::sync::{Notify, mpsc};
 
-use crate::core::{Action, Core, CoreConfig, NodeId};
+use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
 use crate::request::Generate;
 use crate::update::{Event, Topology, Update};
 use crate::{http, link};
@@ -80,6 +80,8 @@ struct State {
     links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
+    /// The event loop has ended.
+    over: bool,
 }
 
 impl Server {
@@ -102,13 +104,14 @@ impl Server {
                 links: HashMap::new(),
                 requests: HashMap::new(),
                 watchers: Vec::new(),
+                over: false,
             }),
             started: Instant::now(),
             sooner: Notify::new(),
             stop: Notify::new(),
         });
-        let serving = shared.clone();
-        let main = move || runtime.block_on(serve(serving, tcp, http));
+        let serving = Serving(shared.clone());
+        let main = move || runtime.block_on(serve(&serving.0, tcp, http));
         let thread = std::thread::Builder::new().name("syn1-coordinator".into()).spawn(main);
         let thread = Some(thread.map_err(StartError::Runtime)?);
         Ok(Self { shared, tcp: tcp_address, http: http_address, thread })
@@ -128,13 +131,13 @@ impl Server {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn generate(&self, ask: Generate) -> Result<Generation, String> {
+    pub fn generate(&self, ask: Generate) -> Result<Generation, Refusal> {
         self.shared.generate(ask)
     }
 
     /// The swarm as it is now.
     pub fn topology(&self) -> Topology {
-        self.shared.lock().core.topology()
+        self.shared.look(Core::topology)
     }
 
     /// What happens in the swarm from now on.
@@ -183,9 +186,12 @@ impl Shared {
         result
     }
 
-    pub(crate) fn generate(self: &Arc<Self>, ask: Generate) -> Result<Generation, String> {
+    pub(crate) fn generate(self: &Arc<Self>, ask: Generate) -> Result<Generation, Refusal> {
         let (sender, updates) = mpsc::unbounded_channel();
         let mut state = self.lock();
+        if state.over {
+            return Err(Refusal::Busy("the coordinator has ended: start it again".into()));
+        }
         let now = self.started.elapsed();
         let id = state.core.submit(now, ask)?;
         // Before its first update can be acted on.
@@ -195,11 +201,12 @@ impl Shared {
     }
 
     /// Makes a link known to the core; its outgoing frames go to `outbox`.
-    pub(crate) fn connected(&self, address: &str, outbox: mpsc::Sender<(Header, Vec<u8>)>) -> NodeId {
+    pub(crate) fn connected(&self, address: &str, codecs: CodecSet, outbox: mpsc::Sender<(Header, Vec<u8>)>) -> NodeId {
         let mut state = self.lock();
-        let id = state.core.connected(address);
+        let now = self.started.elapsed();
+        let id = state.core.connected(now, address, codecs);
         state.links.insert(id, outbox);
-        state.act(self.started.elapsed());
+        state.act(now);
         id
     }
 
@@ -218,7 +225,7 @@ impl Shared {
         Millis(self.started.elapsed().as_millis() as u64)
     }
 
-    pub(crate) fn lock_core<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
         look(&self.lock().core)
     }
 
@@ -257,10 +264,23 @@ impl State {
     }
 }
 
-async fn serve(shared: Arc<Shared>, tcp: TcpListener, http: TcpListener) {
+/// The event loop; when it is gone, whatever the reason, everybody who waits on it is told by the end of their channel.
+struct Serving(Arc<Shared>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.over = true;
+        state.links.clear();
+        state.requests.clear();
+        state.watchers.clear();
+    }
+}
+
+async fn serve(shared: &Arc<Shared>, tcp: TcpListener, http: TcpListener) {
     tokio::select! {
-        () = tick(&shared) => {}
-        () = link::accept(&shared, tcp) => {}
+        () = tick(shared) => {}
+        () = link::accept(shared, tcp) => {}
         () = http::serve(shared.clone(), http) => {}
         () = shared.stop.notified() => {}
     }
@@ -272,7 +292,7 @@ async fn serve(shared: Arc<Shared>, tcp: TcpListener, http: TcpListener) {
 async fn tick(shared: &Shared) {
     loop {
         let now = shared.started.elapsed();
-        let wait = shared.lock_core(|core| core.next_tick(now)) - now;
+        let wait = shared.look(|core| core.next_tick(now)).saturating_sub(now);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = shared.sooner.notified() => continue,

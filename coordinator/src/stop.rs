@@ -1,19 +1,19 @@
 //! Stop strings in streamed text: nothing that may belong to one is shown before it is known not to.
 
 /// Watches streamed text for stop strings.
-pub struct StopStrings {
+pub(crate) struct StopStrings {
     stops: Vec<String>,
     held: String,
 }
 
 impl StopStrings {
     /// Watches for any of `stops`; empty ones are ignored.
-    pub fn new(stops: &[String]) -> Self {
+    pub(crate) fn new(stops: &[String]) -> Self {
         Self { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), held: String::new() }
     }
 
     /// Takes more text; gives what can be shown, and whether a stop string ended the text.
-    pub fn push(&mut self, text: &str) -> (String, bool) {
+    pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
         if let Some(end) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             let shown = self.held[..end].to_owned();
@@ -26,7 +26,7 @@ impl StopStrings {
     }
 
     /// The end of the text: what was held back.
-    pub fn finish(&mut self) -> String {
+    pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 

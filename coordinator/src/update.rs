@@ -112,8 +112,13 @@ pub enum Event {
     },
     /// The model is cut: every node's layers, in chain order.
     Placed(Vec<(String, Range<usize>)>),
-    /// The model cannot be placed yet.
-    Unplaced(String),
+    /// There is no chain.
+    Unplaced {
+        /// Why, and what would help.
+        why: String,
+        /// Whether it may come by itself: a node is to join, or the model is being placed anew.
+        waiting: bool,
+    },
     /// A node is getting its shard.
     Loading {
         /// Its name.

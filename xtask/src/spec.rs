@@ -67,7 +67,8 @@ fn compare(clauses: &BTreeMap<String, bool>, sources: &[Source]) -> Vec<String> 
         }
     }
     let missing = clauses.iter().filter(|(number, must)| **must && !cited.contains(number.as_str()));
-    complaints.extend(missing.map(|(number, _)| format!("clause {number} has a MUST that no `// SPEC {number}` cites")));
+    complaints
+        .extend(missing.map(|(number, _)| format!("clause {number} has a MUST that no `// SPEC {number}` cites")));
     complaints
 }
 

@@ -1,0 +1,56 @@
+//! Every limit of the coordinator, with its reason.
+
+use std::time::Duration;
+
+/// Devices that join within this time are placed together.
+pub(crate) const PLACE_SETTLE: Duration = Duration::from_millis(300);
+
+/// From Hello to Profile: a node measures itself in about a second, a slow one with a cold GPU driver in ten.
+pub(crate) const PROFILE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A shard that does not grow for so long does not come: a node retries a download by itself much sooner.
+pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Between two reports of one node's download: people do not read faster.
+pub(crate) const LOADING_EVERY: Duration = Duration::from_millis(250);
+
+/// A frame unanswered for so long ends its node's link; steps are cut to [`STEP_BUDGET_NS`].
+pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a prefill chunk may take on the slowest node, by its own measurement: well under the session's limit for
+/// silence, since a node that computes answers no ping.
+pub(crate) const STEP_BUDGET_NS: u64 = 2_000_000_000;
+
+/// A finished request's last figures: a round trip, and whatever steps of others are in front of it.
+pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request that finds no ready model for so long is told why.
+pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Requests in the queue: behind so many nobody waits with patience.
+pub(crate) const MAX_WAITING: usize = 256;
+
+/// Stop strings of a request: each is searched for at every token.
+pub(crate) const MAX_STOPS: usize = 16;
+
+/// Bytes of a stop string: so much text may be held back.
+pub(crate) const MAX_STOP_BYTES: usize = 256;
+
+/// Links at a time: more than any swarm that one relay can feed.
+pub(crate) const MAX_LINKS: usize = 1024;
+
+/// Links that have not said Hello: enough for a room of laptops, too few to exhaust anything.
+pub(crate) const MAX_STRANGERS: usize = 64;
+
+/// Frames that wait for one node's socket. A request has at most one more frame in flight than the chain has nodes, so
+/// only a peer that does not read fills it.
+pub(crate) const OUTBOX: usize = 4096;
+
+/// A goodbye that takes longer than this is not waited for.
+pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Bytes of an HTTP body for each position of the context: no token is longer in any common tokenizer.
+pub(crate) const BODY_BYTES_PER_POSITION: usize = 128;
+
+/// Bytes of an HTTP body beside the prompt.
+pub(crate) const BODY_BYTES: usize = 64 << 10;

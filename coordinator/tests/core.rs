@@ -1,0 +1,429 @@
+//! The coordinator's core with toy nodes and a clock that the test turns.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId, Refusal};
+use syn1_coordinator::placement::Policy;
+use syn1_coordinator::request::Generate;
+use syn1_coordinator::sample::Sampling;
+use syn1_coordinator::update::{Event, Finish, Update};
+use syn1_core::control::{Closed, Failed, Loaded, Open, Profile, Unable};
+use syn1_core::{Codec, CodecSet, Control, Header, Kind};
+use syn1_model::plan::WeightFormat;
+use syn1_model::spec::Spec;
+
+/// A core, its toy nodes, and what came out.
+struct Stage {
+    core: Core,
+    now: Duration,
+    toys: BTreeMap<NodeId, Toy>,
+    /// Nodes that take everything and answer nothing, and such that never send `Closed`.
+    silent: BTreeSet<NodeId>,
+    never_closed: BTreeSet<NodeId>,
+    sent: Vec<(NodeId, Kind)>,
+    closed: Vec<NodeId>,
+    updates: BTreeMap<u32, Vec<Update>>,
+    events: Vec<Event>,
+}
+
+/// A node that computes nothing: its token at a position is a function of the position.
+#[derive(Default)]
+struct Toy {
+    is_last: bool,
+    open: BTreeMap<u32, Open>,
+}
+
+impl Stage {
+    fn new(policy: Policy) -> Self {
+        let spec = Spec {
+            layers: 4,
+            width: 8,
+            heads: 1,
+            kv_heads: 1,
+            head_dim: 8,
+            ffn: 16,
+            vocab: VOCAB,
+            ..Spec::gpt2_124m()
+        };
+        let config = CoreConfig {
+            name: "toy".into(),
+            spec: Spec { max_positions: 64, eos: vec![0], ..spec },
+            format: WeightFormat::F32,
+            manifest_sha256: [0; 32],
+            http_port: 1,
+            policy,
+            wire: Codec::F32,
+            max_positions: 64,
+            slots: 2,
+            chunk: 4,
+            tokenizer: None,
+        };
+        Self {
+            core: Core::new(config),
+            now: Duration::ZERO,
+            toys: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            never_closed: BTreeSet::new(),
+            sent: Vec::new(),
+            closed: Vec::new(),
+            updates: BTreeMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    fn join(&mut self, name: &str) -> NodeId {
+        self.join_with(name, 1 << 30)
+    }
+
+    fn join_with(&mut self, name: &str, memory_bytes: u64) -> NodeId {
+        let id = self.core.connected(self.now, name, CodecSet::ACTIVATIONS);
+        self.toys.insert(id, Toy::default());
+        let profile = Profile { name, device: "toy", memory_bytes, read_bytes_per_s: 1, layer_ns: 1000 };
+        self.core.control(self.now, id, &Control::Profile(profile));
+        self.run();
+        id
+    }
+
+    /// Does what the core asks for, and lets the toys answer, until nothing is left.
+    fn run(&mut self) {
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Send(node, header, payload) => {
+                    self.sent.push((node, header.kind));
+                    if !self.silent.contains(&node) {
+                        self.answer(node, &header, &payload);
+                    }
+                }
+                Action::Close(node) => self.closed.push(node),
+                Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
+                Action::Event(event) => self.events.push(event),
+            }
+        }
+    }
+
+    fn answer(&mut self, node: NodeId, header: &Header, payload: &[u8]) {
+        let Some(toy) = self.toys.get_mut(&node) else { return };
+        if header.kind != Kind::Control {
+            let (header, payload) = toy.compute(header);
+            return self.core.data(self.now, node, &header, &payload);
+        }
+        match Control::decode(payload).unwrap() {
+            Control::Assign(assign) => {
+                toy.is_last = assign.end_layer == 4;
+                let loaded =
+                    Loaded { generation: assign.generation, fetched_bytes: 0, layer_ns: 1, slots: assign.slots };
+                self.core.control(self.now, node, &Control::Loaded(loaded));
+            }
+            Control::Open(open) => drop(toy.open.insert(open.request, open)),
+            Control::Close { request } => {
+                toy.open.remove(&request);
+                if !self.never_closed.contains(&node) {
+                    self.core.control(self.now, node, &Control::Closed(Closed { request, compute_us: 5 }));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now += Duration::from_secs(1);
+            self.core.tick(self.now);
+            self.run();
+        }
+    }
+
+    fn ask(&mut self, prompt: usize, max_tokens: usize) -> u32 {
+        let id = self.core.submit(self.now, ask(prompt, max_tokens)).unwrap();
+        self.run();
+        id
+    }
+
+    fn ids(&self, request: u32) -> Vec<u32> {
+        let token = |update: &Update| match update {
+            Update::Token { id, .. } => Some(*id),
+            _ => None,
+        };
+        self.updates.get(&request).into_iter().flatten().filter_map(token).collect()
+    }
+
+    fn failure(&self, request: u32) -> &str {
+        match self.updates.get(&request).and_then(|updates| updates.last()) {
+            Some(Update::Failed(why)) => why,
+            other => panic!("request {request} should have failed, its last update is {other:?}"),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.core.topology().ready
+    }
+}
+
+impl Toy {
+    fn compute(&self, header: &Header) -> (Header, Vec<u8>) {
+        let Header { request, epoch, position, rows, .. } = *header;
+        if !self.is_last {
+            let header = Header::activation(request, epoch, position, Codec::F32, rows, 8).unwrap();
+            return (header, vec![0; header.payload_len as usize]);
+        }
+        let end = position + u32::from(rows);
+        if self.open.get(&request).is_none_or(|open| end <= open.wanted_from) {
+            return (Header::acknowledge(request, epoch, end), Vec::new());
+        }
+        let header = Header::top(request, epoch, end - 1, 1, 1).unwrap();
+        let mut row = [0u8; 16];
+        row[8..12].copy_from_slice(&token_after(end - 1).to_le_bytes());
+        (header, row.to_vec())
+    }
+}
+
+fn ask(prompt: usize, max_tokens: usize) -> Generate {
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    Generate { prompt: vec![1; prompt], max_tokens, sampling, stop: Vec::new(), ignore_eos: false }
+}
+
+/// What the toys say follows a position; never the end of the text.
+fn token_after(position: u32) -> u32 {
+    1 + position * 7 % (VOCAB as u32 - 1)
+}
+
+fn tokens(from: u32, count: u32) -> Vec<u32> {
+    (from..from + count).map(token_after).collect()
+}
+
+const VOCAB: usize = 16;
+
+#[test]
+fn ready_comes_after_a_token_and_not_before() {
+    let mut stage = Stage::new(Policy::Exactly(2));
+    let first = stage.join("a");
+    assert_eq!(stage.core.topology().waiting_for.as_deref(), Some("1 more node of 2 must join"));
+    stage.silent.insert(first);
+    stage.join("b");
+    assert!(!stage.is_ready(), "one node has not loaded");
+    stage.silent.clear();
+    let loaded = Loaded { generation: 1, fetched_bytes: 0, layer_ns: 1, slots: 2 };
+    stage.core.control(stage.now, first, &Control::Loaded(loaded));
+    stage.run();
+    assert!(stage.is_ready());
+    let tokens = stage.sent.iter().filter(|(_, kind)| *kind != Kind::Control).count();
+    assert_eq!(tokens, 2, "the proof passed through both nodes");
+}
+
+#[test]
+fn requests_interleave_and_each_gets_its_own_tokens() {
+    let mut stage = Stage::new(Policy::Exactly(3));
+    for name in ["a", "b", "c"] {
+        stage.join(name);
+    }
+    let requests: Vec<u32> = (1..=6).map(|prompt| stage.ask(prompt * 5, 7)).collect();
+    for (request, prompt) in requests.into_iter().zip((1..=6).map(|n| n * 5)) {
+        assert_eq!(stage.ids(request), tokens(prompt - 1, 7));
+        let Some(Update::Finished(end)) = stage.updates[&request].last() else { panic!("no end") };
+        assert_eq!((end.reason, end.figures.compute), (Finish::Length, Duration::from_micros(15)));
+    }
+}
+
+#[test]
+fn a_full_context_ends_the_text() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    stage.join("a");
+    let request = stage.ask(60, 100);
+    assert_eq!(stage.ids(request), tokens(59, 5));
+    assert!(matches!(stage.updates[&request].last(), Some(Update::Finished(end)) if end.reason == Finish::Context));
+}
+
+#[test]
+fn a_node_outside_the_chain_cannot_harm_a_request() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let worker = stage.join("a");
+    let stranger = stage.core.connected(stage.now, "stranger", CodecSet::ACTIVATIONS);
+    stage.silent.insert(worker);
+    let request = stage.ask(3, 5);
+    for epoch in 0..3 {
+        stage.core.control(stage.now, stranger, &Control::Failed(Failed { request, epoch, text: "ha" }));
+    }
+    let output = Header::top(request, 1, 2, 1, 1).unwrap();
+    stage.core.data(stage.now, stranger, &output, &[0; 16]);
+    stage.run();
+    assert!(!stage.updates.contains_key(&request));
+}
+
+#[test]
+fn a_node_that_answers_wrongly_is_sent_away_by_name() {
+    let mut stage = Stage::new(Policy::Exactly(2));
+    let (_, liar) = (stage.join("a"), stage.join("liar"));
+    stage.silent.insert(liar);
+    let request = stage.ask(3, 5);
+    let elsewhere = Header::top(request, 1, 40, 1, 1).unwrap();
+    stage.core.data(stage.now, liar, &elsewhere, &[0; 16]);
+    stage.run();
+    assert!(stage.failure(request).contains("liar"));
+    assert_eq!(stage.closed, [liar]);
+    assert!(!stage.is_ready());
+    // What it says afterwards is not listened to.
+    stage.core.control(stage.now, liar, &Control::Ping(1));
+    assert_eq!(stage.closed, [liar]);
+}
+
+#[test]
+fn a_spare_takes_the_place_of_a_node_that_is_gone() {
+    let mut stage = Stage::new(Policy::Exactly(2));
+    let (_, second) = (stage.join("a"), stage.join("b"));
+    stage.join("spare");
+    stage.silent.insert(second);
+    let (running, other, waiting) = (stage.ask(3, 5), stage.ask(3, 5), stage.ask(4, 5));
+    stage.core.gone(stage.now, second, "the cable was pulled");
+    stage.run();
+    for request in [running, other] {
+        assert!(stage.failure(request).contains("node b"), "{}", stage.failure(request));
+    }
+    stage.pass(1);
+    assert!(stage.is_ready());
+    assert_eq!(stage.ids(waiting), tokens(3, 5));
+}
+
+#[test]
+fn a_node_that_stops_answering_is_sent_away_and_the_spare_serves() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let first = stage.join("sleeper");
+    stage.join("spare");
+    stage.silent.insert(first);
+    let stuck = stage.ask(3, 5);
+    stage.pass(65);
+    assert!(stage.failure(stuck).contains("sleeper"), "{}", stage.failure(stuck));
+    assert!(stage.is_ready());
+    let next = stage.ask(3, 5);
+    assert_eq!(stage.ids(next), tokens(2, 5));
+}
+
+#[test]
+fn a_node_that_never_loads_gives_way() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let slow = stage.core.connected(stage.now, "slow", CodecSet::ACTIVATIONS);
+    let profile = Profile { name: "slow", device: "toy", memory_bytes: 1 << 30, read_bytes_per_s: 1, layer_ns: 1 };
+    stage.core.control(stage.now, slow, &Control::Profile(profile));
+    stage.run();
+    stage.join("spare");
+    assert!(!stage.is_ready());
+    stage.pass(125);
+    assert!(stage.is_ready());
+    assert!(stage.events.iter().any(|event| matches!(event, Event::Unable { node, .. } if node == "slow")));
+}
+
+#[test]
+fn a_node_that_cannot_load_is_not_asked_again() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let broken = stage.core.connected(stage.now, "broken", CodecSet::ACTIVATIONS);
+    let profile = Profile { name: "broken", device: "toy", memory_bytes: 1 << 30, read_bytes_per_s: 1, layer_ns: 1 };
+    stage.core.control(stage.now, broken, &Control::Profile(profile));
+    stage.core.control(stage.now, broken, &Control::Unable(Unable { generation: 1, text: "no room" }));
+    stage.pass(5);
+    let assigned = stage.events.iter().filter(|event| matches!(event, Event::Placed(_))).count();
+    assert_eq!(assigned, 1);
+    let waiting = stage.core.topology().waiting_for.unwrap();
+    assert!(waiting.contains("no room"), "{waiting}");
+}
+
+#[test]
+fn a_missing_last_word_does_not_withhold_the_text() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let node = stage.join("a");
+    stage.never_closed.insert(node);
+    let request = stage.ask(3, 5);
+    assert_eq!(stage.ids(request), tokens(2, 5));
+    assert!(!stage.updates[&request].iter().any(|update| matches!(update, Update::Finished(_))));
+    stage.pass(10);
+    assert!(stage.updates[&request].iter().any(|update| matches!(update, Update::Finished(_))));
+    assert!(stage.is_ready());
+}
+
+#[test]
+fn a_cancelled_request_frees_its_place_and_its_late_frames_are_dropped() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let node = stage.join("a");
+    stage.silent.insert(node);
+    let requests = [stage.ask(3, 5), stage.ask(3, 5)];
+    let waiting = stage.ask(5, 2);
+    stage.silent.clear();
+    for request in requests {
+        stage.core.cancel(stage.now, request);
+        let late = Header::top(request, 1, 2, 1, 1).unwrap();
+        stage.core.data(stage.now, node, &late, &[0; 16]);
+    }
+    stage.run();
+    assert_eq!(stage.ids(waiting), tokens(4, 2));
+    assert!(stage.closed.is_empty());
+    assert_eq!(stage.core.topology().running, 0);
+}
+
+#[test]
+fn a_slow_node_is_not_buried_in_chunks() {
+    let mut stage = Stage::new(Policy::Exactly(2));
+    let (first, second) = (stage.join("a"), stage.join("b"));
+    stage.sent.clear();
+    stage.silent.insert(second);
+    stage.ask(60, 1);
+    let waiting = stage.sent.iter().filter(|sent| **sent == (second, Kind::Activation)).count();
+    let fed = stage.sent.iter().filter(|sent| **sent == (first, Kind::Tokens)).count();
+    assert!(waiting <= 3 && fed <= 3, "{fed} chunks fed, {waiting} wait");
+}
+
+#[test]
+fn a_model_that_does_not_fit_is_refused_in_numbers() {
+    let mut stage = Stage::new(Policy::Auto);
+    let request = stage.ask(3, 5);
+    stage.join_with("tiny", 1000);
+    stage.pass(2);
+    let why = stage.failure(request);
+    assert!(why.contains("needs") && why.contains("1.0 kB"), "{why}");
+}
+
+#[test]
+fn nobody_waits_for_ever_for_a_node() {
+    let mut stage = Stage::new(Policy::Auto);
+    let request = stage.ask(3, 5);
+    stage.pass(30);
+    assert!(!stage.updates.contains_key(&request));
+    stage.pass(40);
+    assert!(stage.failure(request).contains("no node has joined"));
+}
+
+#[test]
+fn bad_requests_are_invalid_and_too_many_are_busy() {
+    let mut stage = Stage::new(Policy::Auto);
+    let long_stop = Generate { stop: vec!["x".repeat(1000)], ..ask(1, 1) };
+    let foreign = Generate { prompt: vec![VOCAB as u32], ..ask(1, 1) };
+    for bad in [ask(0, 1), ask(1, 0), ask(64, 1), long_stop, foreign] {
+        assert!(matches!(stage.core.submit(stage.now, bad), Err(Refusal::Invalid(_))));
+    }
+    let refused = (0..1000).find_map(|_| stage.core.submit(stage.now, ask(1, 1)).err());
+    assert!(matches!(refused, Some(Refusal::Busy(_))));
+}
+
+#[test]
+fn names_are_plain_and_unique_and_a_second_profile_is_refused() {
+    let mut stage = Stage::new(Policy::Exactly(9));
+    for name in ["same", "same", "\x1b[31mred", ""] {
+        stage.join(name);
+    }
+    let names: Vec<String> = stage.core.topology().nodes.into_iter().map(|node| node.name).collect();
+    assert_eq!(names, ["same", "same-2", " [31mred", "nameless"]);
+    let again = Profile { name: "x", device: "", memory_bytes: 1, read_bytes_per_s: 1, layer_ns: 1 };
+    stage.core.control(stage.now, NodeId(1), &Control::Profile(again));
+    stage.run();
+    assert_eq!(stage.closed, [NodeId(1)]);
+}
+
+#[test]
+fn shutting_down_ends_every_request_and_says_goodbye() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let node = stage.join("a");
+    stage.silent.insert(node);
+    let requests = [stage.ask(3, 5), stage.ask(3, 5), stage.ask(3, 5)];
+    stage.core.shut_down("good night");
+    stage.run();
+    assert!(requests.iter().all(|request| stage.failure(*request) == "good night"));
+    assert_eq!(stage.closed, [node]);
+}
