@@ -1,0 +1,104 @@
+//! What strangers on the node port get: an answer where they can understand one, and a closed link.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::placement::Policy;
+use syn1_coordinator::server::{Server, ServerConfig, StartError};
+use syn1_coordinator::update::Event;
+use syn1_core::control::Bye;
+use syn1_core::{Codec, Control, Decoder, Limits, Reason};
+use syn1_model::plan::WeightFormat;
+use syn1_model::spec::Spec;
+
+fn config() -> ServerConfig {
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let core = CoreConfig {
+        name: "toy".into(),
+        spec: Spec::gpt2_124m(),
+        format: WeightFormat::F16,
+        manifest_sha256: [0; 32],
+        http_port: 0,
+        policy: Policy::Auto,
+        wire: Codec::F16,
+        max_positions: 64,
+        slots: 1,
+        chunk: 8,
+        tokenizer: None,
+    };
+    ServerConfig { core, shards: std::env::temp_dir(), tcp: local, http: local }
+}
+
+/// All that the coordinator says until it closes the link.
+fn last_words(server: &Server, bytes: &[u8]) -> Vec<u8> {
+    let mut link = TcpStream::connect(server.tcp()).unwrap();
+    link.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    link.write_all(bytes).unwrap();
+    let mut said = Vec::new();
+    // A reset ends what was said as well as an orderly end does.
+    let _ = link.read_to_end(&mut said);
+    said
+}
+
+/// The goodbye among the frames.
+fn goodbye(said: &[u8]) -> Option<(Reason, String)> {
+    let mut decoder = Decoder::new(vec![0; 4096], Limits::handshake());
+    decoder.spare()[..said.len()].copy_from_slice(said);
+    decoder.commit(said.len()).unwrap();
+    let mut bye = None;
+    while let Some(frame) = decoder.next().unwrap() {
+        if let Control::Bye(Bye { reason, text }) = Control::decode(frame.payload).unwrap() {
+            bye = Some((reason, text.to_owned()));
+        }
+    }
+    bye
+}
+
+fn refusal(events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> String {
+    loop {
+        if let Event::Refused { why, .. } = events.blocking_recv().expect("a refusal") {
+            return why;
+        }
+    }
+}
+
+#[test]
+fn another_major_is_told_so_by_name() {
+    let server = Server::start(config()).unwrap();
+    let mut events = server.events();
+    let mut header = [0; 24];
+    header[..4].copy_from_slice(b"SYN9");
+    let (reason, text) = goodbye(&last_words(&server, &header)).expect("a goodbye");
+    assert_eq!(reason, Reason::Version);
+    assert!(text.contains("SYN1") && text.contains("SYN9"), "{text}");
+    assert!(refusal(&mut events).contains("SYN9"));
+}
+
+#[test]
+fn what_is_not_syn1_is_turned_away() {
+    let server = Server::start(config()).unwrap();
+    let mut events = server.events();
+    let said = last_words(&server, b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n");
+    assert_eq!(goodbye(&said).map(|(reason, _)| reason), Some(Reason::Protocol));
+    refusal(&mut events);
+    assert!(server.topology().nodes.is_empty());
+}
+
+#[test]
+fn silence_is_not_waited_for() {
+    let server = Server::start(config()).unwrap();
+    let mut events = server.events();
+    last_words(&server, b"");
+    let why = refusal(&mut events);
+    assert!(why.contains("Hello"), "{why}");
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let server = Server::start(config()).unwrap();
+    let taken = ServerConfig { tcp: server.tcp(), ..config() };
+    let Err(StartError::Bind { address, .. }) = Server::start(taken).map(drop) else { panic!("the port is taken") };
+    assert_eq!(address, server.tcp());
+}
