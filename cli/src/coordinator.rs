@@ -6,10 +6,12 @@ use anyhow::Result;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 
+use crate::machine::reachable;
 use crate::model;
 use crate::options::{ModelOptions, Wire};
-use crate::show::{self, SwarmProgress};
-use crate::swarm::server_config;
+use crate::progress::SwarmProgress;
+use crate::show;
+use crate::swarm::{check_nodes, server_config};
 
 /// Options of `syn1 coordinator`.
 #[derive(clap::Args)]
@@ -46,6 +48,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
+    check_nodes(&prepared, args.nodes.unwrap_or_default().into())?;
     let policy = args.nodes.map_or(Policy::Auto, |nodes| Policy::Exactly(nodes.into()));
     let mut config = server_config(&prepared, policy, args.wire.codec(), args.slots.into());
     (config.tcp, config.http) = (args.tcp, args.http);
@@ -59,11 +62,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             "serving {} ({} layers)\n  nodes join:  syn1 node --join tcp://{}\n  people ask:  http://{}/\n",
             prepared.name,
             prepared.spec.layers,
-            server.tcp(),
-            server.http()
+            reachable(server.tcp()),
+            reachable(server.http())
         ))?;
     }
-    let progress = SwarmProgress::new(true);
+    let mut progress = SwarmProgress::lines();
     while let Some(event) = events.recv().await {
         if args.json {
             show::out(&(serde_json::to_string(&server.topology())? + "\n"))?;

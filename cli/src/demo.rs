@@ -1,19 +1,23 @@
 //! `syn1 demo`: the whole thing on one machine, as separate programs that speak SYN1 over TCP.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::Server;
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStdout, Command};
 
-use crate::generate::{self, figures_line, wire_report};
+use crate::answer::{self, Question};
+use crate::machine;
 use crate::model;
 use crate::options::{DeviceOptions, ModelOptions, SamplingOptions, Wire};
-use crate::show::{self, SwarmProgress};
-use crate::swarm::{ready, server_config};
+use crate::progress::SwarmProgress;
+use crate::show;
+use crate::swarm::{self, local_name, ready, server_config};
 
 /// Options of `syn1 demo`.
 #[derive(clap::Args)]
@@ -36,62 +40,63 @@ pub(crate) struct Args {
     max_tokens: u32,
     #[command(flatten)]
     sampling: SamplingOptions,
-    /// Where people and programs are served afterwards
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7780")]
-    http: SocketAddr,
-    /// Where more nodes can join
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
-    tcp: SocketAddr,
+    /// Where people and programs are served afterwards [default: 127.0.0.1:7780, with --once any free port]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Where more nodes can join [default: 127.0.0.1:7700, with --once any free port]
+    #[arg(long, value_name = "ADDR")]
+    tcp: Option<SocketAddr>,
     /// Stop after the text
     #[arg(long)]
     once: bool,
+    /// Print one JSON object in place of text
+    #[arg(long)]
+    json: bool,
 }
 
-pub(crate) async fn run(mut args: Args) -> Result<()> {
-    if args.once {
-        // Nobody is to find the ports afterwards, so they need not be the usual ones.
-        args.http.set_port(0);
-        args.tcp.set_port(0);
-    }
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let count = usize::from(args.nodes);
     let prepared = model::prepare(&args.model).await?;
     let tokenizer = prepared.tokenizer.as_ref().context("the demo needs a model with a tokenizer.json")?;
-    let prompt = tokenizer.encode(&args.prompt)?;
-    let mut config = server_config(&prepared, Policy::Exactly(args.nodes.into()), args.wire.codec(), 4);
-    (config.tcp, config.http) = (args.tcp, args.http);
-    let server = Server::start(config)?;
-    let mut events = server.events();
-    eprintln!("coordinator: {} ({} layers)", prepared.name, prepared.spec.layers);
-    let mut nodes = Vec::new();
-    for number in 1..=args.nodes {
-        let node = spawn_node(&server, number, &args.device)?;
-        eprintln!("node-{number}: process {}", node.id().unwrap_or_default());
-        nodes.push(node);
-    }
-    let progress = SwarmProgress::new(true);
-    tokio::select! {
-        ready = ready(&server, &mut events, &progress) => ready?,
-        failed = first_exit(&mut nodes) => bail!(failed),
-    }
     let ask = Generate {
-        prompt,
+        prompt: tokenizer.encode(&args.prompt)?,
         max_tokens: args.max_tokens as usize,
         sampling: args.sampling.sampling(),
         stop: Vec::new(),
         ignore_eos: false,
     };
-    eprintln!();
-    show::out(&args.prompt)?;
-    let generation = server.generate(ask).map_err(anyhow::Error::msg)?;
-    let answer = generate::stream(generation, true, true).await;
-    show::out("\n")?;
-    let figures = answer?.end.figures;
-    eprintln!("\n{}", figures_line(&figures, &wire_report(args.wire, &figures), args.nodes.into()));
+    swarm::check_nodes(&prepared, count)?;
+    swarm::check_ask(&prepared, &ask)?;
+    let mut config = server_config(&prepared, Policy::Exactly(count), args.wire.codec(), 4);
+    // With --once nobody is to find the ports afterwards, so they need not be the usual ones.
+    let usual = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, if args.once { 0 } else { port }));
+    config.tcp = args.tcp.unwrap_or_else(|| usual(7700));
+    config.http = args.http.unwrap_or_else(|| usual(7780));
+    let server = Server::start(config)?;
+    let mut events = server.events();
+    let (name, layers, tcp) = (&prepared.name, prepared.spec.layers, server.tcp());
+    show::say(&format!("coordinator: {name} ({layers} layers), nodes join at tcp://{tcp}"));
+    let mut nodes = Vec::new();
+    for number in 1..=count {
+        let node = spawn_node(&server, number, &args.device)?;
+        show::say(&format!("{}: process {}", local_name(number), node.id().unwrap_or_default()));
+        nodes.push(node);
+    }
+    if let Some(news) = nodes.first_mut().and_then(|node| node.stdout.take()) {
+        tokio::spawn(say_device(news));
+    }
+    let mut progress = SwarmProgress::lines();
+    tokio::select! {
+        ready = ready(&server, &mut events, &mut progress, count) => ready?,
+        failed = first_exit(&mut nodes) => bail!(failed),
+    }
+    show::say("");
+    let question = Question { ask, text: Some(args.prompt), wire: args.wire, json: args.json };
+    answer::print(&server, &prepared, question).await?;
     if !args.once {
-        eprintln!(
-            "\nserving at http://{}/ until Ctrl-C\nmore nodes join:  syn1 node --join tcp://{}",
-            server.http(),
-            server.tcp()
-        );
+        show::say("");
+        show::say(&format!("serving at http://{}/ until Ctrl-C", machine::reachable(server.http())));
+        show::say(&format!("more nodes join:  syn1 node --join tcp://{}", machine::reachable(server.tcp())));
         while let Some(event) = events.recv().await {
             progress.show(&event);
         }
@@ -104,16 +109,33 @@ pub(crate) async fn run(mut args: Args) -> Result<()> {
     Ok(())
 }
 
-fn spawn_node(server: &Server, number: u16, device: &DeviceOptions) -> Result<Child> {
+/// Starts a node process; the first one tells what happens to it.
+fn spawn_node(server: &Server, number: usize, device: &DeviceOptions) -> Result<Child> {
     let program = std::env::current_exe().context("cannot find this program to start nodes with")?;
+    let (tells, stdout) = if number == 1 { ("--json", Stdio::piped()) } else { ("--quiet", Stdio::null()) };
     let mut command = Command::new(program);
-    command.args(["node", "--quiet", "--once", "--name", &format!("node-{number}")]);
+    command.args(["node", tells, "--once", "--name", &local_name(number)]);
     command.args(["--join", &format!("tcp://{}", server.tcp()), "--device", &device.device.to_string()]);
     if let Some(threads) = device.threads {
         command.args(["--threads", &threads.to_string()]);
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(stdout).kill_on_drop(true);
+    // Ctrl-C ends this program, which ends its nodes: one answer on the terminal, not one from each of them.
+    #[cfg(unix)]
+    command.process_group(0);
     command.spawn().context("cannot start a node process")
+}
+
+/// Says what the nodes compute on, in the words of the one that tells its `news`.
+async fn say_device(news: ChildStdout) {
+    let mut lines = BufReader::new(news).lines();
+    // To the end, so that the node always has somewhere to tell its news.
+    while let Ok(Some(line)) = lines.next_line().await {
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        if let ("device", Some(text)) = (event["event"].as_str().unwrap_or_default(), event["text"].as_str()) {
+            show::say(text);
+        }
+    }
 }
 
 async fn first_exit(nodes: &mut [Child]) -> anyhow::Error {

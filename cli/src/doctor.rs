@@ -9,6 +9,7 @@ use syn1_node_host::cache::Cache;
 use syn1_node_host::device::adapters;
 use syn1_node_host::{Device, DeviceChoice};
 
+use crate::interrupt::blocking;
 use crate::model;
 use crate::show;
 
@@ -53,9 +54,16 @@ struct Finding {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
+    let report = blocking(examine).await?;
+    let text = if args.json { serde_json::to_string(&report)? + "\n" } else { page(&report) };
+    Ok(show::out(&text)?)
+}
+
+/// Opens every device and measures. Blocks for as long as it takes.
+fn examine() -> Result<Report> {
     let cpu = Device::open(&DeviceChoice::Cpu, None)?;
     let auto = Device::open(&DeviceChoice::Auto, None)?;
-    let report = Report {
+    Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         gpus: adapters().iter().map(|line| Gpu { index: line.index, name: line.to_string() }).collect(),
         cpu: Offer {
@@ -67,9 +75,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         model: bundled(),
         cache: cache(),
         ports: [7700, 7780].map(port).into(),
-    };
-    let text = if args.json { serde_json::to_string(&report)? + "\n" } else { page(&report) };
-    Ok(show::out(&text)?)
+    })
 }
 
 fn bundled() -> Finding {

@@ -1,14 +1,19 @@
 //! The one command people type: `syn1 demo | generate | coordinator | node | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod bench;
 mod coordinator;
 mod demo;
 mod doctor;
 mod generate;
+mod interrupt;
+mod machine;
 mod model;
 mod node;
+mod node_event;
 mod options;
+mod progress;
 mod show;
 mod split;
 mod swarm;
@@ -17,6 +22,8 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use interrupt::{Interrupted, interrupt};
+use show::OutputError;
 
 /// One language model across the devices you already own.
 ///
@@ -63,8 +70,10 @@ fn main() -> ExitCode {
     let leaves_by_itself = matches!(cli.command, Command::Node(_));
     let outcome = runtime.block_on(async {
         tokio::select! {
-            done = run(cli.command) => done,
+            // Listens before the command begins.
+            biased;
             () = interrupt(), if !leaves_by_itself => Err(Interrupted.into()),
+            done = run(cli.command) => done,
         }
     });
     // Work that cannot be interrupted, a shard being packed say, is left behind: it is resumed from what is on disk.
@@ -72,38 +81,12 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Interrupted>() => {
-            eprintln!("\ninterrupted");
-            ExitCode::from(130)
+            show::say("");
+            show::say("interrupted");
+            ExitCode::from(Interrupted::EXIT_CODE)
         }
+        Err(error) if error.downcast_ref().is_some_and(OutputError::reader_left) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
-    }
-}
-
-/// The command was ended by Ctrl-C or by the system's request to stop.
-#[derive(Debug)]
-struct Interrupted;
-
-impl std::fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
-/// Waits for Ctrl-C, or for SIGTERM where there is one.
-async fn interrupt() {
-    #[cfg(unix)]
-    if let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-        return;
-    }
-    // Without a handler there is nothing to wait for: the system's own ends the program.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 
@@ -129,7 +112,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
             line = format!("{line}: {cause}");
         }
     }
-    eprintln!("error: {line}");
+    show::say(&format!("error: {line}"));
     ExitCode::FAILURE
 }
 

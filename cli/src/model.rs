@@ -8,12 +8,13 @@ use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
-use syn1_model::split::split;
+use syn1_model::split::SplitError;
 use syn1_model::tokenizer::Tokenizer;
 use syn1_node_host::cache::Cache;
 
+use crate::interrupt::blocking;
 use crate::options::ModelOptions;
-use crate::show;
+use crate::progress::ByteBar;
 
 /// A model that is ready to be served.
 pub(crate) struct Prepared {
@@ -30,14 +31,28 @@ pub(crate) struct Prepared {
 
 /// Opens the model and makes sure that its shards are on disk.
 pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
-    let dir = find(options.model.as_deref())?;
-    let folder = ModelFolder::open(&dir)?;
-    let format = options.weights.format();
-    let tokenizer = folder.tokenizer().cloned();
-    let max_positions = context(options.context, folder.spec())?;
-    let (shards, manifest) = shards(&dir, &folder, format).await?;
-    let (name, spec) = (folder.name().to_owned(), folder.spec().clone());
-    Ok(Prepared { name, spec, format, manifest, shards, tokenizer, max_positions })
+    let options = options.clone();
+    blocking(move || {
+        let dir = find(options.model.as_deref())?;
+        let folder = ModelFolder::open(&dir)?;
+        let format = options.weights.format(folder.manifest().map(|manifest| manifest.format));
+        let tokenizer = folder.tokenizer().cloned();
+        let max_positions = context(options.context, folder.spec())?;
+        let (shards, manifest) = shards(&dir, &folder, format)?;
+        let (name, spec) = (folder.name().to_owned(), folder.spec().clone());
+        Ok(Prepared { name, spec, format, manifest, shards, tokenizer, max_positions })
+    })
+    .await
+}
+
+/// Cuts the model in `source` into shards in `out`, with a bar. Blocks for as long as it takes.
+pub(crate) fn split(source: &Path, out: &Path, format: WeightFormat) -> Result<Manifest, SplitError> {
+    let bar = ByteBar::new();
+    syn1_model::split::split(source, out, format, &mut |at| {
+        if let Some(piece) = at.piece {
+            bar.show(format!("packing {piece}"), at.done_bytes, at.total_bytes);
+        }
+    })
 }
 
 /// The folder named, or the bundled model: in the working directory or beside the program, or above either.
@@ -63,7 +78,7 @@ fn context(asked: Option<usize>, spec: &Spec) -> Result<usize> {
 }
 
 /// The split model's folder: the given one if it is split, else one in the cache, made when it is missing or stale.
-async fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Result<(PathBuf, Manifest)> {
+fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Result<(PathBuf, Manifest)> {
     if let Some(manifest) = folder.manifest() {
         if manifest.format != format {
             let (have, want) = (manifest.format.name(), format.name());
@@ -76,12 +91,8 @@ async fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Resul
     let digest = Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
     let folder_name = format!("{}-{}-{}", folder.name(), format.name(), digest.get(..12).unwrap_or_default());
     let out = Cache::default_dir()?.join("split").join(folder_name);
-    let (source, target) = (dir.to_owned(), out.clone());
-    let splitting = tokio::task::spawn_blocking(move || {
-        let mut bar = show::SplitBar::new();
-        split(&source, &target, format, &mut |progress| bar.show(&progress))
-    });
-    Ok((out, splitting.await??))
+    let manifest = split(dir, &out, format)?;
+    Ok((out, manifest))
 }
 
 const BUNDLED: &str = "models/tiny-rust-docs";

@@ -14,7 +14,7 @@ pub(crate) struct ModelOptions {
     /// A Hugging Face folder, or one that `syn1 split` made [default: the bundled tiny-rust-docs]
     #[arg(long, value_name = "DIR", env = "SYN1_MODEL")]
     pub(crate) model: Option<PathBuf>,
-    /// How weights are stored on the nodes: auto is f16.
+    /// How weights are stored on the nodes: auto is f16, or what a split folder has.
     #[arg(long, value_enum, default_value_t = Weights::Auto)]
     pub(crate) weights: Weights,
     /// Positions a request may take, prompt included [default: the model's]
@@ -25,18 +25,20 @@ pub(crate) struct ModelOptions {
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
-    /// Half the memory of f32, exact for f16 models.
+    /// What a split folder has, else f16.
     Auto,
-    /// IEEE binary16.
+    /// IEEE binary16: half the memory of f32, exact for f16 models.
     F16,
     /// IEEE binary32.
     F32,
 }
 
 impl Weights {
-    pub(crate) fn format(self) -> WeightFormat {
+    /// The format; `have` is that of weights which are split already.
+    pub(crate) fn format(self, have: Option<WeightFormat>) -> WeightFormat {
         match self {
-            Self::Auto | Self::F16 => WeightFormat::F16,
+            Self::Auto => have.unwrap_or(WeightFormat::F16),
+            Self::F16 => WeightFormat::F16,
             Self::F32 => WeightFormat::F32,
         }
     }

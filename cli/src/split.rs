@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use syn1_coordinator::placement::size;
 
+use crate::interrupt::blocking;
 use crate::model;
 use crate::options::Weights;
 use crate::show;
@@ -32,12 +33,8 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let dir = model::find(args.model.as_deref())?;
-    let (out, format) = (args.out.clone(), args.weights.format());
-    let manifest = tokio::task::spawn_blocking(move || {
-        let mut bar = show::SplitBar::new();
-        syn1_model::split::split(&dir, &out, format, &mut |progress| bar.show(&progress))
-    })
-    .await??;
+    let (out, format) = (args.out.clone(), args.weights.format(None));
+    let manifest = blocking(move || Ok(model::split(&dir, &out, format)?)).await?;
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&manifest)? + "\n"))?);
     }

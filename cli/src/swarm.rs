@@ -1,12 +1,14 @@
 //! A coordinator and its nodes in this process: what `generate` and the benchmarks run on.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use syn1_coordinator::core::CoreConfig;
-use syn1_coordinator::placement::Policy;
+use syn1_coordinator::core::{Core, CoreConfig};
+use syn1_coordinator::placement::{Policy, Unplaced};
+use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::update::Event;
 use syn1_core::Codec;
@@ -16,29 +18,31 @@ use tokio::task::JoinHandle;
 
 use crate::model::Prepared;
 use crate::options::DeviceOptions;
-use crate::show::SwarmProgress;
+use crate::progress::SwarmProgress;
 
 /// A coordinator with local nodes. Dropping it ends them.
 pub(crate) struct Swarm {
     // Dropped first: nodes leave before the coordinator does.
     stop: watch::Sender<bool>,
     server: Server,
-    events: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
-    nodes: tokio::sync::Mutex<Vec<JoinHandle<Result<(), HostError>>>>,
+    events: mpsc::UnboundedReceiver<Event>,
+    nodes: Vec<JoinHandle<Result<(), HostError>>>,
+    device: Arc<OnceLock<String>>,
 }
 
 impl Swarm {
     /// Starts a coordinator on free ports and `nodes` nodes that join it over TCP.
     pub(crate) fn start(prepared: &Prepared, nodes: usize, device: &DeviceOptions, wire: Codec) -> Result<Self> {
         let server = Server::start(server_config(prepared, Policy::Exactly(nodes), wire, 1))?;
-        let events = tokio::sync::Mutex::new(server.events());
+        let events = server.events();
         let (stop, stopped) = watch::channel(false);
+        let device_line = Arc::new(OnceLock::new());
         let join = format!("tcp://{}", server.tcp());
         let mut handles = Vec::new();
         for number in 1..=nodes {
             let config = HostConfig {
                 join: join.parse()?,
-                name: format!("node-{number}"),
+                name: local_name(number),
                 device: device.device.clone(),
                 threads: device.threads,
                 weights: Some(prepared.shards.clone()),
@@ -51,10 +55,17 @@ impl Swarm {
                 // An error means that the sender is gone, which is a shutdown too.
                 let _ = stopped.wait_for(|stop| *stop).await;
             };
-            let tell = |event: HostEvent| tracing::info!(?event);
+            let device_line = device_line.clone();
+            let tell = move |event: HostEvent| {
+                tracing::info!(?event);
+                if let HostEvent::Device(line) = event {
+                    // All of them compute on the same device; the first says so.
+                    let _ = device_line.set(line);
+                }
+            };
             handles.push(tokio::spawn(syn1_node_host::serve(config, tell, shutdown)));
         }
-        Ok(Self { stop, server, events, nodes: tokio::sync::Mutex::new(handles) })
+        Ok(Self { stop, server, events, nodes: handles, device: device_line })
     }
 
     /// The coordinator.
@@ -63,13 +74,18 @@ impl Swarm {
     }
 
     /// Waits until a token has passed through every layer; fails with the cause when that cannot be.
-    pub(crate) async fn ready(&self) -> Result<()> {
-        let progress = SwarmProgress::new(false);
-        let (mut nodes, mut events) = (self.nodes.lock().await, self.events.lock().await);
+    pub(crate) async fn ready(&mut self) -> Result<()> {
+        let mut progress = SwarmProgress::spinner();
+        let count = self.nodes.len();
         tokio::select! {
-            ready = ready(&self.server, &mut events, &progress) => ready,
-            failed = first_failure(&mut nodes) => Err(failed),
+            ready = ready(&self.server, &mut self.events, &mut progress, count) => ready,
+            failed = first_failure(&mut self.nodes) => Err(failed),
         }
+    }
+
+    /// What computes, and why where that is not obvious; known when the swarm is ready.
+    pub(crate) fn device(&self) -> &str {
+        self.device.get().map_or("", String::as_str)
     }
 }
 
@@ -79,26 +95,45 @@ impl Drop for Swarm {
     }
 }
 
-/// Waits for [`Event::Ready`]; what makes waiting pointless is an error.
+/// Waits for [`Event::Ready`]; what makes waiting pointless is an error. That strangers come and go is none: only the
+/// `count` local nodes matter.
 pub(crate) async fn ready(
     server: &Server,
     events: &mut mpsc::UnboundedReceiver<Event>,
-    progress: &SwarmProgress,
+    progress: &mut SwarmProgress,
+    count: usize,
 ) -> Result<()> {
+    let local = |node: &str| (1..=count).any(|number| node == local_name(number));
     while !server.topology().ready {
         let event = events.recv().await.context("the coordinator ended before the model was ready")?;
         progress.show(&event);
         match event {
             Event::Ready { .. } => break,
-            Event::Unplaced(why) if !why.starts_with("waiting for") => bail!(why),
-            Event::Unable { node, why } => bail!("{node} cannot take its layers: {why}"),
-            Event::Left { node, why } => bail!("{node} left before the model was ready: {why}"),
-            Event::Refused { node, why } => bail!("{node} was turned away: {why}"),
+            Event::Unplaced { why, waiting: false } => bail!(why),
+            Event::Unable { node, why } if local(&node) => bail!("{node} cannot take its layers: {why}"),
+            Event::Left { node, why } if local(&node) => bail!("{node} left before the model was ready: {why}"),
+            Event::Refused { node, why } if local(&node) => bail!("{node} was turned away: {why}"),
             _ => {}
         }
     }
-    progress.done();
     Ok(())
+}
+
+/// The name of the `number`th node that a command starts on this machine, from 1 on.
+pub(crate) fn local_name(number: usize) -> String {
+    format!("node-{number}")
+}
+
+/// Whether `nodes` nodes can share the model, known before any of them is there.
+pub(crate) fn check_nodes(prepared: &Prepared, nodes: usize) -> Result<(), Unplaced> {
+    let layers = prepared.spec.layers;
+    if nodes > layers { Err(Unplaced::Layers { wanted: nodes, layers }) } else { Ok(()) }
+}
+
+/// Whether the coordinator would take this request, known before anything is loaded.
+pub(crate) fn check_ask(prepared: &Prepared, ask: &Generate) -> Result<()> {
+    let mut core = Core::new(server_config(prepared, Policy::Auto, Codec::F16, 1).core);
+    core.submit(Duration::ZERO, ask.clone()).map(drop).map_err(anyhow::Error::msg)
 }
 
 /// A coordinator for `prepared` on free local ports.
@@ -125,7 +160,7 @@ pub(crate) fn server_config(prepared: &Prepared, policy: Policy, wire: Codec, sl
 }
 
 /// The error of the first node that ends.
-async fn first_failure(nodes: &mut Vec<JoinHandle<Result<(), HostError>>>) -> anyhow::Error {
+async fn first_failure(nodes: &mut [JoinHandle<Result<(), HostError>>]) -> anyhow::Error {
     let ended = std::future::poll_fn(|context| {
         for node in nodes.iter_mut() {
             if let std::task::Poll::Ready(ended) = std::pin::Pin::new(node).poll(context) {

@@ -2,9 +2,9 @@
 
 mod support;
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use support::{Model, collect, greedy, ready, syn1};
+use support::{Model, Running, collect, greedy, ready, syn1};
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_coordinator::update::Update;
@@ -12,23 +12,10 @@ use syn1_core::Codec;
 use syn1_model::plan::WeightFormat;
 use tempfile::TempDir;
 
-struct Process(Child);
-
-impl Process {
-    fn node(server: &Server, name: &str, cache: &TempDir) -> Self {
-        let join = format!("tcp://{}", server.tcp());
-        let args = ["node", "--once", "--quiet", "--device", "cpu", "--join", &join, "--name", name];
-        let node = syn1(cache.path()).args(args).stdin(Stdio::null()).spawn();
-        Self(node.expect("the program starts"))
-    }
-}
-
-impl Drop for Process {
-    /// `kill -9`: no goodbye.
-    fn drop(&mut self) {
-        self.0.kill().expect("a process to kill");
-        self.0.wait().expect("a killed process");
-    }
+fn node(server: &Server, name: &str, cache: &TempDir) -> Running {
+    let join = format!("tcp://{}", server.tcp());
+    let args = ["node", "--once", "--quiet", "--device", "cpu", "--join", &join, "--name", name];
+    Running(syn1(cache.path()).args(args).stdin(Stdio::null()).spawn().expect("the program starts"))
 }
 
 #[tokio::test]
@@ -36,8 +23,8 @@ async fn a_killed_node_is_named_and_waiting_requests_are_served_by_its_successor
     let model = Model::split("models/tiny-rust-docs", WeightFormat::F16);
     let server = model.server(Policy::Exactly(2), Codec::F16, 1);
     let cache = tempfile::tempdir().unwrap();
-    let _first = Process::node(&server, "first", &cache);
-    let second = Process::node(&server, "second", &cache);
+    let _first = node(&server, "first", &cache);
+    let second = node(&server, "second", &cache);
     ready(&server).await;
 
     let mut running = server.generate(greedy(&[1, 2, 3], 500)).unwrap();
@@ -51,7 +38,7 @@ async fn a_killed_node_is_named_and_waiting_requests_are_served_by_its_successor
     let topology = server.topology();
     assert!(!topology.ready && topology.nodes.len() == 1, "{topology:?}");
 
-    let _third = Process::node(&server, "third", &cache);
+    let _third = node(&server, "third", &cache);
     let (ids, _, end) = collect(waiting).await.expect("the waiting request is served");
     assert_eq!((ids.len(), end.figures.tokens), (8, 8));
 }

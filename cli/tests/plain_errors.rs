@@ -81,19 +81,27 @@ fn a_tokenizer_of_another_model() {
 }
 
 #[test]
-fn a_prompt_longer_than_the_context() {
-    let prompt = "word ".repeat(600);
-    fails(&["generate", &prompt, "--device", "cpu"], &["601 tokens", "512"]);
-}
-
-#[test]
 fn a_model_without_a_tokenizer_asked_for_text() {
     fails(&["generate", "hi", "--model", path(&repository("fixtures/gpt2"))], &["tokenizer.json", "--ids"]);
 }
 
 #[test]
-fn more_nodes_than_layers() {
-    fails(&["generate", "hi", "--nodes", "9", "--device", "cpu"], &["9 nodes", "8 layers"]);
+fn what_is_cheap_to_check_is_checked_before_anything_is_loaded() {
+    // The device is not there either; whoever opens it first would say so.
+    let nowhere = ["--device", "no-such-gpu"];
+    let long = "word ".repeat(600);
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["generate", "hi", "--nodes", "9"], &["9 nodes", "8 layers"]),
+        (&["generate", "hi", "--top-p", "2"], &["top_p is 2"]),
+        (&["generate", &long], &["601 tokens", "512"]),
+        (&["generate", "hi", "--context", "513"], &["--context 513", "512"]),
+        (&["demo", "--once", "--temperature", "1000"], &["temperature is 1000"]),
+        (&["bench", "decode", "--nodes", "1,9"], &["9 nodes", "8 layers"]),
+    ];
+    for (args, words) in cases {
+        fails(&[args, &nowhere].concat(), words);
+    }
+    fails(&["coordinator", "--nodes", "99"], &["99 nodes", "8 layers"]);
 }
 
 #[test]
@@ -107,6 +115,7 @@ fn a_port_in_use() {
     let address = taken.local_addr().unwrap().to_string();
     fails(&["coordinator", "--tcp", &address, "--http", "127.0.0.1:0"], &[&address, "--tcp", "another port"]);
     fails(&["coordinator", "--http", &address, "--tcp", "127.0.0.1:0"], &[&address, "--http", "another port"]);
+    fails(&["demo", "--once", "--http", &address], &[&address, "--http", "another port"]);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! `syn1 bench decode`: the engine against the memory-bandwidth limit, and the same model split over local nodes.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
@@ -13,11 +14,12 @@ use syn1_node_host::{AnyEngine, Device};
 
 use super::shape::{self, Shape};
 use super::{block_on, median};
-use crate::generate;
+use crate::answer;
+use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
 use crate::options::{DeviceOptions, ModelOptions, Wire};
 use crate::show;
-use crate::swarm::Swarm;
+use crate::swarm::{Swarm, check_nodes};
 
 /// Options of `syn1 bench decode`.
 #[derive(clap::Args)]
@@ -41,8 +43,8 @@ pub(crate) struct Args {
     /// Runs of each arm; medians are printed
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
-    /// Local nodes to measure the cost of a split with; empty for none
-    #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_value = "1,2,4")]
+    /// Local nodes to measure the cost of a split with, 0 for none [default: 1,2,4 as far as there are layers]
+    #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     nodes: Vec<usize>,
     /// How activations travel between nodes.
     #[arg(long, value_enum, default_value_t = Wire::F16)]
@@ -79,26 +81,41 @@ struct SplitReport {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let format = args.model.weights.format();
-    let (prepared, _folder) = match args.shape {
+    // Goes with its random weights however this ends.
+    let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
+    let prepared = match args.shape {
         Some(shape) => {
-            let (prepared, folder) = shape::prepare(shape, format)?;
-            (prepared, Some(folder))
+            let (format, folder) = (args.model.weights.format(None), folder.path().to_owned());
+            blocking(move || shape::prepare(shape, format, &folder)).await?
         }
-        None => (model::prepare(&args.model).await?, None),
+        None => model::prepare(&args.model).await?,
     };
+    let counts = counts(&args.nodes, &prepared)?;
     let needed = usize::from(args.prompt) + usize::from(args.tokens);
     if needed > prepared.max_positions {
         bail!("prompt and tokens need {needed} positions, the context holds {}", prepared.max_positions);
     }
-    let mut report = engine(&args, &prepared)?;
-    if !args.nodes.is_empty() {
-        report.split = split(&args, &prepared).await?;
-    }
+    let (args, prepared) = (Arc::new(args), Arc::new(prepared));
+    let mut report = {
+        let (args, prepared) = (args.clone(), prepared.clone());
+        blocking(move || engine(&args, &prepared)).await?
+    };
+    report.split = split(&args, &prepared, &counts).await?;
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
     }
     Ok(show::out(&table(&report, &args))?)
+}
+
+/// The node counts asked for, or the usual ones that the model has layers for.
+fn counts(asked: &[usize], prepared: &Prepared) -> Result<Vec<usize>> {
+    if asked.is_empty() {
+        return Ok([1, 2, 4].into_iter().filter(|nodes| *nodes <= prepared.spec.layers).collect());
+    }
+    for nodes in asked {
+        check_nodes(prepared, *nodes)?;
+    }
+    Ok(asked.iter().copied().filter(|nodes| *nodes > 0).collect())
 }
 
 /// Engine and limit, in turns.
@@ -178,10 +195,10 @@ fn bytes_per_token(plan: &Plan) -> u64 {
 }
 
 /// The same text on 1, 2, .. local nodes, in turns.
-async fn split(args: &Args, prepared: &Prepared) -> Result<Vec<SplitReport>> {
+async fn split(args: &Args, prepared: &Prepared, counts: &[usize]) -> Result<Vec<SplitReport>> {
     let mut arms = Vec::new();
-    for &nodes in args.nodes.iter().filter(|nodes| (1..=prepared.spec.layers).contains(nodes)) {
-        let swarm = Swarm::start(prepared, nodes, &args.device, args.wire.codec())?;
+    for &nodes in counts {
+        let mut swarm = Swarm::start(prepared, nodes, &args.device, args.wire.codec())?;
         swarm.ready().await?;
         arms.push((nodes, swarm, Vec::new()));
     }
@@ -191,7 +208,7 @@ async fn split(args: &Args, prepared: &Prepared) -> Result<Vec<SplitReport>> {
     for run in 0..=args.runs {
         for (_, swarm, figures) in &mut arms {
             let generation = swarm.server().generate(ask.clone()).map_err(anyhow::Error::msg)?;
-            let end = generate::stream(generation, false, false).await?.end;
+            let end = answer::stream(generation, false, false).await?.end;
             if run > 0 {
                 figures.push(end.figures);
             }

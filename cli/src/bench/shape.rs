@@ -10,7 +10,6 @@ use syn1_model::manifest::{Manifest, ManifestPiece};
 use syn1_model::plan::{WeightFormat, all_pieces};
 use syn1_model::random::random_piece;
 use syn1_model::spec::Spec;
-use tempfile::TempDir;
 
 use crate::model::Prepared;
 
@@ -35,16 +34,15 @@ impl Shape {
     }
 }
 
-/// Writes a split model of this shape with random weights into a folder that goes with the returned guard.
-pub(crate) fn prepare(shape: Shape, format: WeightFormat) -> Result<(Prepared, TempDir)> {
-    let folder = tempfile::tempdir().context("cannot make a folder for the random weights")?;
+/// Writes a split model of this shape with random weights into `folder`. Blocks for as long as it takes.
+pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Result<Prepared> {
     let spec = shape.spec();
     let mut pieces = Vec::new();
     for (seed, piece) in (0..).zip(all_pieces(&spec, format)) {
         let bytes = random_piece(&spec, format, piece, seed);
         let bytes = bytes.as_slice();
         let listed = ManifestPiece { name: piece.to_string(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
-        write(&folder.path().join(listed.file_name()), bytes)?;
+        write(&folder.join(listed.file_name()), bytes)?;
         pieces.push(listed);
     }
     let name = shape.name().to_owned();
@@ -56,10 +54,10 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat) -> Result<(Prepared, T
         pieces,
         tokenizer: false,
     };
-    write(&folder.path().join(Manifest::FILE), &manifest.to_bytes())?;
+    write(&folder.join(Manifest::FILE), &manifest.to_bytes())?;
     let max_positions = spec.max_positions;
-    let shards = folder.path().to_owned();
-    Ok((Prepared { name, spec, format, manifest, shards, tokenizer: None, max_positions }, folder))
+    let shards = folder.to_owned();
+    Ok(Prepared { name, spec, format, manifest, shards, tokenizer: None, max_positions })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -12,6 +12,7 @@ use syn1_model::manifest::load_piece;
 use syn1_model::plan::Plan;
 
 use super::{block_on, median};
+use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
 use crate::options::ModelOptions;
 use crate::show;
@@ -69,13 +70,23 @@ struct QualityReport {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
-    let ids = text(&args, &prepared)?;
+    let json = args.json;
+    let report = blocking(move || measure(&args, &prepared)).await?;
+    if json {
+        return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
+    }
+    Ok(show::out(&table(&report))?)
+}
+
+/// Everything that is printed. Blocks for as long as it takes.
+fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
+    let ids = text(args, prepared)?;
     let layers = prepared.spec.layers;
     let counts = if args.nodes.is_empty() { vec![2, layers] } else { args.nodes.clone() };
     if let Some(wrong) = counts.iter().find(|nodes| !(2..=layers).contains(nodes)) {
         bail!("{wrong} nodes: a model of {layers} layers has a boundary with 2 to {layers} nodes");
     }
-    let mut chain = Chain::new(&prepared)?;
+    let mut chain = Chain::new(prepared)?;
     let (quality, activations) = compare(&mut chain, &ids, &counts)?;
     let mut widths = vec![prepared.spec.width as u16];
     if prepared.spec.width != GPT2_WIDTH {
@@ -83,12 +94,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     let rows = widths.iter().flat_map(|width| CODECS.map(|codec| row(codec, *width, &activations)));
     let rows = rows.collect::<Result<Vec<_>>>()?;
-    let report =
-        Report { model: prepared.name.clone(), positions: ids.len(), header_bytes: Header::LEN, rows, quality };
-    if args.json {
-        return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
-    }
-    Ok(show::out(&table(&report))?)
+    Ok(Report { model: prepared.name.clone(), positions: ids.len(), header_bytes: Header::LEN, rows, quality })
 }
 
 /// The model as one engine per layer, so that a codec can sit at any boundary.

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -153,6 +153,17 @@ pub fn syn1(cache: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_syn1"));
     command.env("SYN1_CACHE", cache).current_dir(repository("."));
     command
+}
+
+/// A started program. Dropping it is `kill -9`: no goodbye, and nothing is left behind, also when a test fails.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail for a program that has ended, as it should.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Far beyond what anything here takes; only a hang reaches it.

@@ -1,0 +1,194 @@
+//! One prompt, asked of a swarm that is ready: the text as it streams, then its figures.
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+use syn1_coordinator::request::Generate;
+use syn1_coordinator::server::{Generation, Server};
+use syn1_coordinator::update::{Figures, Finish, Finished, NodeView, Update};
+use syn1_model::tokenizer::Tokenizer;
+
+use crate::model::Prepared;
+use crate::options::Wire;
+use crate::show;
+
+/// What is asked, and how the answer is printed.
+pub(crate) struct Question {
+    pub(crate) ask: Generate,
+    /// The prompt as text; none without a tokenizer.
+    pub(crate) text: Option<String>,
+    pub(crate) wire: Wire,
+    /// One JSON object in place of text.
+    pub(crate) json: bool,
+}
+
+/// A finished answer.
+pub(crate) struct Answer {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) end: Finished,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    model: &'a str,
+    prompt_ids: &'a [u32],
+    ids: &'a [u32],
+    /// Prompt and continuation, as they are printed without `--json`; null without a tokenizer.
+    text: Option<String>,
+    /// The continuation alone.
+    completion: Option<&'a str>,
+    finish: Finish,
+    seed: u64,
+    timings: Timings,
+    wire: WireReport,
+    nodes: Vec<NodeView>,
+}
+
+#[derive(Serialize)]
+struct Timings {
+    first_token_ms: f64,
+    total_ms: f64,
+    tokens_per_second: Option<f64>,
+    compute_ms: f64,
+    wire_ms: f64,
+    coordinator_ms: f64,
+}
+
+#[derive(Serialize)]
+struct WireReport {
+    codec: &'static str,
+    frames: u64,
+    bytes: u64,
+    /// Bytes per position that passed through the model, prompt included.
+    bytes_per_token: f64,
+}
+
+/// Asks and prints: prompt, continuation and figures, or the report.
+pub(crate) async fn print(server: &Server, prepared: &Prepared, question: Question) -> Result<()> {
+    let Question { ask, text, wire, json } = question;
+    let tokenizer = prepared.tokenizer.as_ref();
+    let generation = server.generate(ask.clone()).map_err(anyhow::Error::msg)?;
+    if !json {
+        show::out(text.as_deref().unwrap_or_default())?;
+    }
+    let streamed = stream(generation, !json, tokenizer.is_some()).await;
+    if !json {
+        show::out("\n")?;
+    }
+    let answer = streamed?;
+    let wire = wire_report(wire, &answer, &ask, tokenizer);
+    let nodes = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect::<Vec<_>>();
+    if !json {
+        show::say(&figures_line(&answer.end.figures, &wire, nodes.len(), &ask));
+        return Ok(());
+    }
+    let report = Report {
+        model: &prepared.name,
+        prompt_ids: &ask.prompt,
+        ids: &answer.ids,
+        text: text.map(|text| text + &answer.text),
+        completion: tokenizer.is_some().then_some(&answer.text),
+        finish: answer.end.reason,
+        seed: ask.sampling.seed,
+        timings: timings(&answer.end.figures),
+        wire,
+        nodes,
+    };
+    Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?)
+}
+
+/// Collects an answer; with `echo` it is printed as it comes (ids where there is no tokenizer).
+pub(crate) async fn stream(mut generation: Generation, echo: bool, as_text: bool) -> Result<Answer> {
+    let (mut ids, mut answer) = (Vec::new(), String::new());
+    let show = |fresh: &str| if echo { show::out(fresh) } else { Ok(()) };
+    while let Some(update) = generation.next().await {
+        match update {
+            Update::Token { id, text } => {
+                ids.push(id);
+                if as_text {
+                    show(&text)?;
+                } else {
+                    show(&if ids.len() == 1 { id.to_string() } else { format!(",{id}") })?;
+                }
+                answer.push_str(&text);
+            }
+            Update::Finished(end) => {
+                show(&end.text)?;
+                answer.push_str(&end.text);
+                return Ok(Answer { ids, text: answer, end });
+            }
+            Update::Failed(why) => bail!(why),
+        }
+    }
+    bail!("the coordinator ended before the answer did")
+}
+
+fn figures_line(figures: &Figures, wire: &WireReport, nodes: usize, ask: &Generate) -> String {
+    let pace = figures.tokens_per_second().map_or_else(|| "-".into(), |pace| format!("{pace:.1}"));
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    let sampling = ask.sampling;
+    let seed = if sampling.temperature > 0.0 { format!(", seed {}", sampling.seed) } else { String::new() };
+    format!(
+        "[{} tokens on {nodes} node{}, {pace} tok/s, first token {:.1} ms, {:.0} bytes/token on the wire ({}), \
+         {:.1} ms compute + {:.1} ms wire + {:.1} ms coordinator{seed}]",
+        figures.tokens,
+        if nodes == 1 { "" } else { "s" },
+        ms(figures.first_token),
+        wire.bytes_per_token,
+        wire.codec,
+        ms(figures.compute),
+        ms(figures.wire()),
+        ms(figures.coordinator),
+    )
+}
+
+fn wire_report(wire: Wire, answer: &Answer, ask: &Generate, tokenizer: Option<&Tokenizer>) -> WireReport {
+    let Figures { prompt_tokens, tokens, frames, bytes, .. } = answer.end.figures;
+    // The last token is shown, not fed, unless the model was asked what follows it and said: the end.
+    let all_fed = answer.end.reason == Finish::Stop && !ended_by_string(answer, ask, tokenizer);
+    let positions = prompt_tokens + if all_fed { tokens } else { tokens.saturating_sub(1) };
+    WireReport { codec: wire.codec().name(), frames, bytes, bytes_per_token: bytes as f64 / positions as f64 }
+}
+
+/// Whether a stop string is in the text that the tokens make, and so cut it off.
+fn ended_by_string(answer: &Answer, ask: &Generate, tokenizer: Option<&Tokenizer>) -> bool {
+    let text = tokenizer.and_then(|tokenizer| tokenizer.decode(&answer.ids).ok()).unwrap_or_default();
+    ask.stop.iter().any(|stop| text.contains(stop))
+}
+
+fn timings(figures: &Figures) -> Timings {
+    let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
+    Timings {
+        first_token_ms: ms(figures.first_token),
+        total_ms: ms(figures.total),
+        tokens_per_second: figures.tokens_per_second(),
+        compute_ms: ms(figures.compute),
+        wire_ms: ms(figures.wire()),
+        coordinator_ms: ms(figures.coordinator),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(tokens: usize, reason: Finish) -> Answer {
+        let figures = Figures { prompt_tokens: 4, tokens, bytes: 1200, ..Figures::default() };
+        Answer { ids: vec![1; tokens], text: String::new(), end: Finished { text: String::new(), reason, figures } }
+    }
+
+    #[test]
+    fn the_last_token_counts_on_the_wire_only_where_the_model_answered_it_with_the_end() {
+        let ask = Generate {
+            prompt: vec![1; 4],
+            max_tokens: 9,
+            sampling: Default::default(),
+            stop: vec![],
+            ignore_eos: false,
+        };
+        let bytes = |reason| wire_report(Wire::F16, &answer(3, reason), &ask, None).bytes_per_token;
+        assert_eq!(bytes(Finish::Length), 200.0);
+        assert!((bytes(Finish::Stop) - 1200.0 / 7.0).abs() < 1e-9);
+    }
+}

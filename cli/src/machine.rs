@@ -1,0 +1,55 @@
+//! What this machine is called, and where others find it.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+/// The host's name where the system tells it, else `laptop`.
+pub(crate) fn name() -> String {
+    let from_file = std::fs::read_to_string("/etc/hostname").ok();
+    let named = from_file.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
+    named.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "laptop".into())
+}
+
+/// `HOST:PORT` for other machines: `bound` itself, or this machine's address where `bound` stands for all of them.
+pub(crate) fn reachable(bound: SocketAddr) -> String {
+    if !bound.ip().is_unspecified() {
+        return bound.to_string();
+    }
+    match lan_address() {
+        Some(ip) => SocketAddr::new(ip, bound.port()).to_string(),
+        None => format!("{}:{}", name(), bound.port()),
+    }
+}
+
+/// The address that packets to elsewhere would leave from. Connecting a UDP socket sends nothing.
+fn lan_address() -> Option<IpAddr> {
+    ROUTES.iter().find_map(|(own, elsewhere)| {
+        let socket = UdpSocket::bind(own).ok()?;
+        socket.connect(elsewhere).ok()?;
+        let ip = socket.local_addr().ok()?.ip();
+        (!ip.is_unspecified() && !ip.is_loopback()).then_some(ip)
+    })
+}
+
+/// Any free port, and an address of those that documentation uses (RFC 5737, RFC 3849): they belong to nobody.
+const ROUTES: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_others_can_use_is_printed_as_it_is() {
+        for address in ["127.0.0.1:7700", "192.168.1.10:7700", "[fe80::1]:80"] {
+            assert_eq!(reachable(address.parse().unwrap()), address);
+        }
+    }
+
+    #[test]
+    fn all_addresses_become_one_that_can_be_joined_at_the_same_port() {
+        for bound in ["0.0.0.0:7700", "[::]:7700"] {
+            let told = reachable(bound.parse().unwrap());
+            assert!(told.ends_with(":7700") && !told.starts_with("0.0.0.0") && !told.starts_with("[::]"), "{told}");
+            assert!(format!("tcp://{told}").parse::<syn1_node_host::Join>().is_ok(), "{told}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The program as a user meets it: what it prints, where, and what it leaves behind.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::process::{Output, Stdio};
+
+use support::{Golden, Running, repository, syn1};
+
+fn run(args: &[&str]) -> Output {
+    let cache = tempfile::tempdir().unwrap();
+    syn1(cache.path()).args(args).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn generate_prints_the_golden_text_and_nothing_else_on_standard_output() {
+    let golden = Golden::of("models/tiny-rust-docs");
+    let case = golden.cases.iter().find(|case| case.prompt.as_deref() == Some("How do I use a HashMap?")).unwrap();
+    let prompt = case.prompt.as_deref().unwrap();
+    let args = ["generate", prompt, "--nodes", "2", "--max-tokens", "64", "--temperature", "0", "--device", "cpu"];
+    let output = run(&args);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stdout), case.text.clone().unwrap() + "\n");
+    assert!(text(&output.stderr).contains("64 tokens on 2 nodes"), "{output:?}");
+}
+
+#[test]
+fn json_has_every_promised_field() {
+    let golden = Golden::of("fixtures/gpt2");
+    let case = &golden.cases[1];
+    let ids = case.ids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let model = repository("fixtures/gpt2");
+    let model = model.to_str().unwrap();
+    let args = ["generate", "--ids", &ids, "--model", model, "--nodes", "3", "--device", "cpu", "--temperature", "0"];
+    let more = ["--max-tokens", "24", "--ignore-eos", "--wire", "f32", "--json"];
+    let output = run(&[&args[..], &more].concat());
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["prompt_ids"], serde_json::json!(case.ids));
+    assert_eq!(report["ids"], serde_json::json!(case.greedy));
+    assert!(report["text"].is_null());
+    assert!(report["timings"]["first_token_ms"].as_f64().unwrap() > 0.0);
+    let layers = report["nodes"].as_array().unwrap().iter().map(|node| node["layers"].clone());
+    let mut layers: Vec<_> = layers.map(|layers| layers[1].as_u64().unwrap() - layers[0].as_u64().unwrap()).collect();
+    layers.sort_unstable();
+    assert_eq!((layers.len(), layers.iter().sum::<u64>()), (3, 4));
+
+    // Each position crosses two boundaries there and back, comes in as an id, and goes out as one candidate.
+    let positions = (case.ids.len() + case.greedy.len() - 1) as u64;
+    let activations = positions * 96 * 4 * 4;
+    let wire = &report["wire"];
+    let frames = wire["frames"].as_u64().unwrap();
+    let outputs = case.greedy.len() as u64 * 16;
+    assert_eq!(wire["bytes"].as_u64().unwrap(), frames * 24 + positions * 4 + activations + outputs);
+}
+
+#[test]
+fn a_stop_string_ends_the_text_in_front_of_it() {
+    let args = ["generate", "A workspace", "--temperature", "0", "--device", "cpu", "--stop", "Package"];
+    let output = run(&args);
+    assert_eq!(text(&output.stdout), "A workspace\n\n## Summary\n\n- [\n");
+}
+
+#[test]
+fn a_seed_gives_the_same_text_again() {
+    let args = ["generate", "fn main", "--seed", "5", "--max-tokens", "24", "--device", "cpu", "--temperature", "1"];
+    let (first, second) = (run(&args), run(&args));
+    assert!(first.status.success() && first.stdout == second.stdout, "{first:?} {second:?}");
+    let full = [&args[..], &["--top-k", "0", "--top-p", "1"]].concat();
+    assert!(run(&full).status.success());
+}
+
+#[test]
+fn the_demo_ends_without_a_complaint() {
+    let output = run(&["demo", "--once", "--max-tokens", "8", "--seed", "1", "--device", "cpu"]);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stdout).starts_with("# Ownership"));
+    let complaints = said.lines().filter(|line| line.contains("error") && !line.contains("XDG_RUNTIME_DIR"));
+    assert_eq!(complaints.count(), 0, "{said}");
+    assert!(said.contains("ready: a token went through every layer"), "{said}");
+}
+
+#[test]
+fn the_demo_prints_one_object_as_json() {
+    let output = run(&["demo", "--once", "--json", "--max-tokens", "4", "--device", "cpu", "--threads", "1"]);
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ids"].as_array().unwrap().len(), 4);
+    assert_eq!(report["nodes"].as_array().unwrap().len(), 2);
+    assert!(report["text"].as_str().unwrap().starts_with("# Ownership"));
+    assert!(text(&output.stderr).contains("computing on the CPU, 1 thread\n"), "{output:?}");
+}
+
+#[test]
+fn strangers_on_the_node_port_do_not_end_the_demo() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut demo = syn1(cache.path());
+    demo.args(["demo", "--once", "--max-tokens", "2", "--device", "cpu"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut demo = Running(demo.spawn().unwrap());
+    let lines = BufReader::new(demo.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut said = String::new();
+    for line in lines {
+        if let Some((_, address)) = line.split_once("nodes join at tcp://") {
+            for _ in 0..10 {
+                drop(TcpStream::connect(address).unwrap());
+            }
+        }
+        said += &(line + "\n");
+    }
+    assert!(demo.0.wait().unwrap().success(), "{said}");
+    let (stranger, ready) = (said.find("was turned away"), said.find("ready: a token"));
+    assert!(stranger.is_some() && stranger < ready, "{said}");
+}
+
+#[test]
+fn the_device_and_the_seed_of_a_sampled_text_are_told() {
+    let sampled =
+        run(&["generate", "fn main", "--max-tokens", "2", "--device", "cpu", "--threads", "1", "--seed", "77"]);
+    let said = text(&sampled.stderr);
+    assert!(said.contains("computing on the CPU, 1 thread\n") && said.contains(", seed 77]"), "{said}");
+    let greedy = run(&["generate", "fn main", "--max-tokens", "2", "--device", "cpu", "--temperature", "0"]);
+    assert!(!text(&greedy.stderr).contains("seed"), "{greedy:?}");
+}
+
+#[test]
+fn the_weights_of_a_split_folder_are_taken_as_they_are_unless_others_are_demanded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (repository("fixtures/gpt2"), folder.path().join("out"));
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let split = run(&["split", "--model", model, "--out", out, "--weights", "f32"]);
+    assert!(split.status.success(), "{split:?}");
+    let generate = ["generate", "--ids", "1,2", "--max-tokens", "2", "--device", "cpu", "--model", out];
+    let as_it_is = run(&generate);
+    assert!(as_it_is.status.success(), "{as_it_is:?}");
+    let other = run(&[&generate[..], &["--weights", "f16"]].concat());
+    assert!(text(&other.stderr).contains("is split with f32 weights: use --weights f32"), "{other:?}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = syn1(cache.path());
+    command.args(["generate", "fn main", "--max-tokens", "4", "--device", "cpu"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(!said.lines().any(|line| line.starts_with("error: ") && !line.contains("XDG_RUNTIME_DIR")), "{said}");
+}
+
+#[test]
+fn a_name_cannot_reach_into_the_terminal_of_others() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut coordinator = syn1(cache.path());
+    coordinator.args(["coordinator", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    let mut coordinator = Running(coordinator.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let lines = BufReader::new(coordinator.0.stdout.take().unwrap()).lines();
+    let join = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("--join ")?.1.to_owned())).unwrap();
+    let mut node = syn1(cache.path());
+    node.args(["node", "--once", "--quiet", "--device", "cpu", "--join", &join, "--name", "\u{1b}[31mred"]);
+    let _node = Running(node.spawn().unwrap());
+    let mut said = BufReader::new(coordinator.0.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let joined = said.find(|line| line.contains(" joined: ")).unwrap();
+    assert!(joined.contains("[31mred joined: ") && !joined.contains(char::is_control), "{joined:?}");
+}
