@@ -3,7 +3,8 @@
 //! `<dir>/pieces/<sha256>.bin` is a verified piece; `<sha256>.part` is one on its way. A part is locked while a node
 //! writes it, so several nodes of one machine fetch a piece once, and it survives a cut, so that the next attempt goes on
 //! where the last one ended. A piece is renamed into place only after its hash was checked, and checked again on every
-//! load: disks do flip bits.
+//! load: disks do flip bits. Where the file system has no locks, two nodes may write one part: the same bytes to the same
+//! places, and what goes wrong is found by the hash.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -30,7 +31,7 @@ pub enum Lookup {
     Miss,
 }
 
-/// A piece that is being written; holds the lock on its file.
+/// A piece that is being written; holds the lock on its file, where there are locks.
 #[derive(Debug)]
 pub struct Part {
     file: File,
@@ -113,16 +114,15 @@ impl Cache {
         let path = self.path(sha256, "part");
         let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
         let mut file = opened.map_err(failed("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(err)) => return Err(failed("lock", &path)(err)),
+        if is_taken(file.try_lock()) {
+            return Ok(None);
         }
         let len = file.seek(SeekFrom::End(0)).map_err(failed("measure", &path))?;
         Ok(Some(Part { file, path, target: self.path(sha256, "bin"), len }))
     }
 
-    /// Deletes the pieces that were not used for longest until the cap holds. Pieces named in `keep` stay.
+    /// Deletes the pieces that were not used for longest until the cap holds. Pieces named in `keep` stay, and parts
+    /// that cannot be locked: another node may be writing them.
     ///
     /// # Errors
     /// When the folder cannot be listed. A file that another node deletes at the same time is no error.
@@ -141,7 +141,14 @@ impl Cache {
             }
             let named = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
             let kept = named.is_some_and(|digest| keep.contains(&digest));
-            if !kept && fs::remove_file(&path).is_ok() {
+            let is_part = path.extension().is_some_and(|extension| extension == "part");
+            // The lock is held until the file is gone.
+            let lock = if is_part {
+                File::options().write(true).open(&path).ok().filter(|file| file.try_lock().is_ok())
+            } else {
+                None
+            };
+            if !kept && is_part == lock.is_some() && fs::remove_file(&path).is_ok() {
                 total -= len;
             }
         }
@@ -197,8 +204,11 @@ impl Part {
             return Ok(Err(actual));
         }
         self.file.sync_all().map_err(io("write"))?;
-        fs::rename(&self.path, &self.target).map_err(io("rename"))?;
-        Ok(Ok(piece))
+        match fs::rename(&self.path, &self.target) {
+            // Without locks another node may have moved it already: the bytes at hand are the right ones all the same.
+            Err(err) if err.kind() != io::ErrorKind::NotFound => Err(io("rename")(err)),
+            _ => Ok(Ok(piece)),
+        }
     }
 }
 
@@ -207,6 +217,11 @@ fn read_hashed(mut file: &File, bytes: u64) -> io::Result<(PieceBytes, Digest)> 
     let piece = PieceBytes::try_with(len, |out| file.read_exact(out))?;
     let actual = Digest::of(piece.as_slice());
     Ok((piece, actual))
+}
+
+/// Whether another node holds a lock. File systems without locks, which say so in several ways, have none to hold.
+fn is_taken(lock: Result<(), TryLockError>) -> bool {
+    matches!(lock, Err(TryLockError::WouldBlock))
 }
 
 fn failed(what: &'static str, path: &Path) -> impl Fn(io::Error) -> CacheError {
@@ -301,6 +316,39 @@ mod tests {
         let left: Vec<bool> =
             names.iter().map(|name| matches!(cache.load(*name, 5).unwrap(), Lookup::Hit(_))).collect();
         assert_eq!(left, [true, true, false, false]);
+    }
+
+    #[test]
+    fn eviction_leaves_a_part_that_is_being_written_and_takes_one_that_is_not() {
+        let (dir, cache) = cache(0);
+        let sha256 = Digest::of(b"weights");
+        let path = dir.path().join("pieces").join(format!("{sha256}.part"));
+        let mut part = cache.part(sha256).unwrap().unwrap();
+        part.append(b"weig").unwrap();
+        cache.evict(&[]).unwrap();
+        assert!(path.exists());
+        drop(part);
+        cache.evict(&[]).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_system_without_locks_has_no_lock_that_is_taken() {
+        assert!(is_taken(Err(TryLockError::WouldBlock)));
+        assert!(!is_taken(Err(TryLockError::Error(io::ErrorKind::Unsupported.into()))));
+        assert!(!is_taken(Ok(())));
+    }
+
+    #[test]
+    fn a_part_that_another_node_has_moved_into_place_is_no_error() {
+        let (dir, cache) = cache(u64::MAX);
+        let sha256 = Digest::of(b"weights");
+        let mut part = cache.part(sha256).unwrap().unwrap();
+        part.append(b"weights").unwrap();
+        let file = |extension: &str| dir.path().join("pieces").join(format!("{sha256}.{extension}"));
+        fs::rename(file("part"), file("bin")).unwrap();
+        assert_eq!(part.finish(sha256).unwrap().unwrap().as_slice(), b"weights");
+        assert!(matches!(cache.load(sha256, 7).unwrap(), Lookup::Hit(_)));
     }
 
     #[test]

@@ -97,18 +97,19 @@ impl Device {
                 let name = gpu.name().to_owned();
                 Ok(Self { line: format!("computing on {name}"), name, kind: Kind::Gpu(Box::new(gpu)) })
             }
-            Err(cause) if *choice == DeviceChoice::Auto => Ok(Self::cpu(threads, why_not(&cause))),
+            Err(cause) if *choice == DeviceChoice::Auto => Ok(Self::cpu(threads, &why_not(&cause))),
             Err(err) => Err(err.into()),
         }
     }
 
     fn cpu(threads: Option<usize>, why: &str) -> Self {
-        let all = std::thread::available_parallelism().map_or(1, |count| count.get());
-        let (threads, name) = match threads {
-            None => (all, syn1_kernels::cpu::describe()),
-            Some(threads) => (threads.max(1), format!("cpu ({})", count(threads.max(1)))),
-        };
-        Self { kind: Kind::Cpu { threads }, name, line: format!("{why}computing on the CPU, {}", count(threads)) }
+        let all = || std::thread::available_parallelism().map_or(1, |count| count.get());
+        let threads = threads.unwrap_or_else(all).max(1);
+        let all = syn1_kernels::cpu::describe();
+        // The engine's own name, `cpu (2 threads, AVX-512)`, with this number of threads.
+        let name = all.split_once(", ").map(|(_, rest)| format!("cpu ({}, {rest}", count(threads)));
+        let line = format!("{why}computing on the CPU, {}", count(threads));
+        Self { kind: Kind::Cpu { threads }, name: name.unwrap_or(all), line }
     }
 
     /// One line for people: `no GPU adapter: computing on the CPU, 2 threads`.
@@ -116,7 +117,7 @@ impl Device {
         &self.line
     }
 
-    /// The device's name in listings: `cpu (2 threads)`, `NVIDIA H200 (Vulkan)`.
+    /// The device's name in listings, which its engines bear as well: `cpu (2 threads, AVX-512)`, `NVIDIA H200 (Vulkan)`.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -135,15 +136,21 @@ impl Device {
         }
     }
 
+    /// Bytes of this machine's memory that are free for pieces on their way to the device; nothing for the CPU, which
+    /// keeps them where they are.
+    pub(crate) fn staging_bytes(&self) -> Option<u64> {
+        matches!(self.kind, Kind::Gpu(_)).then(syn1_kernels::cpu::memory_bytes)
+    }
+
     /// Bytes per second that the device reads; the CPU from a buffer of `bytes`, whose size decides which cache it is in.
     ///
     /// # Errors
-    /// When the GPU fails.
+    /// When the GPU fails, or the machine has no room for the buffer or no thread.
     pub fn read_bandwidth(&self, bytes: u64) -> Result<u64, EngineError> {
         match &self.kind {
             Kind::Cpu { threads } => {
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-                Ok(syn1_kernels::cpu::read_bandwidth(bytes, *threads) as u64)
+                Ok(syn1_kernels::cpu::read_bandwidth(bytes, *threads)? as u64)
             }
             Kind::Gpu(gpu) => syn1_kernels::gpu::read_bandwidth(gpu),
         }
@@ -224,16 +231,19 @@ fn count(threads: usize) -> String {
 }
 
 /// Why `auto` takes the CPU, in front of the rest of the line.
-fn why_not(cause: &OpenError) -> &'static str {
+fn why_not(cause: &OpenError) -> String {
     match cause {
-        OpenError::NoAdapter => "no GPU adapter: ",
-        OpenError::OnlySoftware(_) => "no GPU adapter but software ones, which are slower: ",
-        _ => "the GPU could not be opened: ",
+        OpenError::NoAdapter => "no GPU adapter: ".to_owned(),
+        OpenError::OnlySoftware(_) => "no GPU adapter but software ones, which are slower: ".to_owned(),
+        // The driver's own words, which may be several lines.
+        other => format!("{}: ", other.to_string().split_whitespace().collect::<Vec<_>>().join(" ")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use syn1_model::{Piece, Spec, WeightFormat, random_piece};
+
     use super::*;
 
     #[test]
@@ -263,5 +273,26 @@ mod tests {
     #[test]
     fn auto_always_finds_something() {
         assert!(Device::open(&DeviceChoice::Auto, None).unwrap().describe().contains("computing on"));
+    }
+
+    #[test]
+    fn the_line_says_in_the_drivers_words_why_the_gpu_is_not_used() {
+        let what = "no driver for this\n  kernel".to_owned();
+        let cause = OpenError::Refused { adapter: "Voodoo 2".to_owned(), what };
+        let line = Device::cpu(Some(2), &why_not(&cause)).line;
+        assert_eq!(line, "Voodoo 2 could not be opened: no driver for this kernel: computing on the CPU, 2 threads");
+    }
+
+    #[test]
+    fn the_cpu_bears_the_name_of_its_engines_with_any_number_of_threads() {
+        let spec = Spec { layers: 3, ..Spec::gpt2_124m() };
+        let spec = Spec { width: 32, heads: 2, kv_heads: 2, head_dim: 16, ffn: 64, ..spec };
+        for threads in [None, Some(1), Some(3)] {
+            let device = Device::open(&DeviceChoice::Cpu, threads).unwrap();
+            let plan = Plan::new(&spec, WeightFormat::F16, 1..2);
+            let piece = random_piece(&spec, WeightFormat::F16, Piece::Block(1), 1);
+            let config = EngineConfig { max_positions: 8, slots: 1, max_rows: 1 };
+            assert_eq!(device.engine(plan, &[piece], config).unwrap().device(), device.name());
+        }
     }
 }

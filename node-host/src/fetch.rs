@@ -2,6 +2,7 @@
 //!
 //! Blocking on purpose: a transfer runs on a thread of its own, beside the node that answers pings meanwhile.
 
+use std::cell::Cell;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub struct Watch<'a> {
     pub progress: &'a dyn Fn(u64),
     /// Called with what a person should know although it mends itself.
     pub notice: &'a dyn Fn(String),
+    /// Whether a notice has said that another node of this machine is being waited for: once is enough.
+    pub waited: Cell<bool>,
     /// Set from outside: the transfer ends at the next chunk.
     pub cancelled: &'a AtomicBool,
 }
@@ -163,7 +166,15 @@ impl Fetcher {
                     Lookup::Hit(bytes) => return Ok(Fetched { bytes, network_bytes: 0 }),
                     Lookup::Corrupt | Lookup::Miss => break part,
                 },
-                None => pause(LOCK_POLL, watch.cancelled)?,
+                None => {
+                    if !watch.waited.replace(true) {
+                        let name = &piece.name;
+                        (watch.notice)(format!(
+                            "another node of this machine is fetching piece {name}: waiting for it"
+                        ));
+                    }
+                    pause(LOCK_POLL, watch.cancelled)?;
+                }
             }
         };
         let url = format!("{}/{}", self.base, piece.sha256);

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use syn1_core::Millis;
@@ -15,9 +14,11 @@ use crate::cache::Cache;
 use crate::device::{AnyEngine, Device};
 use crate::fetch::Fetcher;
 use crate::join::Join;
+use crate::lane::{Lane, go_on};
 use crate::measure;
 use crate::pieces::{Gathered, Origin};
-use crate::serve::HostEvent;
+use crate::room;
+use crate::serve::{HostEvent, MAX_ROWS};
 
 /// What outlives the connections of a node.
 pub(crate) struct Laptop<'a> {
@@ -30,6 +31,10 @@ pub(crate) struct Laptop<'a> {
     pub(crate) stopped: watch::Receiver<bool>,
     /// The manifest that was fetched last, and the digest it was asked for by.
     pub(crate) manifest: RefCell<Option<(Digest, Arc<Manifest>)>>,
+    /// Where the network and the disk are waited for.
+    pub(crate) transfers: Lane,
+    /// Where the device is at work.
+    pub(crate) driver: Lane,
     /// What the last profile offered.
     pub(crate) offered_bytes: Cell<u64>,
     /// Where the clock begins.
@@ -65,16 +70,21 @@ impl Host for Laptop<'_> {
 
     async fn profile(&self, model: &ModelInfo) -> Result<ProfileFigures, String> {
         let manifest = self.manifest(model).await?;
+        // What an earlier connection was loading would count as taken.
+        self.transfers.idle().await;
         let device = self.device.clone();
         // More than the whole model and its KV caches is of no use here, and probing for it disturbs the owner.
         let useful = manifest.total_bytes().saturating_mul(2).saturating_add(ROOM_FOR_KV_BYTES);
-        let most = useful.min(self.memory_limit_bytes.unwrap_or(u64::MAX));
-        let measured = blocking(move |_| {
-            let speed = measure::speed(&device, &manifest.spec, manifest.format);
-            let speed = tokio::runtime::Handle::current().block_on(speed);
-            speed.and_then(|speed| Ok((device.memory_bytes(most)?, speed))).map_err(|err| err.to_string())
+        let rows = room::row_bytes(&manifest.spec, MAX_ROWS.into());
+        let most = useful.min(self.memory_limit_bytes.unwrap_or(u64::MAX)).saturating_add(rows);
+        let measured = self.driver.run(move |cancelled| {
+            let speed = measure::speed(&device, &manifest.spec, manifest.format, cancelled);
+            let speed = tokio::runtime::Handle::current().block_on(speed).map_err(|err| err.to_string())?;
+            go_on(cancelled)?;
+            Ok((device.memory_bytes(most).map_err(|err| err.to_string())?, speed))
         });
         let (memory_bytes, measure::Speed { read_bytes_per_s, layer_ns }) = measured.await?;
+        let memory_bytes = memory_bytes.saturating_sub(rows);
         self.offered_bytes.set(memory_bytes);
         Ok(ProfileFigures { device: self.device.name().to_owned(), memory_bytes, read_bytes_per_s, layer_ns })
     }
@@ -86,14 +96,22 @@ impl Host for Laptop<'_> {
         progress: &dyn Fn(Progress),
     ) -> Result<Loaded<AnyEngine>, String> {
         let manifest = self.manifest(model).await?;
-        let plan = Plan::new(&manifest.spec, manifest.format, assignment.layers.clone());
-        let (weights, kv) = (plan.weight_bytes(), plan.kv_bytes_per_position());
-        let kv = kv.saturating_mul(u64::try_from(assignment.engine.max_positions).unwrap_or(u64::MAX));
-        let offered = self.offered_bytes.get();
-        if weights.saturating_add(kv) > offered {
-            let layers = &assignment.layers;
+        let (layers, of) = (&assignment.layers, manifest.spec.layers);
+        if layers.start >= layers.end || layers.end > of {
+            return Err(format!("layers {layers:?} are no range of the manifest's {of}"));
+        }
+        let plan = Plan::new(&manifest.spec, manifest.format, layers.clone());
+        room::check(&plan, &assignment.engine, self.offered_bytes.get())?;
+        // What an earlier assignment was getting or building holds its memory until it is gone.
+        self.driver.idle().await;
+        self.transfers.idle().await;
+        if let Some(free) = self.device.staging_bytes()
+            && plan.weight_bytes() > free
+        {
+            let needed = plan.weight_bytes();
             return Err(format!(
-                "layers {layers:?} need {weights} bytes of weights and {kv} of KV cache, this node offers {offered}"
+                "layers {layers:?} pass through this machine's memory on their way to the GPU: \
+                 {needed} bytes are needed, {free} are free"
             ));
         }
         let origin = match &self.weights {
@@ -104,18 +122,15 @@ impl Host for Laptop<'_> {
             }
         };
         let (told, mut news) = mpsc::unbounded_channel();
-        let (device, config) = (self.device.clone(), assignment.engine);
-        let work = blocking(move |cancelled| {
+        let shard = plan.clone();
+        let work = self.transfers.run(move |cancelled| {
             // Nobody listens any more when the assignment was replaced; the work then ends by `cancelled`.
             let progress = |at| drop(told.send(News::Progress(at)));
             let notice = |text| drop(told.send(News::Notice(text)));
-            let gathered = origin.gather(&plan, &manifest, &progress, &notice, cancelled);
-            let Gathered { pieces, fetched_bytes } = gathered.map_err(|err| err.to_string())?;
-            let engine = device.engine(plan, &pieces, config).map_err(|err| err.to_string())?;
-            Ok::<_, String>((engine, fetched_bytes))
+            origin.gather(&shard, &manifest, &progress, &notice, cancelled).map_err(|err| err.to_string())
         });
         let mut work = std::pin::pin!(work);
-        let (mut engine, fetched_bytes) = loop {
+        let Gathered { pieces, fetched_bytes } = loop {
             tokio::select! {
                 biased;
                 Some(news) = news.recv() => match news {
@@ -125,6 +140,12 @@ impl Host for Laptop<'_> {
                 done = &mut work => break done?,
             }
         };
+        let (device, config) = (self.device.clone(), assignment.engine);
+        let built = self.driver.run(move |cancelled| {
+            go_on(cancelled)?;
+            device.engine(plan, &pieces, config).map_err(|err| err.to_string())
+        });
+        let mut engine = built.await?;
         let steps = WARM_UP_STEPS.min(assignment.engine.max_positions);
         let layer_ns = measure::layer_ns(&mut engine, steps).await.map_err(|err| err.to_string())?;
         tracing::debug!(device = engine.device(), layer_ns, "engine warm");
@@ -140,15 +161,22 @@ impl Laptop<'_> {
     /// The manifest of the announced model, checked against the announcement.
     async fn manifest(&self, model: &ModelInfo) -> Result<Arc<Manifest>, String> {
         let digest = Digest(model.manifest_sha256);
-        if let Some((known, manifest)) = &*self.manifest.borrow()
-            && *known == digest
-        {
-            return Ok(manifest.clone());
-        }
-        let fetcher = Fetcher::new(self.join.host(), model.http_port);
-        let bytes =
-            blocking(move |cancelled| fetcher.manifest(digest, cancelled).map_err(|err| err.to_string())).await?;
-        let manifest = Manifest::from_bytes(&bytes).map_err(|err| err.to_string())?;
+        let known =
+            self.manifest.borrow().as_ref().filter(|(known, _)| *known == digest).map(|(_, known)| known.clone());
+        let manifest = match known {
+            Some(manifest) => manifest,
+            None => {
+                let fetcher = Fetcher::new(self.join.host(), model.http_port);
+                let fetched = self
+                    .transfers
+                    .run(move |cancelled| fetcher.manifest(digest, cancelled).map_err(|err| err.to_string()));
+                let manifest = Manifest::from_bytes(&fetched.await?).map_err(|err| err.to_string())?;
+                let manifest = Arc::new(manifest);
+                *self.manifest.borrow_mut() = Some((digest, manifest.clone()));
+                manifest
+            }
+        };
+        // Also for a known one: the same digest may be announced with other numbers.
         let spec = &manifest.spec;
         for (what, got, want) in [
             ("width", spec.width, usize::from(model.width)),
@@ -159,8 +187,6 @@ impl Laptop<'_> {
                 return Err(format!("the manifest's {what} is {got}, the coordinator announced {want}"));
             }
         }
-        let manifest = Arc::new(manifest);
-        *self.manifest.borrow_mut() = Some((digest, manifest.clone()));
         Ok(manifest)
     }
 }
@@ -171,24 +197,72 @@ enum News {
     Notice(String),
 }
 
-/// Runs `work` on a thread where it may block; it is told to end when the future is dropped.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce(&AtomicBool) -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    struct CancelOnDrop(Arc<AtomicBool>);
-    impl Drop for CancelOnDrop {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let guard = CancelOnDrop(Arc::default());
-    let cancelled = guard.0.clone();
-    let done = tokio::task::spawn_blocking(move || work(&cancelled)).await;
-    drop(guard);
-    done.unwrap_or_else(|err| Err(format!("a thread of this node failed: {err}")))
-}
-
 /// What KV caches may take beside a small model's weights.
 const ROOM_FOR_KV_BYTES: u64 = 4 << 30;
 /// Steps that warm an engine up and time its layers.
 const WARM_UP_STEPS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use syn1_kernels::engine::EngineConfig;
+    use syn1_model::{Spec, WeightFormat};
+
+    use super::*;
+    use crate::device::DeviceChoice;
+
+    /// A node that knows the manifest of a model of two layers already, and would find nobody to fetch anything from.
+    fn laptop(dir: &tempfile::TempDir) -> Laptop<'static> {
+        let spec = Spec { layers: 2, ..Spec::gpt2_124m() };
+        let (version, format) = (Manifest::VERSION, WeightFormat::F16);
+        let manifest = Manifest { version, name: "tiny".into(), spec, format, pieces: Vec::new(), tokenizer: false };
+        Laptop {
+            join: "tcp://127.0.0.1:1".parse().unwrap(),
+            device: Device::open(&DeviceChoice::Cpu, Some(1)).unwrap(),
+            memory_limit_bytes: None,
+            weights: None,
+            cache: Cache::open(dir.path(), u64::MAX).unwrap(),
+            events: &|_| {},
+            stopped: watch::channel(false).1,
+            manifest: RefCell::new(Some((Digest([7; 32]), Arc::new(manifest)))),
+            transfers: Lane::default(),
+            driver: Lane::default(),
+            offered_bytes: Cell::new(1000),
+            begin: Instant::now(),
+        }
+    }
+
+    fn model(layers: u16) -> ModelInfo {
+        let (name, manifest_sha256) = ("tiny".to_owned(), [7; 32]);
+        ModelInfo { name, manifest_sha256, http_port: 1, width: 768, vocab: 50_257, layers }
+    }
+
+    async fn refusal(laptop: &Laptop<'_>, model: &ModelInfo, layers: std::ops::Range<usize>) -> String {
+        let engine = EngineConfig { max_positions: 32, slots: 2, max_rows: 8 };
+        let assignment = Assignment { generation: 1, layers, engine };
+        match laptop.load(model, &assignment, &|_| {}).await {
+            Err(cause) => cause,
+            Ok(_) => panic!("there is nothing to load"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_known_manifest_is_compared_with_every_announcement() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = refusal(&laptop(&dir), &model(9), 0..9).await;
+        assert_eq!(text, "the manifest's number of layers is 2, the coordinator announced 9");
+    }
+
+    #[tokio::test]
+    async fn layers_outside_the_manifest_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = refusal(&laptop(&dir), &model(2), 1..3).await;
+        assert_eq!(text, "layers 1..3 are no range of the manifest's 2");
+    }
+
+    #[tokio::test]
+    async fn a_shard_that_does_not_fit_is_declined_before_anything_is_fetched() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = refusal(&laptop(&dir), &model(2), 0..1).await;
+        assert!(text.contains("2 KV caches") && text.ends_with("this node offers 1000"), "{text}");
+    }
+}

@@ -7,9 +7,11 @@ pub mod cache;
 pub mod device;
 pub mod fetch;
 mod join;
+mod lane;
 mod laptop;
 pub mod measure;
 mod pieces;
+mod room;
 mod serve;
 
 pub use device::{AnyEngine, Device, DeviceChoice, DeviceError};

@@ -59,6 +59,7 @@ impl Origin {
         let before = Cell::new(0);
         let tell = |piece_bytes| progress(Progress { done_bytes: before.get() + piece_bytes, total_bytes });
         tell(0);
+        let watch = Watch { progress: &tell, notice, waited: Cell::new(false), cancelled };
         let (mut pieces, mut fetched_bytes) = (Vec::with_capacity(listed.len()), 0);
         for &(piece, listed) in &listed {
             if cancelled.load(Ordering::Relaxed) {
@@ -72,7 +73,7 @@ impl Origin {
                     bytes
                 }
                 Self::Coordinator { cache, fetcher } => {
-                    let fetched = fetcher.piece(cache, listed, &Watch { progress: &tell, notice, cancelled })?;
+                    let fetched = fetcher.piece(cache, listed, &watch)?;
                     fetched_bytes += fetched.network_bytes;
                     fetched.bytes
                 }
@@ -82,7 +83,10 @@ impl Origin {
         }
         if let Self::Coordinator { cache, .. } = self {
             let keep: Vec<_> = manifest.pieces.iter().map(|listed| listed.sha256).collect();
-            cache.evict(&keep).map_err(FetchError::from)?;
+            if let Err(err) = cache.evict(&keep) {
+                // The pieces are at hand: a cache that grows too large is no reason not to serve.
+                notice(err.to_string());
+            }
         }
         Ok(Gathered { pieces, fetched_bytes })
     }

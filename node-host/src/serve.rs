@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::cache::{Cache, CacheError};
 use crate::device::{Device, DeviceChoice, DeviceError};
 use crate::join::Join;
+use crate::lane::Lane;
 use crate::laptop::Laptop;
 
 /// What a laptop's node is told by its owner.
@@ -135,8 +136,9 @@ pub enum HostError {
 /// Serves the coordinator at `config.join` until `shutdown` is ready or the coordinator's work is done.
 ///
 /// The node runs on a thread of its own, where the engine computes between two frames; `events` is called there. Dropping
-/// the future stops the node as `shutdown` does and waits until its thread is gone: a program that ends while a GPU
-/// driver is still at work crashes in the driver's own clean-up.
+/// the future stops the node as `shutdown` does and waits until its thread is gone, and nothing of it is at work on the
+/// device any more (for 5 s at most): a program that ends while a GPU driver is still at work crashes in the driver's own
+/// clean-up.
 ///
 /// # Errors
 /// When the device, the cache or the local weights cannot be used; when the *first* connection fails; when the coordinator
@@ -153,19 +155,22 @@ pub async fn serve(
         let result = runtime.and_then(|runtime| {
             let result = runtime.block_on(async {
                 let (stop, stopped) = watch::channel(false);
-                let mut node = std::pin::pin!(run(&config, &events, stopped));
-                let mut shutdown = std::pin::pin!(shutdown);
-                tokio::select! {
-                    biased;
-                    result = &mut node => return result,
-                    () = &mut shutdown => {}
-                    _ = &mut owned => {}
+                let driver = Lane::default();
+                let node = run(&config, &events, stopped, driver.clone());
+                let leave = async {
+                    tokio::select! {
+                        () = shutdown => {}
+                        _ = &mut owned => {}
+                    }
+                };
+                let result = until(node, leave, stop).await;
+                // The node is dropped, so what still runs was told to end: a part of it may take a moment.
+                if tokio::time::timeout(DRIVER, driver.idle()).await.is_err() {
+                    tracing::warn!("the device is still at work after {} s: leaving it", DRIVER.as_secs());
                 }
-                stop.send_replace(true);
-                // A coordinator that takes no bytes must not keep its node from leaving.
-                tokio::time::timeout(GOODBYE, node).await.unwrap_or(Ok(()))
+                result
             });
-            // A transfer that was cancelled ends at its next chunk: nobody has to wait for that.
+            // A transfer that was cancelled ends at its next chunk, and holds no device: nobody has to wait for that.
             runtime.shutdown_background();
             result
         });
@@ -175,6 +180,23 @@ pub async fn serve(
     let thread = std::thread::Builder::new().name("syn1-node".to_owned()).spawn(body).map_err(HostError::Thread)?;
     let _thread = NodeThread { owner: Some(owner), thread: Some(thread) };
     ended.await.unwrap_or(Err(HostError::Died))
+}
+
+/// Runs the node until it ends, or until it has said goodbye because `leave` was ready; it is dropped then.
+async fn until(
+    node: impl Future<Output = Result<(), HostError>>,
+    leave: impl Future<Output = ()>,
+    stop: watch::Sender<bool>,
+) -> Result<(), HostError> {
+    let mut node = std::pin::pin!(node);
+    tokio::select! {
+        biased;
+        result = &mut node => return result,
+        () = leave => {}
+    }
+    stop.send_replace(true);
+    // A coordinator that takes no bytes must not keep its node from leaving.
+    tokio::time::timeout(GOODBYE, node).await.unwrap_or(Ok(()))
 }
 
 /// The node's thread; gone when this is.
@@ -197,6 +219,7 @@ async fn run(
     config: &HostConfig,
     events: &dyn Fn(HostEvent),
     mut stopped: watch::Receiver<bool>,
+    driver: Lane,
 ) -> Result<(), HostError> {
     let device = Device::open(&config.device, config.threads)?;
     events(HostEvent::Device(device.describe().to_owned()));
@@ -219,6 +242,8 @@ async fn run(
         events: &tell,
         stopped: stopped.clone(),
         manifest: RefCell::default(),
+        transfers: Lane::default(),
+        driver,
         offered_bytes: Cell::new(u64::MAX),
         begin: Instant::now(),
     };
@@ -238,7 +263,7 @@ async fn run(
         };
         let err = match link {
             Err(err) => err,
-            Ok(link) => match outcome(&config.join, syn1_node::run(link, &laptop, &node_config).await) {
+            Ok(link) => match outcome(config, syn1_node::run(link, &laptop, &node_config).await) {
                 Outcome::Over(result) => return result,
                 Outcome::Lost(err) => err,
             },
@@ -269,12 +294,14 @@ enum Outcome {
     Lost(HostError),
 }
 
-fn outcome(join: &Join, ended: Result<Ended, NodeError>) -> Outcome {
-    let join = join.clone();
+fn outcome(config: &HostConfig, ended: Result<Ended, NodeError>) -> Outcome {
+    let join = config.join.clone();
     match ended {
         Ok(Ended::Stopped) => Outcome::Over(Ok(())),
         Ok(Ended::Bye { reason, text }) => match reason {
             Reason::Done => Outcome::Over(Ok(())),
+            // A node that is to go when its coordinator goes has done its work.
+            Reason::Shutdown if !config.reconnect => Outcome::Over(Ok(())),
             Reason::Refused | Reason::Version | Reason::Replaced => {
                 Outcome::Over(Err(HostError::Unwanted { join, text }))
             }
@@ -316,11 +343,13 @@ fn jitter() -> f64 {
 /// million.
 const MAX_PAYLOAD: u32 = 4 << 20;
 /// Rows of a data frame that a laptop takes.
-const MAX_ROWS: u16 = 512;
+pub(crate) const MAX_ROWS: u16 = 512;
 /// A machine on the local network answers within this or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How long the device may take to end what it is doing: an upload of some gigabytes, or a measurement.
+const DRIVER: Duration = Duration::from_secs(5);
 /// Pause before the first attempt to come back; doubled after each failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause: a person who restarts a coordinator does not wait longer than this for the nodes.

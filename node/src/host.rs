@@ -9,7 +9,8 @@ use syn1_kernels::engine::{Engine, EngineConfig};
 /// The machine under a node.
 ///
 /// All methods take `&self`, because the clock runs while a shard is being loaded. A future that is dropped is cancelled:
-/// the node drops [`Host::load`] when a newer assignment arrives.
+/// the node drops [`Host::load`] when a newer assignment arrives. Where cancelled work takes a while to end, the next
+/// [`Host::load`] waits for that before it takes memory: two shards at once may not fit.
 // No `Send` bounds: a browser's futures are not `Send`, and a laptop's node owns a thread.
 #[allow(async_fn_in_trait)]
 pub trait Host {

@@ -37,7 +37,8 @@ pub async fn run<L: Link, H: Host>(link: L, host: &H, config: &NodeConfig) -> Re
         max_rows: config.max_rows,
     };
     let session = Session::new(session, host.now());
-    let mut node = Node { host, config, session, tx, model: None, profiled: false, load: None, shard: None };
+    let mut node =
+        Node { host, config, session, tx, model: None, profiled: false, newest: None, load: None, shard: None };
     let result = node.converse(&mut rx).await;
     let cause = match &result {
         Ok(Ended::Stopped) => {
@@ -63,11 +64,13 @@ struct Node<'h, H: Host, T> {
     tx: T,
     model: Option<ModelInfo>,
     profiled: bool,
+    /// The highest generation that was assigned, refused ones too: none below it is ever taken again.
+    newest: Option<u32>,
     load: Option<Load>,
     shard: Option<Shard<H::Engine>>,
 }
 
-/// The newest assignment, and when its progress was last told.
+/// The assignment that is served or being loaded, and when its progress was last told.
 struct Load {
     assignment: Assignment,
     told_at: Millis,
@@ -98,6 +101,8 @@ enum Wake<F, D> {
 enum Next {
     Wait,
     Start(Job),
+    /// Nothing is left to do for what was assigned before.
+    Drop,
     End(Ended),
 }
 
@@ -135,11 +140,12 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
                     match self.take(frame).await? {
                         Next::Wait => {}
                         Next::Start(next) => {
-                            // The old one is cancelled before the new one begins: both would want the memory.
+                            // The old one is cancelled first; the host lets the new one wait until it is gone.
                             drop(job.take());
                             progress.set(Progress::default());
                             job = Some(Box::pin(perform(host, next, &progress)));
                         }
+                        Next::Drop => drop(job.take()),
                         Next::End(ended) => return Ok(ended),
                     }
                     if control {
@@ -238,21 +244,20 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
         let Some(model) = self.model.clone().filter(|_| self.profiled) else {
             return Err(NodeError::Unexpected("an Assign came before this node's Profile".to_owned()));
         };
-        let current = self.load.as_ref().map(|load| load.assignment.generation);
-        if current.is_some_and(|current| assign.generation <= current) {
-            tracing::debug!(current, got = assign.generation, "assignment of an older generation ignored");
+        if self.newest.is_some_and(|newest| assign.generation <= newest) {
+            tracing::debug!(newest = self.newest, got = assign.generation, "assignment of an older generation ignored");
             return Ok(Next::Wait);
         }
-        if let Some(generation) = current {
-            self.host.event(NodeEvent::Replaced { generation });
+        self.newest = Some(assign.generation);
+        if let Some(old) = self.load.take() {
+            self.host.event(NodeEvent::Replaced { generation: old.assignment.generation });
         }
         self.shard = None;
-        self.load = None;
         let assignment = match assignment::check(assign, &model, &self.negotiated()?) {
             Ok(assignment) => assignment,
             Err(err) => {
                 self.unable(assign.generation, err.to_string()).await?;
-                return Ok(Next::Wait);
+                return Ok(Next::Drop);
             }
         };
         let Assignment { generation, layers, .. } = assignment.clone();

@@ -1,6 +1,9 @@
 //! `cargo xtask demo | test`: what would otherwise be shell scripts.
 #![forbid(unsafe_code)]
 
+mod footprint;
+mod spec;
+
 use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -14,6 +17,7 @@ Usage: cargo xtask <COMMAND>
   demo [ARGS]   build syn1 and run `syn1 demo ARGS`: text from the bundled model, split across two node processes
                 (--once stops after the text; by default the coordinator goes on serving until Ctrl-C)
   test          everything CI runs: format, lints, tests on the CPU and on software Vulkan, no_std build, docs
+  footprint     build the protocol crate for a Cortex-M4, prove that no panic can be reached, and measure it
   help          this text
 
 The tests install software Vulkan where they may (as root on Debian); elsewhere they say what to install and leave out
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
     let done = match args.next().as_deref() {
         Some("demo") => demo(&args.collect::<Vec<_>>()),
         Some("test") => test(),
+        Some("footprint") => footprint::check(),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(())
@@ -52,6 +57,7 @@ fn test() -> Result<()> {
     let vulkan = software_vulkan()?;
     step("format", || cargo(&["fmt", "--all", "--check"]))?;
     step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    step("every MUST of the specification is cited", spec::check)?;
     step("no_std core", no_std)?;
     step("tests", || if vulkan { cargo(&["test", "--workspace"]) } else { tests_without_vulkan() })?;
     step("docs", || cargo_with(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")]))?;

@@ -87,7 +87,8 @@ impl Fixture {
     fn fetch(&self, port: u16) -> Result<Fetched, FetchError> {
         let progress = |bytes| self.progress.borrow_mut().push(bytes);
         let notice = |text| self.notices.borrow_mut().push(text);
-        let watch = Watch { progress: &progress, notice: &notice, cancelled: &self.cancelled };
+        let waited = Cell::new(false);
+        let watch = Watch { progress: &progress, notice: &notice, waited, cancelled: &self.cancelled };
         Fetcher::new("127.0.0.1", port).piece(&self.cache, &self.piece, &watch)
     }
 }
@@ -194,7 +195,8 @@ fn a_cancelled_transfer_ends_and_keeps_what_it_has() {
         calls.set(calls.get() + 1);
         fixture.cancelled.store(true, Ordering::Relaxed);
     };
-    let watch = Watch { progress: &progress, notice: &drop, cancelled: &fixture.cancelled };
+    let waited = Cell::new(false);
+    let watch = Watch { progress: &progress, notice: &drop, waited, cancelled: &fixture.cancelled };
     let result = Fetcher::new("127.0.0.1", port).piece(&fixture.cache, &fixture.piece, &watch);
     assert!(matches!(result, Err(FetchError::Cancelled)));
     assert_eq!(calls.get(), 1);
@@ -209,4 +211,26 @@ fn a_manifest_other_than_announced_is_refused_with_both_hashes() {
     assert_eq!(fetcher.manifest(Digest::of(BODY), &never).unwrap(), BODY);
     let text = fetcher.manifest(Digest([0; 32]), &never).unwrap_err().to_string();
     assert!(text.contains(&Digest::of(BODY).to_string()) && text.contains(&"0".repeat(64)), "{text}");
+}
+
+#[test]
+fn another_node_that_fetches_the_piece_is_waited_for_with_one_notice() {
+    let fixture = Fixture::new(BODY);
+    let mut part = fixture.cache.part(fixture.piece.sha256).unwrap().unwrap();
+    let (told, notices) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        let first: String = notices.recv().unwrap();
+        // Several looks at the lock.
+        std::thread::sleep(4 * LOCK_POLL);
+        part.append(BODY).unwrap();
+        part.finish(Digest::of(BODY)).unwrap().unwrap();
+        drop(part);
+        std::iter::once(first).chain(notices).collect::<Vec<_>>()
+    });
+    let notice = move |text| told.send(text).unwrap();
+    let watch = Watch { progress: &drop, notice: &notice, waited: Cell::new(false), cancelled: &fixture.cancelled };
+    let fetched = Fetcher::new("127.0.0.1", 1).piece(&fixture.cache, &fixture.piece, &watch).unwrap();
+    drop(notice);
+    assert_eq!((fetched.bytes.as_slice(), fetched.network_bytes), (BODY, 0));
+    assert_eq!(other.join().unwrap(), ["another node of this machine is fetching piece block.3: waiting for it"]);
 }

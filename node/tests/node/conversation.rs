@@ -226,6 +226,34 @@ fn a_higher_generation_replaces_a_load_and_a_lower_one_is_ignored() {
 }
 
 #[test]
+fn a_refused_generation_ends_the_older_load_and_stays_the_newest() {
+    let machine = Machine { load_ms: 1000, ..Machine::default() };
+    let script = async |mut peer: Coordinator| {
+        peer.greet().await;
+        peer.assign(5, 0..4).await;
+        peer.tell(&Control::Ping(1)).await;
+        peer.control().await;
+        peer.assign(7, 0..9).await;
+        let unable = peer.control().await;
+        assert!(unable.starts_with("Unable { generation: 7"), "{unable}");
+        peer.assign(6, 0..4).await;
+        machine.advance(1000);
+        peer.tell(&Control::Ping(2)).await;
+        assert_eq!(peer.control().await, "Pong(2)", "no load of 5 or 6 may end");
+        peer.assign(8, 0..4).await;
+        peer.tell(&Control::Ping(3)).await;
+        peer.control().await;
+        machine.advance(1000);
+        let loaded = peer.control().await;
+        assert!(loaded.starts_with("Load") && loaded.contains("generation: 8"), "{loaded}");
+        peer.leave(&machine).await;
+    };
+    assert!(stopped(play(&machine, script)));
+    assert_eq!(machine.loads.take(), [(5, false), (8, true)]);
+    assert!(machine.events.take().contains(&NodeEvent::Replaced { generation: 5 }));
+}
+
+#[test]
 fn a_coordinator_that_speaks_another_major_is_refused_with_both_versions_named() {
     let machine = Machine::default();
     let (mut raw, reader) = pipe(1 << 16);
