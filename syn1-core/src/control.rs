@@ -6,7 +6,8 @@
 
 use core::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits::{MAX_CONTROL, MAX_TEXT};
 
@@ -204,6 +205,7 @@ pub struct Model<'a> {
     #[serde(serialize_with = "text")]
     pub name: &'a str,
     /// SHA-256 of the manifest, which names every piece by its own SHA-256.
+    #[serde(deserialize_with = "hash")]
     pub manifest_sha256: [u8; 32],
     /// Where the coordinator's host serves shards over HTTP.
     pub http_port: u16,
@@ -379,6 +381,29 @@ pub fn clip(text: &str) -> &str {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn text<S: Serializer>(text: &&str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(clip(text))
+}
+
+/// Reads the bytes in a loop; serde's own code for arrays has no loop and takes a kilobyte on a microcontroller.
+fn hash<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+    struct Bytes;
+
+    impl<'de> Visitor<'de> for Bytes {
+        type Value = [u8; 32];
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("32 bytes")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<[u8; 32], A::Error> {
+            let mut bytes = [0; 32];
+            for byte in &mut bytes {
+                *byte = seq.next_element()?.ok_or_else(|| A::Error::invalid_length(32, &self))?;
+            }
+            Ok(bytes)
+        }
+    }
+
+    deserializer.deserialize_tuple(32, Bytes)
 }
 
 const VARIANTS: u8 = 14;

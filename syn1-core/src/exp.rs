@@ -13,7 +13,7 @@ pub(crate) fn log_sum_exp(values: &[f32]) -> Option<f32> {
         }
     }
     let max = largest.iter().chain(tail).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    let sound = unsound == [0; LANES] && tail.iter().all(|&x| x < f32::INFINITY);
+    let sound = unsound.iter().all(|&bad| bad == 0) && tail.iter().all(|&x| x < f32::INFINITY);
     if !sound || max == f32::NEG_INFINITY {
         return None;
     }

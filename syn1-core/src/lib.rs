@@ -4,12 +4,15 @@
 //! This crate is the protocol and nothing else. It has no socket, no clock, no allocator and no unsafe code; bytes and
 //! time are arguments, so the same code runs in a server, in a browser and on a microcontroller.
 //!
+//! `SPEC.md` beside this crate is the format itself, clause by clause; `vectors/` holds the bytes of every kind, codec and
+//! message, and `reference/` a second implementation in plain Python that reads the same vectors.
+//!
 //! | to do | use |
 //! |---|---|
 //! | frames out of a stream of bytes | [`Decoder`], over a buffer of yours |
 //! | frames out of messages | [`Frame::from_message`] |
 //! | frames into bytes | [`Header`]'s constructors, [`encode_frame`], [`encode_control`] |
-//! | activations in and out of payloads | [`codec`]: F32, F16, Q8 |
+//! | activations in and out of payloads | [`codec`]: F32, F16, Q8, Q4 |
 //! | logits in and out of payloads | [`output`] |
 //! | greeting, negotiation, pings, refusals | [`Session`] |
 //! | a transport of your own | implement [`Link`], test it with `testing` (feature `testing`) |

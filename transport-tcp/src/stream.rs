@@ -92,6 +92,7 @@ where
 
     /// Header and payload go out in one write: with `TCP_NODELAY` two writes would be two packets.
     async fn send(&mut self, header: &Header, payload: &[u8]) -> Result<(), Self::Error> {
+        // SPEC 7.6
         if self.broken {
             return Err(StreamError::Broken);
         }

@@ -6,14 +6,18 @@
 mod binary16;
 mod binary32;
 mod ids;
+mod q4;
 mod q8;
+mod side;
 
 use core::fmt;
 
 pub use binary16::{decode_f16, encode_f16, f16_from_f32, f16_to_f32};
 pub use binary32::{decode_f32, encode_f32};
 pub use ids::{encode_ids, ids};
-pub use q8::{Q8_OVERHEAD, SIDE, decode_q8_row, encode_q8_row};
+pub use q4::{Q4_GROUP, decode_q4_row, encode_q4_row, q4_row_len};
+pub use q8::{Q8_OVERHEAD, decode_q8_row, encode_q8_row};
+pub use side::SIDE;
 
 /// How a payload's numbers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +32,8 @@ pub enum Codec {
     F16 = 2,
     /// int8 with one scale per row, and the row's 8 largest magnitudes beside it in binary16.
     Q8 = 3,
+    /// int4 with one scale per 32 columns, and the row's 8 largest magnitudes beside it in binary16.
+    Q4 = 4,
     /// Token ids, u32.
     Ids = 8,
     /// The k most likely tokens of each row: see [`output`](crate::output).
@@ -43,6 +49,7 @@ impl Codec {
             1 => Self::F32,
             2 => Self::F16,
             3 => Self::Q8,
+            4 => Self::Q4,
             8 => Self::Ids,
             9 => Self::Top,
             _ => return None,
@@ -52,12 +59,12 @@ impl Codec {
     /// The codec called `name`, as [`Codec::name`] writes it.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Bytes, Self::F32, Self::F16, Self::Q8, Self::Ids, Self::Top]
+        [Self::Bytes, Self::F32, Self::F16, Self::Q8, Self::Q4, Self::Ids, Self::Top]
             .into_iter()
             .find(|codec| codec.name() == name)
     }
 
-    /// A lower-case name: `f32`, `f16`, `q8`, `ids`, `top`, `bytes`.
+    /// A lower-case name: `f32`, `f16`, `q8`, `q4`, `ids`, `top`, `bytes`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,6 +72,7 @@ impl Codec {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Q8 => "q8",
+            Self::Q4 => "q4",
             Self::Ids => "ids",
             Self::Top => "top",
         }
@@ -73,7 +81,7 @@ impl Codec {
     /// Whether values lose precision to integers: what the header's quantized flag must say.
     #[must_use]
     pub const fn is_quantized(self) -> bool {
-        matches!(self, Self::Q8)
+        matches!(self, Self::Q8 | Self::Q4)
     }
 
     /// Whether activations may travel in this codec.
@@ -95,8 +103,8 @@ impl fmt::Display for Codec {
 pub struct CodecSet(pub u32);
 
 impl CodecSet {
-    /// What activations may travel in: F32, F16 and Q8.
-    pub const ACTIVATIONS: Self = Self::of(&[Codec::F32, Codec::F16, Codec::Q8]);
+    /// What activations may travel in: F32, F16, Q8 and Q4.
+    pub const ACTIVATIONS: Self = Self::of(&[Codec::F32, Codec::F16, Codec::Q8, Codec::Q4]);
 
     /// The set of the given codecs.
     #[must_use]
@@ -132,6 +140,7 @@ pub const fn encoded_len(codec: Codec, rows: u16, cols: u16) -> Option<u32> {
         Codec::F32 | Codec::Ids => 4 * cols,
         Codec::F16 => 2 * cols,
         Codec::Q8 => Q8_OVERHEAD as u64 + cols,
+        Codec::Q4 => q4_row_len(cols as u16) as u64,
         Codec::Top => 8 + 8 * cols,
     };
     // SPEC 3.1
@@ -155,7 +164,7 @@ pub fn choose(wanted: Codec, values: &[f32]) -> Result<Codec, CodecError> {
 /// Writes rows of `cols` values each into `out` and says how many bytes they took.
 ///
 /// # Errors
-/// `values` is not whole rows, `out` is too short, a value is not finite or (F16, Q8) above [`F16_MAX`].
+/// `values` is not whole rows, `out` is too short, a value is not finite or (F16, Q8, Q4) above [`F16_MAX`].
 pub fn encode(codec: Codec, values: &[f32], cols: u16, out: &mut [u8]) -> Result<usize, CodecError> {
     check(codec, values)?;
     let rows = whole_rows(values.len(), cols)?;
@@ -164,12 +173,8 @@ pub fn encode(codec: Codec, values: &[f32], cols: u16, out: &mut [u8]) -> Result
     let out = out.get_mut(..need).ok_or(CodecError::Buffer { need, have })?;
     match codec {
         Codec::F16 => encode_f16(values, out),
-        Codec::Q8 => {
-            let width = usize::from(cols);
-            for (row, out) in values.chunks_exact(width).zip(out.chunks_exact_mut(Q8_OVERHEAD + width)) {
-                encode_q8_row(row, out)?;
-            }
-        }
+        Codec::Q8 => encode_rows(values, cols, out, Q8_OVERHEAD + usize::from(cols), encode_q8_row)?,
+        Codec::Q4 => encode_rows(values, cols, out, q4_row_len(cols), encode_q4_row)?,
         _ => encode_f32(values, out),
     }
     Ok(need)
@@ -178,7 +183,8 @@ pub fn encode(codec: Codec, values: &[f32], cols: u16, out: &mut [u8]) -> Result
 /// Reads `rows` x `cols` values from `payload` into `out`, which must hold exactly that many.
 ///
 /// # Errors
-/// A length that does not fit the shape, a value that is not finite, or a Q8 row that breaks a rule of its layout.
+/// A length that does not fit the shape, a value that is not finite, or a Q8 or Q4 row that breaks a rule of its
+/// layout.
 /// `out` then holds unspecified values.
 pub fn decode(codec: Codec, payload: &[u8], rows: u16, cols: u16, out: &mut [f32]) -> Result<(), CodecError> {
     if !codec.is_activation() {
@@ -194,14 +200,8 @@ pub fn decode(codec: Codec, payload: &[u8], rows: u16, cols: u16, out: &mut [f32
     }
     match codec {
         Codec::F16 => decode_f16(payload, out),
-        Codec::Q8 if cols > 0 => {
-            let width = usize::from(cols);
-            let rows = payload.chunks_exact(Q8_OVERHEAD + width).zip(out.chunks_exact_mut(width));
-            for (row, out) in rows {
-                decode_q8_row(row, out)?;
-            }
-            Ok(())
-        }
+        Codec::Q8 if cols > 0 => decode_rows(payload, Q8_OVERHEAD + usize::from(cols), cols, out, decode_q8_row),
+        Codec::Q4 if cols > 0 => decode_rows(payload, q4_row_len(cols), cols, out, decode_q4_row),
         _ => decode_f32(payload, out),
     }
 }
@@ -242,28 +242,34 @@ pub enum CodecError {
         /// The largest magnitude given.
         magnitude: f32,
     },
-    /// A Q8 row's scale is not within 0..=[`F16_MAX`] / 127.
+    /// A scale that no encoder writes: negative, NaN, or above [`F16_MAX`] / 127 (Q8) or [`F16_MAX`] / 7 (Q4).
     Scale(f32),
-    /// A Q8 row's side list names a column that is out of range or out of order.
+    /// A row's side list names a column that is out of range or out of order.
     SideIndex {
         /// The place in the side list.
         slot: u8,
         /// The column it names.
         index: u16,
     },
-    /// A Q8 row's side list repeats a column with another value.
+    /// A row's side list repeats a column with another value.
     SideValue {
         /// The place in the side list.
         slot: u8,
     },
     /// A Q8 body holds -128, which no encoder writes.
     Minus128,
+    /// A Q4 body holds -8, which no encoder writes.
+    Minus8,
+    /// The unused half byte of a Q4 row with an odd number of columns is not 0.
+    Padding,
 }
 
 impl fmt::Display for CodecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::NotActivation(codec) => write!(f, "activations do not travel in codec {codec}: use f32, f16 or q8"),
+            Self::NotActivation(codec) => {
+                write!(f, "activations do not travel in codec {codec}: use f32, f16, q8 or q4")
+            }
             Self::Shape { values, cols } => write!(f, "{values} values are not whole rows of {cols} columns"),
             Self::Buffer { need, have } => write!(f, "the output holds {have} where the shape needs {need}"),
             Self::Length { need, have } => write!(f, "the payload is {have} bytes where the shape needs {need}"),
@@ -272,12 +278,14 @@ impl fmt::Display for CodecError {
             Self::TooLarge { magnitude } => {
                 write!(f, "magnitude {magnitude} is above binary16's {F16_MAX}: send this frame as f32")
             }
-            Self::Scale(scale) => write!(f, "q8 scale {scale} is not within 0 and {}", F16_MAX / 127.0),
+            Self::Scale(scale) => write!(f, "scale {scale} is negative, no number, or too large"),
             Self::SideIndex { slot, index } => {
-                write!(f, "q8 side slot {slot} names column {index}, which is out of range or out of order")
+                write!(f, "side slot {slot} names column {index}, which is out of range or out of order")
             }
-            Self::SideValue { slot } => write!(f, "q8 side slot {slot} repeats a column with another value"),
+            Self::SideValue { slot } => write!(f, "side slot {slot} repeats a column with another value"),
             Self::Minus128 => f.write_str("q8 body holds -128: values are within -127..=127"),
+            Self::Minus8 => f.write_str("q4 body holds -8: values are within -7..=7"),
+            Self::Padding => f.write_str("the unused half byte at the end of a q4 row is not 0"),
         }
     }
 }
@@ -288,7 +296,7 @@ impl core::error::Error for CodecError {}
 fn check(codec: Codec, values: &[f32]) -> Result<(), CodecError> {
     let limit = match codec {
         Codec::F32 => f32::MAX,
-        Codec::F16 | Codec::Q8 => F16_MAX,
+        Codec::F16 | Codec::Q8 | Codec::Q4 => F16_MAX,
         _ => return Err(CodecError::NotActivation(codec)),
     };
     if !exceeds(values.iter().map(|x| x.to_bits()), limit) {
@@ -309,6 +317,41 @@ fn exceeds(bits: impl Iterator<Item = u32>, limit: f32) -> bool {
     bits.fold(0, |seen, bits| seen | ((bits & 0x7fff_ffff) + lack)) >> 31 != 0
 }
 
+/// Encodes row by row. No zip of chunks: it divides by the width, and a compiler that optimises for size then keeps a
+/// panic.
+fn encode_rows(
+    values: &[f32],
+    cols: u16,
+    out: &mut [u8],
+    row_len: usize,
+    encode_row: fn(&[f32], &mut [u8]) -> Result<(), CodecError>,
+) -> Result<(), CodecError> {
+    let mut rest = out;
+    for row in values.chunks_exact(usize::from(cols.max(1))) {
+        let Some((out, behind)) = rest.split_at_mut_checked(row_len) else { break };
+        encode_row(row, out)?;
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// Decodes row by row.
+fn decode_rows(
+    payload: &[u8],
+    row_len: usize,
+    cols: u16,
+    out: &mut [f32],
+    decode_row: fn(&[u8], &mut [f32]) -> Result<(), CodecError>,
+) -> Result<(), CodecError> {
+    let mut rest = payload;
+    for out in out.chunks_exact_mut(usize::from(cols.max(1))) {
+        let Some((row, behind)) = rest.split_at_checked(row_len) else { break };
+        decode_row(row, out)?;
+        rest = behind;
+    }
+    Ok(())
+}
+
 fn whole_rows(values: usize, cols: u16) -> Result<u16, CodecError> {
     let shape = CodecError::Shape { values, cols };
     let width = usize::from(cols);
@@ -323,7 +366,7 @@ fn payload_len(codec: Codec, rows: u16, cols: u16) -> Result<usize, CodecError> 
     usize::try_from(len).map_err(|_| CodecError::TooManyBytes)
 }
 
-/// The largest magnitude that F16 and Q8 carry: binary16's largest finite number.
+/// The largest magnitude that F16, Q8 and Q4 carry: binary16's largest finite number.
 pub const F16_MAX: f32 = 65504.0;
 
 #[cfg(test)]
@@ -332,12 +375,12 @@ mod tests {
 
     use super::*;
 
-    const ACTIVATIONS: [Codec; 3] = [Codec::F32, Codec::F16, Codec::Q8];
+    const ACTIVATIONS: [Codec; 4] = [Codec::F32, Codec::F16, Codec::Q8, Codec::Q4];
 
     #[test]
     fn bytes_and_names_tell_codecs_apart() {
         let known: Vec<Codec> = (0..=255).filter_map(Codec::from_byte).collect();
-        assert_eq!(known.len(), 6);
+        assert_eq!(known.len(), 7);
         for codec in known {
             assert_eq!(Codec::from_byte(codec as u8), Some(codec));
             assert_eq!(Codec::from_name(codec.name()), Some(codec));
@@ -348,7 +391,8 @@ mod tests {
 
     #[test]
     fn a_gpt2_row_has_the_documented_lengths() {
-        assert_eq!(ACTIVATIONS.map(|codec| encoded_len(codec, 1, 768)), [Some(3072), Some(1536), Some(804)]);
+        let lengths = ACTIVATIONS.map(|codec| encoded_len(codec, 1, 768));
+        assert_eq!(lengths, [Some(3072), Some(1536), Some(804), Some(464)]);
     }
 
     #[test]
@@ -417,7 +461,11 @@ mod tests {
                     let one = encode(codec, row, cols, &mut alone).unwrap();
                     prop_assert_eq!(&alone[..one], &bytes[at * one..][..one]);
                 }
-                let step = if codec == Codec::F32 { 0.0 } else { 1e3 / 250.0 };
+                let step = match codec {
+                    Codec::F32 => 0.0,
+                    Codec::Q4 => 1e3 / 13.9,
+                    _ => 1e3 / 250.0,
+                };
                 prop_assert!(values.iter().zip(&back).all(|(a, b)| (a - b).abs() <= step));
             }
         }

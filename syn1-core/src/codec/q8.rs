@@ -11,13 +11,11 @@
 //! - `scale` is the largest remaining magnitude / 127, or 0 when that is below the smallest normal number.
 //! - The body is `x * (1 / scale)` in f32, rounded to the nearest integer, ties to even: always within -127..=127.
 
-use super::{CodecError, F16_MAX, f16_from_f32, f16_to_f32};
-
-/// Values that stand beside the body.
-pub const SIDE: usize = 8;
+use super::side::{SIDE_LEN, largest, read_side, write_side};
+use super::{CodecError, F16_MAX};
 
 /// Bytes of a row in front of its body.
-pub const Q8_OVERHEAD: usize = 4 + 2 * SIDE + 2 * SIDE;
+pub const Q8_OVERHEAD: usize = 4 + SIDE_LEN;
 
 /// Writes one row. `row` must be finite and within [`F16_MAX`], which
 /// [`encode`](super::encode) checks for whole frames; `out` takes `Q8_OVERHEAD + row.len()` bytes.
@@ -29,9 +27,11 @@ pub fn encode_q8_row(row: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
     let cols = u16::try_from(values).map_err(|_| CodecError::Shape { values, cols: u16::MAX })?;
     let last = cols.checked_sub(1).ok_or(CodecError::Shape { values, cols })?;
     let (need, have) = (Q8_OVERHEAD + values, out.len());
-    let Some((Layout { scale, index, value }, body)) = layout_mut(out).filter(|(_, body)| body.len() == values) else {
+    // SPEC 3.9
+    let Some((head, body)) = out.split_first_chunk_mut::<Q8_OVERHEAD>().filter(|(_, body)| body.len() == values) else {
         return Err(CodecError::Buffer { need, have });
     };
+    let Some((scale, side_list)) = head.split_first_chunk_mut() else { return Err(CodecError::Buffer { need, have }) };
 
     let (side, rest) = largest(row, last);
     // SPEC 3.12
@@ -43,9 +43,8 @@ pub fn encode_q8_row(row: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
         *q = (x * inverse + ROUND).to_bits() as u8;
     }
     *scale = step.to_le_bytes();
-    for ((column, index), value) in side.into_iter().zip(index.as_chunks_mut().0).zip(value.as_chunks_mut().0) {
-        *index = column.to_le_bytes();
-        *value = f16_from_f32(row.get(usize::from(column)).copied().unwrap_or_default()).to_le_bytes();
+    write_side(side, row, side_list);
+    for column in side {
         if let Some(q) = body.get_mut(usize::from(column)) {
             *q = 0;
         }
@@ -65,7 +64,6 @@ pub fn decode_q8_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
         return Err(CodecError::Length { need, have });
     };
     let (scale, side) = head.split_first_chunk().ok_or(CodecError::Length { need, have })?;
-    let (index, value) = side.split_at_checked(2 * SIDE).ok_or(CodecError::Length { need, have })?;
 
     let scale = f32::from_le_bytes(*scale);
     // SPEC 3.14
@@ -80,121 +78,12 @@ pub fn decode_q8_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
         *x = f32::from(q.cast_signed()) * scale;
     }
 
-    let mut before: Option<(u16, u16)> = None;
-    for (slot, (index, value)) in (0u8..).zip(index.as_chunks().0.iter().zip(value.as_chunks().0)) {
-        let (index, bits) = (u16::from_le_bytes(*index), u16::from_le_bytes(*value));
-        // SPEC 3.16
-        let repeats = usize::from(slot) >= cols;
-        let in_order = match before {
-            Some((last, _)) if repeats => index == last,
-            Some((last, _)) => index > last,
-            None => true,
-        };
-        let place = out.get_mut(usize::from(index)).filter(|_| in_order);
-        let place = place.ok_or(CodecError::SideIndex { slot, index })?;
-        // SPEC 3.17
-        if bits & 0x7c00 == 0x7c00 {
-            return Err(CodecError::NotFinite);
-        }
-        if repeats && before.is_some_and(|(_, last)| last != bits) {
-            return Err(CodecError::SideValue { slot });
-        }
-        *place = f16_to_f32(bits);
-        before = Some((index, bits));
-    }
-    Ok(())
+    read_side(side, out)
 }
-
-struct Layout<'a> {
-    scale: &'a mut [u8; 4],
-    index: &'a mut [u8],
-    value: &'a mut [u8],
-}
-
-fn layout_mut(out: &mut [u8]) -> Option<(Layout<'_>, &mut [u8])> {
-    // SPEC 3.9
-    let (scale, out) = out.split_first_chunk_mut()?;
-    let (index, out) = out.split_at_mut_checked(2 * SIDE)?;
-    let (value, body) = out.split_at_mut_checked(2 * SIDE)?;
-    Some((Layout { scale, index, value }, body))
-}
-
-/// The columns of the [`SIDE`] largest magnitudes by rising column, and the largest magnitude among the others.
-///
-/// Column c belongs to group `c % GROUPS`, so that the groups' maxima are vertical and vectorise. The ninth largest of
-/// them bounds the ninth largest value from below: only the groups that reach it are searched, nine of them unless
-/// values are equal.
-fn largest(row: &[f32], last: u16) -> ([u16; SIDE], f32) {
-    let mut maxima = [0f32; GROUPS];
-    let (stripes, tail) = row.as_chunks::<GROUPS>();
-    for stripe in stripes.iter().map(<[f32; GROUPS]>::as_slice).chain([tail]) {
-        for (max, x) in maxima.iter_mut().zip(stripe) {
-            *max = if x.abs() > *max { x.abs() } else { *max };
-        }
-    }
-    let mut best = Largest::new();
-    for (max, group) in maxima.iter().zip(0..) {
-        best.offer(*max, group);
-    }
-    let bound = best.ninth();
-
-    let mut found = Largest::new();
-    for (_, group) in maxima.iter().zip(0u16..).filter(|(max, _)| **max >= bound) {
-        let mut rest = row.get(usize::from(group)..).unwrap_or_default();
-        let mut column = group;
-        while let Some(x) = rest.first() {
-            if x.abs() >= bound {
-                found.offer(x.abs(), column);
-            }
-            rest = rest.get(GROUPS..).unwrap_or_default();
-            column = column.wrapping_add(GROUPS as u16);
-        }
-    }
-    (found.columns(last), found.ninth())
-}
-
-/// The nine largest magnitudes offered so far, falling, each as a number that orders by magnitude and then by lower
-/// column: `magnitude bits << 16 | !column`, plus one bit on top so that 0 means nothing.
-struct Largest([u64; SIDE + 1]);
-
-impl Largest {
-    const fn new() -> Self {
-        Self([0; SIDE + 1])
-    }
-
-    fn offer(&mut self, magnitude: f32, column: u16) {
-        // SPEC 3.10
-        let mut key = OFFERED | u64::from(magnitude.to_bits()) << 16 | u64::from(!column);
-        let [.., least] = self.0;
-        if key > least {
-            for held in &mut self.0 {
-                (*held, key) = (key.max(*held), key.min(*held));
-            }
-        }
-    }
-
-    fn ninth(&self) -> f32 {
-        let [.., least] = self.0;
-        f32::from_bits((least >> 16) as u32)
-    }
-
-    /// The columns of all but the ninth, rising; `last` where there are fewer.
-    fn columns(&self, last: u16) -> [u16; SIDE] {
-        let [side @ .., _] = self.0;
-        // SPEC 3.11
-        let mut columns = side.map(|key| if key == 0 { last } else { !(key as u16) });
-        columns.sort_unstable();
-        columns
-    }
-}
-
-/// Groups of [`largest`]: 256 bytes of stack, and nine groups are a seventh of a row.
-const GROUPS: usize = 64;
 
 /// 1.5 * 2^23: floats of this size are integers, and the half above 2^23 leaves room for negative ones.
 const ROUND: f32 = 12_582_912.0;
 
-const OFFERED: u64 = 1 << 48;
 const MINUS_128: u8 = 0x80;
 
 #[cfg(test)]
@@ -203,6 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::codec::side::SIDE;
 
     /// The layout as its definition reads: sort, then divide and round each value.
     fn naive(row: &[f32]) -> Vec<u8> {
