@@ -64,6 +64,8 @@ pub(crate) enum Wire {
     F16,
     /// About 1 byte an element: int8 with the 8 largest values of each row beside it.
     Q8,
+    /// About 5 bits an element, for the slowest links: measure what it does to your model with `syn1 bench wire`.
+    Q4,
 }
 
 impl Wire {
@@ -72,6 +74,7 @@ impl Wire {
             Self::F32 => Codec::F32,
             Self::F16 => Codec::F16,
             Self::Q8 => Codec::Q8,
+            Self::Q4 => Codec::Q4,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The boundary between a node and whatever computes: one trait, two engines.
 
-use syn1_model::plan::Plan;
+use syn1_model::piece::PieceBytes;
+use syn1_model::plan::{Plan, piece_bytes};
 
 /// Runs the [`Plan`] of one layer range for several requests at a time.
 ///
@@ -28,13 +29,15 @@ pub trait Engine {
     /// head gives `(rows - step.wanted) * vocab` logits, those of row `step.wanted` first; none when nothing is wanted.
     ///
     /// # Errors
-    /// Names what was wrong with the step; the KV cache is then as it was before.
+    /// Names what was wrong with the step. A refused step leaves the KV cache as it was; a step that fails on the device
+    /// leaves the positions before it.
     // No `Send` bound: a browser's device is not `Send`, and callers that spawn do so with a concrete engine.
     #[allow(async_fn_in_trait)]
     async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError>;
 
     /// Runs the token loop on the device: feeds `token` at `position`, takes the most likely next token (the lowest id
-    /// among equals), feeds that, and so on, `count` times. Appends the `count` chosen ids to `ids`.
+    /// among equals), feeds that, and so on, `count` times. Appends the `count` chosen ids to `ids`; none when it fails. A
+    /// `count` of 0 leaves the KV cache as it was.
     ///
     /// # Errors
     /// [`EngineError::NotWhole`] unless the plan holds the whole model; otherwise as [`Engine::run`].
@@ -177,6 +180,26 @@ pub enum EngineError {
     },
 }
 
+/// Whether `pieces` are those of `plan`, in its order and with the lengths that it says.
+///
+/// # Errors
+/// [`EngineError::Piece`] for the first that is missing, superfluous, too short or too long.
+pub(crate) fn check_pieces(plan: &Plan, pieces: &[PieceBytes]) -> Result<(), EngineError> {
+    let bytes = |index: usize| pieces.get(index).map_or(0, |piece| piece.as_slice().len() as u64);
+    for (index, &piece) in plan.pieces.iter().enumerate() {
+        let (got, want) = (bytes(index), piece_bytes(&plan.spec, plan.format, piece));
+        if got != want {
+            return Err(EngineError::Piece { piece: piece.to_string(), got, want });
+        }
+    }
+    let planned = plan.pieces.len();
+    if pieces.len() > planned {
+        let piece = format!("{planned} (behind the plan's last)");
+        return Err(EngineError::Piece { piece, got: bytes(planned), want: 0 });
+    }
+    Ok(())
+}
+
 impl Step<'_> {
     /// Rows of the step.
     ///
@@ -185,7 +208,9 @@ impl Step<'_> {
     pub fn rows(&self, plan: &Plan) -> Result<usize, EngineError> {
         match self.input {
             Input::Tokens(ids) if plan.embeds() => Ok(ids.len()),
-            Input::Rows(rows) if !plan.embeds() && rows.len() % plan.spec.width == 0 => Ok(rows.len() / plan.spec.width),
+            Input::Rows(rows) if !plan.embeds() && rows.len() % plan.spec.width == 0 => {
+                Ok(rows.len() / plan.spec.width)
+            }
             Input::Tokens(_) => Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" }),
             Input::Rows(_) if plan.embeds() => Err(EngineError::Input { want: "token ids", got: "rows" }),
             Input::Rows(_) => Err(EngineError::Input { want: "whole rows", got: "a torn row" }),

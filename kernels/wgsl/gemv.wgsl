@@ -44,9 +44,9 @@ struct Shape {
   max_positions: u32,           // KV
   blocks: u32,                  // workgroups that have rows; the grid may be larger
   block_base: u32,              // BEST: workgroups of the windows before this one
+  token_limit: u32,             // token rows for which this window of y has room
   pad0: u32,
   pad1: u32,
-  pad2: u32,
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;           // [rows][CHUNKS], 8 f16 each //#F16
@@ -95,7 +95,7 @@ fn main(
   // Groups behind the last row repeat it; they write nothing.
   let row = min(vec4(first_row) + vec4(0u, 1u, 2u, 3u), vec4(shape.rows - 1u)) * CHUNKS;
   let skipped = shape.from_wanted * state.wanted + shape.token_base;
-  let tokens = state.rows - skipped;
+  let tokens = min(state.rows - skipped, shape.token_limit);
   let first_token = workgroup.z * TILE;
 
   var origin: array<u32, TILE>;

@@ -95,6 +95,9 @@ fn main(
   workgroupBarrier(); //#NOSG
   id = ids[0]; //#NOSG
 
+  // Every thread has read the position before one of them writes it.
+  storageBarrier();
+
   // No logit was a number: any id will do, but it must be one of the vocabulary.
   if (id >= shape.vocab) { id = 0u; }
   if (id < shape.rows) {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::limits::{MAX_FFN, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, SpecError};
+use crate::bounded::read_bounded;
+use crate::limits::{MAX_CONFIG_BYTES, MAX_EOS, MAX_FFN, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, SpecError};
 use crate::spec::{Activation, Family, Norm, NormKind, Position, Spec};
 
 /// Why a configuration cannot be used.
@@ -264,15 +265,16 @@ impl Object<'_> {
         }
     }
 
-    /// An id, a list of ids, or nothing.
+    /// An id, a list of up to [`MAX_EOS`] ids, or nothing.
     fn token_ids(&self, key: &'static str) -> Result<Vec<u32>, ConfigError> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         let ids = match self.value(key) {
             None => Some(Vec::new()),
+            Some(Value::Array(values)) if values.len() > MAX_EOS => None,
             Some(Value::Array(values)) => values.iter().map(id).collect(),
             Some(value) => id(value).map(|id| vec![id]),
         };
-        ids.ok_or_else(|| self.wrong_type(key, "a token id or a list of token ids"))
+        ids.ok_or_else(|| self.wrong_type(key, "a token id or a list of at most 64 token ids"))
     }
 
     fn check_architecture(&self) -> Result<(), ConfigError> {
@@ -300,7 +302,7 @@ impl Object<'_> {
 
 /// The JSON of a file, or nothing where there is no file.
 fn read_json(path: &Path) -> Result<Option<Value>, ConfigError> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_bounded(path, MAX_CONFIG_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(ConfigError::Read { path: path.into(), error }),
@@ -511,6 +513,8 @@ mod tests {
         spec.merge_generation(&json!({"eos_token_id": [7, 9], "temperature": 0.7})).expect("merge");
         assert_eq!(spec.eos, [1, 7, 9]);
         assert!(spec.merge_generation(&json!({"eos_token_id": 1000})).is_err());
+        let many = spec.merge_generation(&json!({"eos_token_id": vec![7; MAX_EOS + 1]})).expect_err("too many");
+        assert!(many.to_string().contains(&format!("at most {MAX_EOS}")), "{many}");
     }
 
     #[test]

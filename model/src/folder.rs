@@ -97,7 +97,8 @@ pub enum FolderError {
 }
 
 impl ModelFolder {
-    /// Opens a folder and checks everything that can be checked without reading the weights.
+    /// Opens a folder and checks everything that can be checked without reading all weights: of these, only a tied head's
+    /// matrix that the file has a second time is compared with the first.
     ///
     /// # Errors
     /// A path that is no model folder, and everything that is wrong in it, by name.

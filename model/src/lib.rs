@@ -13,6 +13,7 @@
 //! pieces against their SHA-256. What this crate cannot express it refuses by name.
 #![deny(unsafe_code)]
 
+mod bounded;
 pub mod config;
 pub mod digest;
 #[cfg(test)]

@@ -24,6 +24,13 @@ pub const MAX_POSITIONS: usize = 1 << 24;
 /// A list of end tokens longer than this is a damaged file.
 pub const MAX_EOS: usize = 64;
 
+/// Bytes of `config.json` and `generation_config.json`: the longest published ones, which name labels, have some hundred
+/// thousand.
+pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Bytes of `model.safetensors.index.json`: a model of [`MAX_LAYERS`] layers with a hundred tensors each has half of this.
+pub const MAX_INDEX_BYTES: u64 = 64 << 20;
+
 /// A [`Spec`] that no model can have, or that this version has no kernels for.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpecError {

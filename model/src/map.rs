@@ -15,8 +15,8 @@ use memmap2::Mmap;
 /// What the system says.
 #[allow(unsafe_code)]
 pub(crate) fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is private and read-only, it is only ever read as bytes, and every byte value is valid; that the
-    // file stays as it is while it is open here is the stated condition of opening a model folder.
+    // SAFETY: the map is read-only and only ever read as bytes, of which every value is valid. It is shared with the file:
+    // that nobody shortens or rewrites it while it is open here is the stated condition of opening a model folder.
     unsafe { Mmap::map(file) }
 }
 

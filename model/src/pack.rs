@@ -51,6 +51,9 @@ pub enum PackError {
         /// Its length.
         bytes: u64,
     },
+    /// No memory for a piece.
+    #[error("there is no memory for the packed piece ({0}): end other programs")]
+    Memory(#[from] std::collections::TryReserveError),
 }
 
 /// Packs one piece.
@@ -58,7 +61,7 @@ pub enum PackError {
 /// f16 sources keep their bits in f16; f32 and bf16 sources are rounded to the nearest f16 (ties to even).
 ///
 /// # Errors
-/// A tensor that is missing, not finite, or out of the format's range.
+/// A tensor that is missing, not finite, or out of the format's range; no memory for the piece.
 ///
 /// # Panics
 /// If the piece is a block that the model does not have.

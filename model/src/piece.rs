@@ -1,5 +1,6 @@
 //! The bytes of a piece, in memory and aligned for the kernels.
 
+use std::collections::TryReserveError;
 use std::sync::Arc;
 
 /// The bytes of one packed piece: shared, immutable, and aligned to 64 bytes (a cache line, and an AVX-512 register).
@@ -18,22 +19,28 @@ impl PieceBytes {
     /// `len` bytes, filled by `fill` (which gets them zeroed).
     ///
     /// # Errors
-    /// Those of `fill`.
-    pub fn try_with<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
-        let mut lines = vec![<Line as bytemuck::Zeroable>::zeroed(); len.div_ceil(64)];
+    /// That there is no memory, and those of `fill`.
+    pub fn try_with<E: From<TryReserveError>>(
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut lines = Vec::new();
+        lines.try_reserve_exact(len.div_ceil(64))?;
+        lines.resize(len.div_ceil(64), <Line as bytemuck::Zeroable>::zeroed());
         fill(&mut bytemuck::cast_slice_mut(&mut lines)[..len])?;
         Ok(Self { lines: Arc::new(lines), len })
     }
 
+    /// As [`PieceBytes::try_with`], for what cannot fail but for want of memory, which ends the program.
+    pub(crate) fn with(len: usize, fill: impl FnOnce(&mut [u8])) -> Self {
+        let mut lines = vec![<Line as bytemuck::Zeroable>::zeroed(); len.div_ceil(64)];
+        fill(&mut bytemuck::cast_slice_mut(&mut lines)[..len]);
+        Self { lines: Arc::new(lines), len }
+    }
+
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Self {
-        let filled = Self::try_with(bytes.len(), |out| {
-            out.copy_from_slice(bytes);
-            Ok::<(), std::convert::Infallible>(())
-        });
-        match filled {
-            Ok(piece) => piece,
-        }
+        Self::with(bytes.len(), |out| out.copy_from_slice(bytes))
     }
 
     /// The bytes.
@@ -45,5 +52,16 @@ impl PieceBytes {
 impl std::fmt::Debug for PieceBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PieceBytes({} bytes)", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_that_no_memory_can_hold_is_an_error_and_is_not_filled() {
+        let piece = PieceBytes::try_with(isize::MAX as usize, |_| Err(std::io::Error::other("it was filled")));
+        assert_eq!(piece.expect_err("no room").kind(), std::io::ErrorKind::OutOfMemory);
     }
 }

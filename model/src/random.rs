@@ -41,24 +41,18 @@ impl Spec {
 pub fn random_piece(spec: &Spec, format: WeightFormat, piece: Piece, seed: u64) -> PieceBytes {
     let length = piece_bytes(spec, format, piece) as usize;
     let table = Normal::new();
-    let filled = PieceBytes::try_with(length, |out| {
-        match piece {
-            Piece::Tokens => fill_rows(&TokensLayout::new(spec, format).matrix, &table, seed, out),
-            Piece::Positions => fill_rows(&PositionsLayout::new(spec, format).matrix, &table, seed, out),
-            Piece::Block(index) => {
-                let layout = BlockLayout::new(spec, format, index);
-                let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
-                for (place, gemv) in gemvs.iter().enumerate() {
-                    fill_gemv(gemv, piece, place, &table, seed, out);
-                }
+    PieceBytes::with(length, |out| match piece {
+        Piece::Tokens => fill_rows(&TokensLayout::new(spec, format).matrix, &table, seed, out),
+        Piece::Positions => fill_rows(&PositionsLayout::new(spec, format).matrix, &table, seed, out),
+        Piece::Block(index) => {
+            let layout = BlockLayout::new(spec, format, index);
+            let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
+            for (place, gemv) in gemvs.iter().enumerate() {
+                fill_gemv(gemv, piece, place, &table, seed, out);
             }
-            Piece::Head => fill_gemv(&HeadLayout::new(spec, format).gemv, piece, 0, &table, seed, out),
         }
-        Ok::<(), std::convert::Infallible>(())
-    });
-    match filled {
-        Ok(piece) => piece,
-    }
+        Piece::Head => fill_gemv(&HeadLayout::new(spec, format).gemv, piece, 0, &table, seed, out),
+    })
 }
 
 fn fill_rows(matrix: &Matrix, table: &Normal, seed: u64, out: &mut [u8]) {

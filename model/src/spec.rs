@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One `Spec` describes every family; a family is a mapping from its `config.json` to these fields. A setting that no
 /// field can express is refused by name when the configuration is read, never ignored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spec {
     /// Which naming scheme the weights follow.
     pub family: Family,
@@ -50,6 +51,7 @@ pub enum Family {
 
 /// A normalisation over a row.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Norm {
     /// Which statistic is taken out.
     pub kind: NormKind,
@@ -79,6 +81,7 @@ pub enum Position {
 
 /// Parameters of the rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rope {
     /// Base of the geometric series of wavelengths.
     pub theta: f32,
@@ -110,5 +113,27 @@ impl Spec {
     /// Elements of one position's key (or value) in one layer.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_is_refused_at_every_depth() {
+        let mut spec = Spec::gpt2_124m();
+        spec.position = Position::Rope(Rope { theta: 1e4, dims: 64 });
+        let known = serde_json::to_value(&spec).expect("JSON");
+        assert_eq!(serde_json::from_value::<Spec>(known.clone()).expect("known"), spec);
+        for place in ["", "/norm", "/position/rope"] {
+            let mut more = known.clone();
+            let object = more.pointer_mut(place).and_then(Value::as_object_mut).expect(place);
+            object.insert("scaling".into(), json!(2));
+            let text = serde_json::from_value::<Spec>(more).expect_err(place).to_string();
+            assert!(text.contains("scaling"), "{place}: {text}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! are used again after their SHA-256 has been verified. The journal stays when the split is complete, so that splitting
 //! an unchanged model again only verifies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ pub enum SplitError {
 /// Splits the model of `model_dir` into `out_dir` and gives the manifest that was written there.
 ///
 /// Each piece is written to a temporary file and then renamed to `<sha256>.bin`; `syn1.json` comes last, so a folder
-/// with a manifest is complete. `tokenizer.json` and `generation_config.json` are copied.
+/// with a manifest is complete. The manifest of an older split goes first, its pieces that are not listed any more last. `tokenizer.json` and `generation_config.json` are copied.
 ///
 /// # Errors
 /// Those of opening and packing the model, and of writing files.
@@ -92,6 +92,8 @@ pub fn split(
     }
 
     let _lock = lock(out_dir)?;
+    // An older split's: from here on the folder is not complete.
+    remove(&out_dir.join(Manifest::FILE))?;
     let mut journal = Journal::open(out_dir, fingerprint(&source, model_dir, format)?);
     let spec = source.spec();
     let plan = all_pieces(spec, format);
@@ -125,6 +127,7 @@ pub fn split(
     let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, pieces, tokenizer };
     manifest.check()?;
     write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
+    remove_unlisted(out_dir, &manifest)?;
     progress(state);
     Ok(manifest)
 }
@@ -205,12 +208,34 @@ fn copy_beside(from: &Path, to: &Path, name: &str) -> Result<bool, SplitError> {
     let (from, to) = (from.join(name), to.join(name));
     match fs::read(&from) {
         Ok(bytes) => write_atomically(&to, &bytes).map(|()| true),
-        Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_file(&to) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", &to)(error)),
-            _ => Ok(false),
-        },
+        Err(error) if error.kind() == ErrorKind::NotFound => remove(&to).map(|()| false),
         Err(error) => Err(failed("read", &from)(error)),
     }
+}
+
+/// Removes a file if it is there.
+fn remove(path: &Path) -> Result<(), SplitError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the pieces of older splits; a file of another name than a piece's is somebody else's and stays.
+fn remove_unlisted(folder: &Path, manifest: &Manifest) -> Result<(), SplitError> {
+    let listed: BTreeSet<String> = manifest.pieces.iter().map(ManifestPiece::file_name).collect();
+    let is_piece = |name: &str| {
+        let hash = name.strip_suffix(".bin");
+        hash.is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+    };
+    for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
+        let path = entry.map_err(failed("read", folder))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if is_piece(name) && !listed.contains(name) {
+            remove(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Identifies what is being split without reading the weights: the small files' bytes, the large files' sizes and times.
@@ -308,6 +333,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_is_split_anew_has_no_manifest_until_it_is_complete_and_keeps_foreign_files() {
+        let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        split_into(model.path(), out.path());
+        fs::write(out.path().join("notes.bin"), "mine").expect("write");
+        interrupted(model.path(), out.path(), 1);
+        assert!(!out.path().join(Manifest::FILE).exists());
+        split_into(model.path(), out.path());
+        assert!(out.path().join(Manifest::FILE).exists() && out.path().join("notes.bin").exists());
+    }
+
+    #[test]
     fn splits_of_one_folder_at_the_same_time_agree_and_work_once() {
         let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
         let results: Vec<(Manifest, u64)> = std::thread::scope(|scope| {
@@ -345,6 +381,8 @@ mod tests {
         let differing: Vec<_> = before.pieces.iter().zip(&after.pieces).filter(|(a, b)| a != b).collect();
         assert_eq!(differing.len(), 1);
         assert_eq!(differing[0].0.name, "block.0");
+        let there = |listed: &ManifestPiece| out.path().join(listed.file_name()).exists();
+        assert!(!there(differing[0].0) && after.pieces.iter().all(there));
 
         let mut reused = 0;
         split(changed.path(), out.path(), WeightFormat::F32, &mut |p| reused = p.reused_bytes).expect("split");

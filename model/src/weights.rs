@@ -12,6 +12,8 @@ use memmap2::Mmap;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
+use crate::bounded::read_bounded;
+use crate::limits::MAX_INDEX_BYTES;
 use crate::map::map;
 
 /// The memory-mapped tensors of a model folder.
@@ -226,7 +228,7 @@ impl Weights {
 
     fn open_index(mut self, folder: &Path) -> Result<Self, WeightsError> {
         let path = folder.join(INDEX);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_bounded(&path, MAX_INDEX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let pickled = folder.join("pytorch_model.bin").exists();

@@ -281,7 +281,7 @@ fn table(report: &Report) -> String {
     text
 }
 
-const CODECS: [Codec; 3] = [Codec::F32, Codec::F16, Codec::Q8];
+const CODECS: [Codec; 4] = [Codec::F32, Codec::F16, Codec::Q8, Codec::Q4];
 
 /// Width of GPT-2 124M, the row that public figures are about.
 const GPT2_WIDTH: usize = 768;

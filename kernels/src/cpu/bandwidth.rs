@@ -7,17 +7,27 @@ use super::lanes::Lanes;
 use super::lines::Lines;
 use super::pool::Pool;
 use super::share::Dealer;
+use crate::engine::EngineError;
 
 /// Bytes per second that `threads` threads together read from a buffer of `bytes`, again and again, with the widest
-/// loads of this CPU: the best of several loops, each the median of its runs. 0 when there is no room.
+/// loads of this CPU: the best of several loops, each the median of its runs.
 ///
 /// A buffer that fits the caches is read from them, as the weights of a small model are. Takes about a third of a
 /// second.
-pub fn read_bandwidth(bytes: usize, threads: usize) -> f64 {
+///
+/// # Errors
+/// [`EngineError::Memory`] when there is no room for the buffer, [`EngineError::Device`] when the system refuses a thread
+/// or one panics.
+pub fn read_bandwidth(bytes: usize, threads: usize) -> Result<f64, EngineError> {
+    let device = || "the CPU".to_owned();
+    let failed = |what: String| EngineError::Device { device: device(), what };
     let blocks = (bytes / (4 * BLOCK)).max(threads);
-    let (Some(mut buffer), Ok(mut pool)) = (Lines::zeroed::<f32>(blocks * BLOCK), Pool::new(threads)) else {
-        return 0.0;
-    };
+    let mut buffer = Lines::zeroed::<f32>(blocks * BLOCK).ok_or_else(|| EngineError::Memory {
+        device: device(),
+        what: "the bandwidth measurement",
+        bytes: 4 * (blocks * BLOCK) as u64,
+    })?;
+    let mut pool = Pool::new(threads).map_err(|error| failed(format!("no thread: {error}")))?;
     buffer.of_mut::<f32>().fill(1.0);
     let kernels = Kernels::best();
     let mut dealer = Dealer::new(1, pool.threads());
@@ -34,15 +44,13 @@ pub fn read_bandwidth(bytes: usize, threads: usize) -> f64 {
                 // Only a panic ends a phase early, and the pool reports it.
                 let _ = dealer.phase(0, worker, blocks, read);
             });
-            if ran.is_err() {
-                return 0.0;
-            }
+            ran.map_err(|panic| failed(format!("a thread panicked ({panic})")))?;
             times.push(begin.elapsed());
         }
         times.sort();
-        (blocks * BLOCK * 4) as f64 / times[times.len() / 2].as_secs_f64()
+        Ok((blocks * BLOCK * 4) as f64 / times[times.len() / 2].as_secs_f64())
     };
-    [Sum::InOrder, Sum::FourStreams, Sum::Prefetched].into_iter().map(&mut rate).fold(0.0, f64::max)
+    [Sum::InOrder, Sum::FourStreams, Sum::Prefetched].into_iter().try_fold(0.0, |best, sum| Ok(rate(sum)?.max(best)))
 }
 
 /// The sum of `values`, whole [`GROUP`]s, read as `STREAMS` contiguous parts side by side, or with prefetches `AHEAD`
@@ -105,7 +113,8 @@ mod tests {
 
     #[test]
     fn bandwidth_is_a_rate() {
-        let rate = read_bandwidth(1 << 20, 2);
+        let rate = read_bandwidth(1 << 20, 2).unwrap();
         assert!(rate.is_finite() && rate > 0.0);
+        assert!(matches!(read_bandwidth(isize::MAX as usize, 1), Err(EngineError::Memory { .. })));
     }
 }

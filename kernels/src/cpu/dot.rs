@@ -15,7 +15,7 @@ pub(super) trait Element: bytemuck::Pod + Send + Sync {
     /// As for [`Lanes`].
     unsafe fn load<L: Lanes>(from: *const Self) -> L::V;
 
-    /// The nearest element.
+    /// The nearest element; f16 takes what is beyond its largest as its largest, as the GPU's kernels do.
     fn nearest(value: f32) -> Self;
 
     /// The elements as f32: itself, or widened into `scratch`.
@@ -51,7 +51,7 @@ impl Element for u16 {
     }
 
     fn nearest(value: f32) -> Self {
-        half::f16::from_f32(value).to_bits()
+        half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_bits()
     }
 
     #[inline(always)]
@@ -196,3 +196,19 @@ const GEMV_ROWS: usize = 4;
 /// How far ahead weights are asked for into the first-level cache, and near it.
 const SOON_BYTES: usize = 1536;
 const LATER_BYTES: usize = 6144;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_f16_cannot_hold_becomes_its_largest_and_nan_stays() {
+        let nearest = |value: f32| half::f16::from_bits(u16::nearest(value)).to_f32();
+        for (value, want) in [(65_504.0, 65_504.0), (65_520.0, 65_504.0), (-1e30, -65_504.0), (f32::INFINITY, 65_504.0)]
+        {
+            assert_eq!(nearest(value), want);
+        }
+        assert_eq!(nearest(0.1), half::f16::from_f32(0.1).to_f32());
+        assert!(nearest(f32::NAN).is_nan());
+    }
+}

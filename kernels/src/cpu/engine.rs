@@ -60,7 +60,7 @@ impl CpuEngine {
     ///
     /// # Errors
     /// [`EngineError::Piece`] for bytes that do not fit the plan, [`EngineError::Unsupported`] for rotary positions,
-    /// [`EngineError::Context`] for more positions than the model has learned, [`EngineError::Memory`] without room for
+    /// [`EngineError::Context`] for no positions or more than the model has learned, [`EngineError::Rows`] for steps of no rows, [`EngineError::Memory`] without room for
     /// the buffers, [`EngineError::Device`] when the system refuses a thread.
     pub fn new(
         plan: Plan,
@@ -72,15 +72,31 @@ impl CpuEngine {
         let kernels = Kernels::best();
         let device = describe_with(threads, kernels);
         let stages = Stages::new(&plan, pieces, &device)?;
-        if plan.spec.position == Position::Learned && config.max_positions > plan.spec.max_positions {
-            return Err(EngineError::Context { end: config.max_positions, max: plan.spec.max_positions });
+        let (end, max) = (config.max_positions, plan.spec.max_positions);
+        if end == 0 || (plan.spec.position == Position::Learned && end > max) {
+            return Err(EngineError::Context { end, max });
+        }
+        if config.max_rows == 0 {
+            return Err(EngineError::Rows { got: 0, max });
         }
         let buffers = Buffers::new(&plan, &config, threads, &device)?;
         let pool = Pool::new(threads)
             .map_err(|error| EngineError::Device { device: device.clone(), what: format!("no thread: {error}") })?;
         let dealer = Dealer::new(PHASES_PER_STAGE * stages.stages.len(), pool.threads());
         let slots = (0..config.slots).map(|_| None).collect();
-        Ok(Self { plan, config, device, kernels, stages, pool, dealer, buffers, slots, spare: Vec::new(), broken: None })
+        Ok(Self {
+            plan,
+            config,
+            device,
+            kernels,
+            stages,
+            pool,
+            dealer,
+            buffers,
+            slots,
+            spare: Vec::new(),
+            broken: None,
+        })
     }
 
     /// Elements of one KV cache.
@@ -146,7 +162,8 @@ impl CpuEngine {
         };
         let ran = pool.run(&|worker| {
             // A thread that leaves early does so because another one panicked, which the pool reports.
-            let _ = pass.walk(worker);
+            // SAFETY: the pool lets each worker in once; the dealer was reset, and all parts are borrowed for this run.
+            let _ = unsafe { pass.walk(worker) };
         });
         if let Err(panic) = ran {
             let what = format!("a thread panicked ({panic}): build the engine anew");
@@ -222,6 +239,7 @@ impl Engine for CpuEngine {
         if end > self.config.max_positions {
             return Err(EngineError::Context { end, max: self.config.max_positions });
         }
+        let before = ids.len();
         ids.reserve(count);
         let mut logits = std::mem::take(&mut self.buffers.logits);
         let mut token = token;
@@ -233,6 +251,9 @@ impl Engine for CpuEngine {
             Ok(())
         });
         self.buffers.logits = logits;
+        if result.is_err() {
+            ids.truncate(before);
+        }
         result
     }
 }

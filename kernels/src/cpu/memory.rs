@@ -1,25 +1,46 @@
 //! How much memory this machine could give to a node.
 
+use std::path::Path;
+
 /// Bytes that a node could offer for weights and KV caches, without pushing anything else out of memory.
 ///
-/// Linux says itself what is available without swapping (`MemAvailable`, and what the control group leaves); four fifths
-/// of the smaller one are offered. Elsewhere, an allocation is tried from 64 GiB downwards, and half of what succeeds is
-/// offered, because systems promise more than they have. Nothing is kept allocated.
+/// Linux says itself what is available without swapping (`MemAvailable`, and what the control groups leave); four fifths
+/// of the smaller one are offered. Elsewhere nothing is asked of the system, and an allocation proves little, because
+/// systems promise more than they have: 4 GiB are offered, or less where the allocator refuses that. Nothing is
+/// kept allocated.
 pub fn memory_bytes() -> u64 {
-    match linux_available() {
-        Some(bytes) => largest_allocation(bytes / 5 * 4),
-        None => largest_allocation(64 << 30) / 2,
-    }
+    largest_allocation(linux_available().map_or(ELSEWHERE, |bytes| bytes / 5 * 4))
 }
 
-/// What the kernel and the control group leave, whichever is less.
+/// What the kernel and the control groups leave, whichever is less.
 fn linux_available() -> Option<u64> {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let free = available_of(&read("/proc/meminfo")?)?;
-    let number = |path: &str| read(path)?.trim().parse::<u64>().ok();
-    let group = number("/sys/fs/cgroup/memory.max")
-        .map(|max| max.saturating_sub(number("/sys/fs/cgroup/memory.current").unwrap_or(0)));
-    Some(group.map_or(free, |group| group.min(free)))
+    let free = available_of(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(group_left(Path::new("/sys/fs/cgroup"), own_group(&own)).map_or(free, |group| group.min(free)))
+}
+
+/// The control group of a `/proc/self/cgroup`, version 2; the root where it names none.
+fn own_group(cgroup: &str) -> &str {
+    cgroup.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or("")
+}
+
+/// What the group `own` below `root` and all groups around it leave, whichever is less; nothing where none has a limit.
+/// Files that the kernel only remembers (`inactive_file`) give way to a node, so they count as free.
+fn group_left(root: &Path, own: &str) -> Option<u64> {
+    let left = |group: &Path| {
+        let read = |name: &str| std::fs::read_to_string(group.join(name)).ok();
+        let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+        let max = number("memory.max")?;
+        let used = number("memory.current").unwrap_or(0);
+        let remembered = read("memory.stat").and_then(|stat| inactive_file(&stat)).unwrap_or(0);
+        Some(max.saturating_sub(used.saturating_sub(remembered)))
+    };
+    root.join(own).ancestors().take_while(|group| group.starts_with(root)).filter_map(left).min()
+}
+
+/// `inactive_file` of a `memory.stat`, in bytes.
+fn inactive_file(stat: &str) -> Option<u64> {
+    stat.lines().find_map(|line| line.strip_prefix("inactive_file "))?.trim().parse().ok()
 }
 
 /// `MemAvailable` of a `/proc/meminfo`, in bytes.
@@ -37,6 +58,9 @@ fn largest_allocation(bytes: u64) -> u64 {
     std::iter::successors(Some(bytes), smaller).find(reserves).unwrap_or(0)
 }
 
+/// Offered where the system is not asked: a machine that runs a node has this beside its other work.
+const ELSEWHERE: u64 = 4 << 30;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +71,28 @@ mod tests {
         assert_eq!(available_of(text), Some(20_000_000 * 1024));
         assert_eq!(available_of("MemTotal: 1 kB\n"), None);
         assert_eq!(available_of("MemAvailable: many\n"), None);
+    }
+
+    #[test]
+    fn the_tightest_group_around_counts_without_the_files_that_are_only_remembered() {
+        let root = tempfile::tempdir().unwrap();
+        let own = own_group("12:memory:/old\n0::/user/node\n");
+        assert_eq!((own, own_group("12:memory:/old\n")), ("user/node", ""));
+        let group = |path: &str, max: &str, current: &str, stat: &str| {
+            let folder = root.path().join(path);
+            std::fs::create_dir_all(&folder).unwrap();
+            for (name, text) in [("memory.max", max), ("memory.current", current), ("memory.stat", stat)] {
+                std::fs::write(folder.join(name), text).unwrap();
+            }
+        };
+        group("user/node", "max\n", "5\n", "");
+        assert_eq!(group_left(root.path(), own), None);
+        group("user", "1000\n", "600\n", "active_file 7\ninactive_file 250\n");
+        assert_eq!(group_left(root.path(), own), Some(650));
+        group("user/node", "900\n", "500\n", "inactive_file 0\n");
+        assert_eq!(group_left(root.path(), own), Some(400));
+        group("", "10\n", "20\n", "");
+        assert_eq!(group_left(root.path(), "gone/elsewhere"), Some(0));
     }
 
     #[test]

@@ -11,11 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 /// Threads that run one closure at a time, together with the thread that calls [`Pool::run`].
 ///
-/// Between runs they wait: awake for [`SPIN`], then parked. Dropping the pool joins them.
+/// Between runs they wait: awake for [`LOOKS_BEFORE_PARK`], then parked. Dropping the pool joins them.
 pub(super) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
@@ -145,8 +144,6 @@ struct Shared {
 // SAFETY: `job` is the only field that is not Sync. The one owner of the pool writes it while the gate is shut and nobody
 // inside; workers read it after they have passed the gate, which the owner opens after the write.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the job itself is `Sync`, so any thread may call it.
-unsafe impl Send for Shared {}
 
 impl Shared {
     fn serve(&self, index: usize) {
@@ -164,8 +161,7 @@ impl Shared {
     /// Passes the gate of a round other than `last`; `None` when the pool ends.
     fn enter(&self, index: usize, last: u64) -> Option<u64> {
         let parked = &self.parked[index - 1].0;
-        let mut begin = Instant::now();
-        let mut parking = false;
+        let (mut looks, mut parking) = (0, false);
         loop {
             if self.stop.load(Ordering::SeqCst) {
                 return None;
@@ -178,9 +174,10 @@ impl Shared {
                 }
             } else if parking {
                 thread::park();
-                (parking, begin) = (false, Instant::now());
-            } else if begin.elapsed() < SPIN {
-                (0..16).for_each(|_| std::hint::spin_loop());
+                (looks, parking) = (0, false);
+            } else if looks < LOOKS_BEFORE_PARK {
+                looks += 1;
+                (0..SPINS_PER_LOOK).for_each(|_| std::hint::spin_loop());
             } else {
                 // Said first, looked once more, parked then: `wake` can't be missed.
                 parked.store(true, Ordering::SeqCst);
@@ -225,9 +222,13 @@ const OPEN: u64 = 1 << 31;
 const ONE_ROUND: u64 = 1 << 32;
 const ROUND: u64 = !(ONE_ROUND - 1);
 
-/// How long a worker waits awake for the next run. Longer than the pause between two decode steps on one machine, short
-/// enough that an idle engine costs nothing.
-const SPIN: Duration = Duration::from_micros(40);
+/// Looks for the next run before a worker parks: forty microseconds where a pause takes ten nanoseconds, and some four
+/// times that on the CPUs with the longest. That is longer than the time between two decode steps on one machine, and
+/// short enough that an idle engine costs nothing. Counted and not timed, because not every target has a clock.
+const LOOKS_BEFORE_PARK: u32 = 240;
+
+/// Pauses between two looks for the next run.
+const SPINS_PER_LOOK: u32 = 16;
 
 /// Looks at what is waited for before the core is offered to other threads: some ten microseconds.
 const SPINS_BEFORE_YIELD: u32 = 400;
@@ -257,7 +258,7 @@ mod tests {
         let mut pool = Pool::new(4).unwrap();
         for round in 0..30 {
             if round % 10 == 0 {
-                thread::sleep(SPIN * 20);
+                thread::sleep(std::time::Duration::from_millis(1));
             }
             let inside = AtomicUsize::new(0);
             pool.run(&|worker| {

@@ -76,8 +76,12 @@ impl<W: Compiled> Pass<'_, W> {
     ///
     /// # Errors
     /// [`Poisoned`] when another thread panicked.
-    pub(super) fn walk(&self, worker: Worker<'_>) -> Result<(), Poisoned> {
-        // SAFETY: every thread takes the scratch of its own index, once.
+    ///
+    /// # Safety
+    /// Each worker of one run walks once, all with the same dealer, which was reset before; nobody else refers to what the
+    /// parts refer to.
+    pub(super) unsafe fn walk(&self, worker: Worker<'_>) -> Result<(), Poisoned> {
+        // SAFETY: every worker takes the scratch of its own index, once, as the caller promises.
         let [scratch] = (unsafe { self.scratch.at_mut(worker.index..worker.index + 1) }) else { return Ok(()) };
         for (index, stage) in self.stages.iter().enumerate() {
             let task = Task { pass: self, worker, phase: PHASES_PER_STAGE * index };
@@ -85,35 +89,41 @@ impl<W: Compiled> Pass<'_, W> {
             match stage {
                 Stage::Qkv { layer, product } => {
                     task.normed_multiply(product, all, scratch, |row, first, values| {
-                        self.scatter(*layer, row, first, values);
+                        // SAFETY: the outputs are of the item that this thread is finishing.
+                        unsafe { self.scatter(*layer, row, first, values) };
                     })?
                 }
                 Stage::Attend { layer } => task.attend(*layer, scratch)?,
                 Stage::Out(product) => {
                     task.multiply(product, Source::Rows(&self.a, all), scratch, |row, first, values| {
-                        self.add(row, first, values);
+                        // SAFETY: the outputs are of the item that this thread is finishing.
+                        unsafe { self.add(row, first, values) };
                     })?;
                 }
                 Stage::Up { product, activation, gated } => {
                     task.normed_multiply(product, all, scratch, |row, first, values| {
                         if *gated {
-                            self.gate(row, first, values, |gate| self.kernels.activate(gate, *activation));
+                            let activate = |gate: &mut [f32]| self.kernels.activate(gate, *activation);
+                            // SAFETY: the outputs are of the item that this thread is finishing.
+                            unsafe { self.gate(row, first, values, activate) };
                         } else {
                             self.kernels.activate(values, *activation);
-                            self.hidden(row, first, values.len()).copy_from_slice(values);
+                            // SAFETY: as above.
+                            unsafe { self.hidden(row, first, values.len()) }.copy_from_slice(values);
                         }
                     })?;
                 }
                 Stage::Down(product) => {
                     task.multiply(product, Source::Rows(&self.h, all), scratch, |row, first, values| {
-                        self.add(row, first, values);
+                        // SAFETY: the outputs are of the item that this thread is finishing.
+                        unsafe { self.add(row, first, values) };
                     })?;
                 }
                 Stage::Head(_) if self.wanted >= self.rows => {}
                 Stage::Head(product) => {
                     task.normed_multiply(product, self.wanted..self.rows, scratch, |row, first, values| {
                         let begin = row * self.spec.vocab + first;
-                        // SAFETY: the block is this thread's, so nobody else writes these logits.
+                        // SAFETY: the outputs are of the item that this thread is finishing, so nobody else refers to them.
                         unsafe { self.logits.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
                     })?;
                 }
@@ -123,7 +133,10 @@ impl<W: Compiled> Pass<'_, W> {
     }
 
     /// Stores outputs `first..` of the fused projection: queries beside, keys and values into the KV cache.
-    fn scatter(&self, layer: usize, row: usize, first: usize, values: &[f32]) {
+    ///
+    /// # Safety
+    /// While it runs, nobody else refers to these outputs of `row`: they are of an item of the caller's.
+    unsafe fn scatter(&self, layer: usize, row: usize, first: usize, values: &[f32]) {
         let (dim, stride) = (self.spec.head_dim, padded(self.spec.head_dim));
         let (heads, kv_heads) = (self.spec.heads, self.spec.kv_heads);
         let mut rest = values;
@@ -134,12 +147,12 @@ impl<W: Compiled> Pass<'_, W> {
             rest = behind;
             if head < heads {
                 let begin = (row * heads + head) * stride + offset;
-                // SAFETY: the block is this thread's, so nobody else writes these queries.
+                // SAFETY: nobody else refers to these queries, as the caller promises.
                 unsafe { self.q.at_mut(begin..begin + part.len()) }.copy_from_slice(part);
             } else {
                 let (kind, head) = ((head - heads) / kv_heads, (head - heads) % kv_heads);
                 let begin = self.cached(layer, kind, head, self.position + row) + offset;
-                // SAFETY: the block is this thread's, so nobody else writes these keys or values.
+                // SAFETY: nobody else refers to these keys or values, as the caller promises.
                 let cache = unsafe { self.kv.at_mut(begin..begin + part.len()) };
                 cache.iter_mut().zip(part).for_each(|(cache, value)| *cache = W::nearest(*value));
             }
@@ -153,24 +166,34 @@ impl<W: Compiled> Pass<'_, W> {
     }
 
     /// A row of the residual stream, for ops that do not write it.
-    fn residual(&self, row: usize) -> &[f32] {
+    ///
+    /// # Safety
+    /// While the result lives, nobody writes the row: the caller is inside an item of an op that only reads it.
+    unsafe fn residual(&self, row: usize) -> &[f32] {
         let begin = row * padded(self.spec.width);
-        // SAFETY: called inside items of ops that only read it; the ops that write it are other phases.
+        // SAFETY: nobody writes it meanwhile, as the caller promises.
         unsafe { self.x.at(begin..begin + self.spec.width) }
     }
 
     /// Adds to the residual stream.
-    fn add(&self, row: usize, first: usize, values: &[f32]) {
+    ///
+    /// # Safety
+    /// As for [`Self::scatter`].
+    unsafe fn add(&self, row: usize, first: usize, values: &[f32]) {
         let begin = row * padded(self.spec.width) + first;
-        // SAFETY: the block is this thread's, so nobody else touches these elements.
+        // SAFETY: nobody else refers to these elements, as the caller promises.
         let x = unsafe { self.x.at_mut(begin..begin + values.len()) };
         x.iter_mut().zip(values).for_each(|(x, value)| *x += value);
     }
 
     /// Pairs of gate and up give one hidden element each. The activated gates gather in front of `values`.
-    fn gate(&self, row: usize, first: usize, values: &mut [f32], activate: impl Fn(&mut [f32])) {
+    ///
+    /// # Safety
+    /// As for [`Self::scatter`].
+    unsafe fn gate(&self, row: usize, first: usize, values: &mut [f32], activate: impl Fn(&mut [f32])) {
         let pairs = values.len() / 2;
-        let hidden = self.hidden(row, first / 2, pairs);
+        // SAFETY: the caller's promise; blocks are whole pairs, so their halves do not overlap either.
+        let hidden = unsafe { self.hidden(row, first / 2, pairs) };
         for i in 0..pairs {
             hidden[i] = values[2 * i + 1];
             values[i] = values[2 * i];
@@ -179,10 +202,14 @@ impl<W: Compiled> Pass<'_, W> {
         hidden.iter_mut().zip(values).for_each(|(hidden, gate)| *hidden *= *gate);
     }
 
+    /// Elements of a hidden row, to be written.
+    ///
+    /// # Safety
+    /// While the result lives, nobody else refers to these elements.
     #[allow(clippy::mut_from_ref)] // As `Parts::at_mut`.
-    fn hidden(&self, row: usize, first: usize, len: usize) -> &mut [f32] {
+    unsafe fn hidden(&self, row: usize, first: usize, len: usize) -> &mut [f32] {
         let begin = row * padded(self.spec.ffn) + first;
-        // SAFETY: only for outputs of the block that this thread is finishing, so nobody else touches these elements.
+        // SAFETY: the caller's promise is the same.
         unsafe { self.h.at_mut(begin..begin + len) }
     }
 }
@@ -226,7 +253,8 @@ impl<W: Compiled> Task<'_, W> {
             let begin = row * padded(pass.spec.width);
             // SAFETY: the row is this item's, and read only in the next phase.
             let out = unsafe { pass.normed.at_mut(begin..begin + gamma.len()) };
-            normalise(pass.residual(rows.start + row), *norm, gamma, out);
+            // SAFETY: this item's op writes other buffers.
+            normalise(unsafe { pass.residual(rows.start + row) }, *norm, gamma, out);
         })?;
         self.multiply(product, Source::Rows(&pass.normed, 0..rows.len()), scratch, finish)
     }
@@ -254,7 +282,9 @@ impl<W: Compiled> Task<'_, W> {
                 Source::Rows(parts, rows) => unsafe { parts.at(rows.start * stride..rows.end * stride) },
                 Source::Norm(row, norm, gamma) => {
                     if !normed {
-                        normalise(pass.residual(*row), *norm, gamma, &mut scratch.row.of_mut()[..gamma.len()]);
+                        // SAFETY: ops whose input is normed write other buffers.
+                        let row = unsafe { pass.residual(*row) };
+                        normalise(row, *norm, gamma, &mut scratch.row.of_mut()[..gamma.len()]);
                         normed = true;
                     }
                     scratch.row.of::<f32>()

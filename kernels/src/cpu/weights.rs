@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use syn1_model::piece::PieceBytes;
-use syn1_model::plan::{Gemv, Matrix, Op, Piece, Plan, Tensor, piece_bytes};
+use syn1_model::plan::{Gemv, Matrix, Op, Piece, Plan, Tensor};
 use syn1_model::spec::{Activation, Norm};
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, check_pieces};
 
 /// A tensor in memory.
 pub(super) struct Weights {
@@ -106,18 +106,7 @@ struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     fn new(plan: &'a Plan, pieces: &'a [PieceBytes]) -> Result<Self, EngineError> {
-        for (index, &piece) in plan.pieces.iter().enumerate() {
-            let want = piece_bytes(&plan.spec, plan.format, piece);
-            let got = pieces.get(index).map_or(0, |piece| piece.as_slice().len() as u64);
-            if got != want {
-                return Err(EngineError::Piece { piece: piece.to_string(), got, want });
-            }
-        }
-        if let Some(extra) = pieces.get(plan.pieces.len()) {
-            let got = extra.as_slice().len() as u64;
-            let piece = format!("{} (behind the plan's last)", plan.pieces.len());
-            return Err(EngineError::Piece { piece, got, want: 0 });
-        }
+        check_pieces(plan, pieces)?;
         Ok(Self { names: &plan.pieces, pieces })
     }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{Adapter, Backends, DeviceType, Features, Limits};
 
+use super::probe::full_subgroups;
 use crate::engine::EngineError;
 
 /// An open GPU. Clones share it.
@@ -25,7 +26,7 @@ pub struct GpuDevice {
 pub struct AdapterLine {
     /// Its number, usable as a selector.
     pub index: usize,
-    /// Its name, as the driver gives it; any part of it is a selector.
+    /// Its name, as the driver gives it; any part of it is a selector, unless it is a number.
     pub name: String,
     /// `Vulkan`, `Metal` or `Dx12`.
     pub backend: String,
@@ -77,7 +78,7 @@ impl GpuDevice {
     }
 
     /// Opens the adapter that `selector` names: `auto` (the fastest kind that is not software), `gpu` (the same, but
-    /// software if there is nothing else), a number of [`GpuDevice::list`], or a part of a name.
+    /// software if there is nothing else), a number of [`GpuDevice::list`], or a part of a name that is not only digits.
     ///
     /// # Errors
     /// Says what there is where nothing fits.
@@ -114,7 +115,13 @@ impl GpuDevice {
             .then_some((info.subgroup_min_size, info.subgroup_max_size))
             .filter(|&(min, max)| min > 0 && max <= LARGEST_SUBGROUP && max.is_power_of_two());
         let software = info.device_type == DeviceType::Cpu;
-        Ok(Self { device, queue, limits, name, software, subgroups, faults })
+        let mut opened = Self { device, queue, limits, name, software, subgroups, faults };
+        if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
+            // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
+            let full = full_subgroups(&opened, sizes).unwrap_or(false);
+            opened.subgroups = subgroups.filter(|_| full);
+        }
+        Ok(opened)
     }
 
     /// The adapter's name and backend: `NVIDIA H200 (Vulkan)`.
@@ -127,7 +134,7 @@ impl GpuDevice {
         self.software
     }
 
-    /// Whether the device has subgroup operations of a size that the kernels can use.
+    /// Whether the device has subgroup operations of a size that the kernels can use, in full subgroups.
     pub fn has_subgroups(&self) -> bool {
         self.subgroups.is_some()
     }
@@ -264,11 +271,12 @@ fn select(selector: &str, found: &[AdapterLine]) -> Result<usize, OpenError> {
         _ => {}
     }
     let wanted = selector.to_lowercase();
-    let by_number = selector.parse::<usize>().ok().filter(|&index| index < found.len());
-    let by_name = || found.iter().position(|line| !wanted.is_empty() && line.name.to_lowercase().contains(&wanted));
-    by_number
-        .or_else(by_name)
-        .ok_or_else(|| OpenError::NotFound { selector: selector.to_owned(), found: found.to_vec() })
+    let by_number = || selector.parse::<usize>().ok().filter(|&index| index < found.len());
+    let by_name = || found.iter().position(|line| line.name.to_lowercase().contains(&wanted));
+    // A number is never looked for in names: `2` must not open an H200 when there is no third adapter.
+    let is_number = selector.bytes().all(|byte| byte.is_ascii_digit());
+    let index = if is_number { by_number() } else { by_name() };
+    index.ok_or_else(|| OpenError::NotFound { selector: selector.to_owned(), found: found.to_vec() })
 }
 
 fn lines(found: &[AdapterLine]) -> String {
@@ -309,6 +317,7 @@ mod tests {
     #[test]
     fn an_unknown_adapter_is_refused_with_a_list_of_what_there_is() {
         let found = [line(0, "NVIDIA H200", "discrete")];
+        assert!(select("2", &found).is_err(), "a number is no part of a name");
         let error = select("7", &found).unwrap_err().to_string();
         assert!(error.contains("\"7\"") && error.contains("0: NVIDIA H200 (Vulkan, discrete)"), "{error}");
         assert!(select("", &found).is_err());

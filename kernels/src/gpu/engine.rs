@@ -294,6 +294,8 @@ impl Engine for GpuEngine {
             Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
             None => (self.plan.spec.width, Strides::of(&self.plan).x),
         };
+        // From here on the positions behind are overwritten, also by a step that fails.
+        self.set_have(step.slot, step.position);
         match self.submit_step(self.request(step.slot)?, step.position, rows, wanted) {
             None => self.device.wait(None)?,
             Some((pending, readback)) => {
@@ -328,7 +330,12 @@ impl Engine for GpuEngine {
             return Err(EngineError::Context { end, max: self.config.max_positions });
         }
         self.device.check()?;
+        if count == 0 {
+            return Ok(());
+        }
         self.write_state(StepState { position: position as u32, rows: 1, wanted: 0, made: 0 }, &[token]);
+        // From here on the positions behind are overwritten, also by a loop that fails.
+        self.set_have(slot, position);
 
         let before = ids.len();
         let request = self.request(slot)?;
@@ -351,7 +358,13 @@ impl Engine for GpuEngine {
         let done: Result<(), EngineError> = looped.await;
         match done {
             Ok(()) => self.set_have(slot, end),
-            Err(_) => ids.truncate(before),
+            Err(_) => {
+                ids.truncate(before);
+                // The first error is the one to report; these only give their buffers back.
+                for (pending, readback) in in_flight {
+                    let _ = readback.finish(&self.device, pending, |_| ()).await;
+                }
+            }
         }
         done
     }
@@ -410,8 +423,8 @@ mod tests {
         let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>, &mut Vec<u32>) = check;
     }
 
-    #[test]
-    fn a_lost_device_gives_errors_and_no_panic() {
+    /// A small engine on a device of its own.
+    fn small() -> GpuEngine {
         let device = GpuDevice::open("gpu").unwrap_or_else(|error| panic!("this test needs a GPU adapter: {error}"));
         let spec = Spec {
             layers: 1,
@@ -426,15 +439,41 @@ mod tests {
         let plan = Plan::new(&spec, WeightFormat::F16, 0..1);
         let pieces: Vec<PieceBytes> =
             plan.pieces.iter().map(|piece| random_piece(&spec, plan.format, *piece, 1)).collect();
-        let config = EngineConfig { max_positions: 16, slots: 2, max_rows: 4 };
-        let mut engine = GpuEngine::new(&device, plan, &pieces, config).unwrap();
+        let config = EngineConfig { max_positions: 64, slots: 2, max_rows: 8 };
+        GpuEngine::new(&device, plan, &pieces, config).unwrap()
+    }
+
+    #[test]
+    fn a_step_that_fails_on_the_device_leaves_the_positions_before_it_and_no_ids() {
+        let mut engine = small();
+        let slot = engine.open().unwrap();
+        let run = |engine: &mut GpuEngine, position, ids: &[u32]| {
+            let step = Step { slot, position, input: Input::Tokens(ids), wanted: 0 };
+            pollster::block_on(engine.run(step, &mut Vec::new()))
+        };
+        run(&mut engine, 0, &[1, 2, 3, 4, 5]).unwrap();
+        // No submit that uses this buffer is accepted any more.
+        engine.activations.x.destroy();
+        let failed = run(&mut engine, 3, &[6, 7]);
+        assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
+        assert_eq!(engine.request(slot).unwrap().have, 3);
+        let mut ids = vec![42];
+        // More turns than one submit has, so that several are under way.
+        let failed = pollster::block_on(engine.greedy(slot, 1, 6, 50, &mut ids));
+        assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
+        assert_eq!((engine.request(slot).unwrap().have, &ids[..]), (1, &[42][..]));
+    }
+
+    #[test]
+    fn a_lost_device_gives_errors_and_no_panic() {
+        let mut engine = small();
         let slot = engine.open().unwrap();
         let run = |engine: &mut GpuEngine, position| {
             let step = Step { slot, position, input: Input::Tokens(&[3]), wanted: 0 };
             pollster::block_on(engine.run(step, &mut Vec::new()))
         };
         run(&mut engine, 0).unwrap();
-        device.device.destroy();
+        engine.device.device.destroy();
         for _ in 0..2 {
             let got = run(&mut engine, 1);
             assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");

@@ -25,7 +25,8 @@ pub(super) struct GemvShape {
     pub(super) max_positions: u32,
     pub(super) blocks: u32,
     pub(super) block_base: u32,
-    pub(super) pad: [u32; 3],
+    pub(super) token_limit: u32,
+    pub(super) pad: [u32; 2],
 }
 
 const _: () = assert!(size_of::<GemvShape>() == 64);
@@ -80,7 +81,7 @@ impl Product {
         window_bytes: u64,
     ) -> Self {
         let one_threads = Threads::for_one(&gemv.matrix, kernels.subgroup_sizes(), epilogue);
-        let many_threads = Threads::for_many(&gemv.matrix, kernels.subgroup_sizes());
+        let many_threads = Threads::for_many(kernels.subgroup_sizes());
         let one = kernel(kernels, gemv, epilogue, &one_threads);
         let many = many.then(|| kernel(kernels, gemv, epilogue, &many_threads));
         let mut block_base = 0;
@@ -95,6 +96,7 @@ impl Product {
                 eps: gemv.norm.map_or(0.0, |folded| folded.norm.eps),
                 blocks,
                 block_base,
+                token_limit: u32::MAX,
                 ..GemvShape::default()
             };
             block_base += blocks;
@@ -162,7 +164,7 @@ impl Threads {
     }
 
     /// For prefill: sums of eight token rows must fit 16 KiB of workgroup memory.
-    fn for_many(_matrix: &Matrix, subgroups: Option<(u32, u32)>) -> Self {
+    fn for_many(subgroups: Option<(u32, u32)>) -> Self {
         let lanes = fewest_lanes(subgroups);
         let threads = if subgroups.is_some() { 128 } else { 64 };
         Self { lanes, groups: (threads / lanes).max(1), tile: 8 }
@@ -213,7 +215,7 @@ mod tests {
                 let matrix = matrix(rows, cols);
                 let one = Threads::for_one(&matrix, subgroups, Epilogue::Store);
                 let best = Threads::for_one(&matrix, subgroups, Epilogue::Best);
-                for threads in [one, best, Threads::for_many(&matrix, subgroups)] {
+                for threads in [one, best, Threads::for_many(subgroups)] {
                     assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
                     assert!(threads.lanes.is_power_of_two());
                     assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");

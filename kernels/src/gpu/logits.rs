@@ -54,7 +54,7 @@ impl Head {
         }
         device.guarded("logits", bytes, || {
             let made = buffer(device, "logits", bytes, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
-            let room = usize::try_from(self.window_bytes / row_bytes).unwrap_or(usize::MAX).max(1);
+            let room = room_of(self.window_bytes, row_bytes);
             let mut parts = Vec::new();
             for base in (0..rows).step_by(room) {
                 let room = room.min(rows - base);
@@ -67,10 +67,11 @@ impl Head {
 
     fn parts(&mut self, device: &GpuDevice, y: &View, base: usize, room: usize, parts: &mut Vec<Part>) {
         let y_stride = (self.vocab.next_multiple_of(ROW) / 4) as u32;
+        let token_limit = room as u32;
         for window in &self.product.windows {
             let x_stride = self.x_stride;
             let token_base = base as u32;
-            let shape = GemvShape { token_base, x_stride, y_stride, from_wanted: 1, ..window.shape };
+            let shape = GemvShape { token_base, token_limit, x_stride, y_stride, from_wanted: 1, ..window.shape };
             let mut views = self.product.views.clone();
             views.extend([(0, window.weights.clone()), (4, self.uniforms.slot(&shape)), (6, y.clone())]);
             let launch = Launch {
@@ -95,5 +96,26 @@ impl Logits {
     }
 }
 
+/// Token rows of a window: whole tiles where it holds any, so that no tile is computed for two windows.
+fn room_of(window_bytes: u64, row_bytes: u64) -> usize {
+    let rows = usize::try_from(window_bytes / row_bytes).unwrap_or(usize::MAX).max(1);
+    if rows < TILE { rows } else { rows / TILE * TILE }
+}
+
+/// Token rows per tile of gemv.wgsl, for several rows.
+const TILE: usize = 8;
+
 /// Rows of logits are padded to this many values, so that each can begin a binding.
 const ROW: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_of_logits_has_whole_tiles_or_less_than_one() {
+        for (window_bytes, rows) in [(0, 1), (99, 1), (700, 7), (899, 8), (1500, 8), (1600, 16)] {
+            assert_eq!(room_of(window_bytes, 100), rows);
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod launch;
 mod logits;
 mod measure;
 mod memory;
+mod probe;
 mod program;
 mod readback;
 mod shader;

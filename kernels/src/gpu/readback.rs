@@ -42,22 +42,50 @@ impl Readback {
         Pending { bytes, submission, result }
     }
 
-    /// Waits for `pending` and lends the bytes to `use_bytes`.
+    /// Waits for `pending` and lends the bytes to `use_bytes`. Takes the map back also on an error.
     pub(super) async fn finish(
         &self,
         device: &GpuDevice,
         pending: Pending,
         use_bytes: impl FnOnce(&[u8]),
     ) -> Result<(), EngineError> {
-        device.wait(Some(pending.submission))?;
-        match pending.result.get() {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return Err(device.failed(error.to_string())),
-            None => return Err(device.failed("the result was not mapped behind its submission".into())),
-        }
-        let mapped = self.buffer.get_mapped_range(0..pending.bytes);
-        let read = mapped.map(|view| use_bytes(&view)).map_err(|error| device.failed(error.to_string()));
+        let waited = device.wait(Some(pending.submission));
+        let read = match pending.result.get() {
+            Some(Err(error)) => waited.and(Err(device.failed(error.to_string()))),
+            Some(Ok(())) => waited.and_then(|()| {
+                let mapped = self.buffer.get_mapped_range(0..pending.bytes);
+                mapped.map(|view| use_bytes(&view)).map_err(|error| device.failed(error.to_string()))
+            }),
+            None => waited.and(Err(device.failed("the result was not mapped behind its submission".into()))),
+        };
+        // Whatever happened: a buffer that stays mapped, or is still to be mapped, can take no further result. That there
+        // is nothing to unmap behind a map that failed is no news.
+        let scope = read.is_err().then(|| device.device.push_error_scope(wgpu::ErrorFilter::Validation));
         self.buffer.unmap();
+        if let Some(scope) = scope {
+            let _ = pollster::block_on(scope.pop());
+        }
         read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_that_was_not_fetched_leaves_room_for_the_next() {
+        let device = GpuDevice::open("gpu").unwrap_or_else(|error| panic!("this test needs a GPU adapter: {error}"));
+        let readback = Readback::new(&device, 16);
+        let fetch = |length: &mut usize| {
+            let pending = readback.start(16, device.queue.submit([]));
+            pollster::block_on(readback.finish(&device, pending, |bytes| *length = bytes.len()))
+        };
+        let mut length = 0;
+        // A write beyond the buffer's end: the device reports it while the result is waited for.
+        device.queue.write_buffer(&readback.buffer, 16, &[0; 4]);
+        let failed = fetch(&mut length);
+        assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
+        assert_eq!((fetch(&mut length), length), (Ok(()), 16));
     }
 }

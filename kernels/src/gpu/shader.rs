@@ -30,6 +30,8 @@ pub(super) enum File {
     Step,
     /// The read bandwidth measurement.
     Read,
+    /// The look at subgroups.
+    Probe,
 }
 
 impl File {
@@ -41,6 +43,7 @@ impl File {
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
+            Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
     }
 }
@@ -174,7 +177,7 @@ fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
 fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor = ShaderModuleDescriptor { label: Some(label), source: ShaderSource::Wgsl(source.into()) };
     // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
-    // the bindings, ids are checked against the vocabulary before they are used, every loop is bounded by an override or
+    // the bindings, rows are bounded by the step's and by the room of their window, ids are checked against the vocabulary before they are used, every loop is bounded by an override or
     // a uniform, and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run every kernel.
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
@@ -191,7 +194,7 @@ mod tests {
 
     /// Every variant that the engine can ask for.
     fn variants() -> Vec<(File, Vec<&'static str>)> {
-        let mut all = vec![(File::Read, vec![]), (File::Combine, vec![])];
+        let mut all = vec![(File::Read, vec![]), (File::Combine, vec![]), (File::Probe, vec!["SG"])];
         for twin in ["SG", "NOSG"] {
             for format in ["F16", "F32"] {
                 for file in [File::Attend, File::Embed, File::Step] {

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 
 use syn1_model::piece::PieceBytes;
-use syn1_model::plan::{Matrix, Piece, Plan, Tensor, piece_bytes};
+use syn1_model::plan::{Matrix, Piece, Plan, Tensor};
 use wgpu::{Buffer, BufferUsages};
 
 use super::device::GpuDevice;
 use super::memory::{View, buffer};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, check_pieces};
 
 /// The pieces of a plan, uploaded.
 pub(super) struct Weights {
@@ -32,7 +32,7 @@ impl Weights {
     /// [`EngineError::Piece`] for a piece that is missing, superfluous or of another length than the plan says;
     /// [`EngineError::Memory`] when the device has no room.
     pub(super) fn upload(device: &GpuDevice, plan: &Plan, pieces: &[PieceBytes]) -> Result<Self, EngineError> {
-        check(plan, pieces)?;
+        check_pieces(plan, pieces)?;
         let mut buffers = HashMap::new();
         for (&piece, bytes) in plan.pieces.iter().zip(pieces) {
             let bytes = bytes.as_slice();
@@ -79,21 +79,6 @@ impl Weights {
             })
             .collect()
     }
-}
-
-/// Whether `pieces` have the lengths that `plan` says.
-fn check(plan: &Plan, pieces: &[PieceBytes]) -> Result<(), EngineError> {
-    for index in 0..plan.pieces.len().max(pieces.len()) {
-        let got = pieces.get(index).map_or(0, |bytes| bytes.as_slice().len() as u64);
-        let (piece, want) = match plan.pieces.get(index) {
-            Some(&piece) => (piece.to_string(), piece_bytes(&plan.spec, plan.format, piece)),
-            None => (format!("number {index}"), 0),
-        };
-        if got != want || index >= plan.pieces.len() {
-            return Err(EngineError::Piece { piece, got, want });
-        }
-    }
-    Ok(())
 }
 
 /// Bytes uploaded at a time.

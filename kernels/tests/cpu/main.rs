@@ -312,6 +312,30 @@ fn what_has_no_kernel_is_refused_by_name() {
 }
 
 #[test]
+fn an_engine_without_positions_or_rows_is_refused() {
+    let plan = Plan::new(&odd_spec(), WeightFormat::F16, 1..2);
+    let pieces = naive::arbitrary_pieces(&plan);
+    let refusal = |config| CpuEngine::new(plan.clone(), &pieces, config, Some(1)).err();
+    let none = refusal(EngineConfig { max_positions: 0, ..CONFIG });
+    assert_eq!(none, Some(EngineError::Context { end: 0, max: 96 }));
+    let none = refusal(EngineConfig { max_rows: 0, ..CONFIG });
+    assert!(matches!(none, Some(EngineError::Rows { got: 0, .. })), "{none:?}");
+}
+
+#[test]
+fn a_loop_of_no_turns_gives_no_ids_and_leaves_the_cache_alone() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    let (mut want, mut got, mut ids) = (Vec::new(), Vec::new(), vec![42]);
+    prefill(&mut engine, slot, &[5, 6, 7], 24);
+    run(&mut engine, slot, 3, Input::Tokens(&[8]), 0, &mut want);
+    now(engine.greedy(slot, 1, 9, 0, &mut ids)).unwrap();
+    assert_eq!(ids, [42]);
+    run(&mut engine, slot, 3, Input::Tokens(&[8]), 0, &mut got);
+    assert_eq!(got, want);
+}
+
+#[test]
 fn an_engine_names_its_threads_and_instructions() {
     let model = Model::open("fixtures/gpt2");
     let names = [1, 2].map(|threads| model.engine(WeightFormat::F16, 0..1, threads).device().to_owned());

@@ -116,12 +116,15 @@ fn with_equal_logits(plan: &Plan, pieces: &[PieceBytes], winners: &[u32]) -> Vec
 }
 
 #[test]
-fn a_loop_of_no_turns_gives_no_ids() {
+fn a_loop_of_no_turns_gives_no_ids_and_leaves_the_cache_alone() {
     let device = device();
     let (plan, pieces) = whole(&ragged(), WeightFormat::F16);
     let mut engine = engine(&device, &plan, &pieces, GpuOptions::default());
     let slot = engine.open().unwrap();
-    assert!(greedy(&mut engine, slot, 0, 1, 0).is_empty());
+    feed(&mut engine, slot, 0, &[5, 6, 7], 3);
+    let want = feed(&mut engine, slot, 3, &[8], 0);
+    assert!(greedy(&mut engine, slot, 1, 9, 0).is_empty());
+    assert_eq!(feed(&mut engine, slot, 3, &[8], 0), want);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Hidden rows and logits.
 
+use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Engine, Input, Step};
 use syn1_kernels::gpu::GpuOptions;
-use syn1_model::plan::{Plan, WeightFormat};
+use syn1_model::piece::PieceBytes;
+use syn1_model::plan::{Op, Plan, WeightFormat};
 
 use crate::reference::Reference;
 use crate::setup::*;
@@ -45,6 +47,34 @@ fn hidden_rows_and_logits_are_those_of_the_plain_forward_pass_for_every_number_o
                 }
             }
         }
+    }
+}
+
+#[test]
+fn values_that_f16_cannot_hold_are_clamped_as_on_the_cpu() {
+    let (device, spec) = (device(), ragged());
+    let (plan, mut pieces) = whole(&spec, WeightFormat::F16);
+    let qkv = |op: &Op| if let Op::Qkv { layer: 0, gemv, .. } = op { Some(gemv.aux) } else { None };
+    let aux = plan.ops.iter().find_map(qkv).unwrap();
+    let block = plan.pieces.iter().position(|piece| *piece == aux.piece).unwrap();
+    let mut bytes = pieces[block].as_slice().to_vec();
+    // The constants added to the first two values, which stand behind queries and keys.
+    let values = aux.offset as usize + 8 * (spec.heads + spec.kv_heads) * spec.head_dim;
+    for (row, constant) in [1e6_f32, -1e6].into_iter().enumerate() {
+        bytes[values + 8 * row + 4..][..4].copy_from_slice(&constant.to_le_bytes());
+    }
+    pieces[block] = PieceBytes::copy_of(&bytes);
+    let ids = ids(&spec, 5);
+    let mut cpu = CpuEngine::new(plan.clone(), &pieces, config(&spec), Some(1)).unwrap();
+    let (slot, mut want) = (cpu.open().unwrap(), Vec::new());
+    let step = Step { slot, position: 0, input: Input::Tokens(&ids), wanted: 0 };
+    pollster::block_on(cpu.run(step, &mut want)).unwrap();
+    let want: Vec<f64> = want.into_iter().map(f64::from).collect();
+    assert!(want.iter().all(|logit| logit.is_finite()));
+    for options in twins() {
+        let mut gpu = engine(&device, &plan, &pieces, options);
+        let slot = gpu.open().unwrap();
+        assert_close(&feed(&mut gpu, slot, 0, &ids, 0), &want, 2e-3, &format!("{options:?}"));
     }
 }
 
