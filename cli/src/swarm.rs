@@ -22,7 +22,6 @@ use crate::progress::SwarmProgress;
 
 /// A coordinator with local nodes. Dropping it ends them.
 pub(crate) struct Swarm {
-    // Dropped first: nodes leave before the coordinator does.
     stop: watch::Sender<bool>,
     server: Server,
     events: mpsc::UnboundedReceiver<Event>,
