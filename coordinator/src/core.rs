@@ -14,14 +14,11 @@ use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 use syn1_model::tokenizer::Tokenizer;
 
-use crate::limits::{
-    CLOSING_TIMEOUT, LOAD_TIMEOUT, LOADING_EVERY, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE,
-    PROFILE_TIMEOUT, QUEUE_TIMEOUT, STEP_BUDGET_NS, STEP_TIMEOUT,
-};
+use crate::limits::{LOADING_EVERY, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE, STEP_BUDGET_NS};
 use crate::placement::{Demand, Offer, Policy, Unplaced, place, predicted_ns};
-use crate::request::{self, Closing, EPOCH, Generate, Next, Request};
+use crate::request::{EPOCH, Generate, Request};
 use crate::sample::Sampling;
-use crate::update::{Event, Finish, Finished, Update};
+use crate::update::{Event, Update};
 
 /// What the coordinator serves and how.
 #[derive(Clone)]
@@ -80,17 +77,17 @@ pub enum Refusal {
 
 /// Nodes, chain and requests.
 pub struct Core {
-    config: CoreConfig,
+    pub(crate) config: CoreConfig,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) chain: Option<Chain>,
     pub(crate) unplaced: String,
-    place_at: Option<Duration>,
-    generation: u32,
+    pub(crate) place_at: Option<Duration>,
+    pub(crate) generation: u32,
     pub(crate) requests: BTreeMap<u32, Request>,
     pub(crate) waiting: VecDeque<Request>,
-    last_request: u32,
-    last_node: u32,
-    actions: VecDeque<Action>,
+    pub(crate) last_request: u32,
+    pub(crate) last_node: u32,
+    pub(crate) actions: VecDeque<Action>,
 }
 
 pub(crate) struct Node {
@@ -101,9 +98,9 @@ pub(crate) struct Node {
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
     /// When it last got on: joined, or had more of its shard.
-    progressed: Duration,
-    loading_told: Duration,
-    done_bytes: u64,
+    pub(crate) progressed: Duration,
+    pub(crate) loading_told: Duration,
+    pub(crate) done_bytes: u64,
 }
 
 pub(crate) struct Chain {
@@ -112,9 +109,9 @@ pub(crate) struct Chain {
     pub(crate) predicted_ns: u64,
     pub(crate) ready: bool,
     /// Requests that every node of it has room for.
-    slots: usize,
+    pub(crate) slots: usize,
     /// Rows of a prefill chunk that its slowest node computes in reasonable time.
-    chunk: usize,
+    pub(crate) chunk: usize,
 }
 
 impl Core {
@@ -319,68 +316,6 @@ impl Core {
         }
     }
 
-    /// Time passes: places the model when the nodes have settled, and ends what gets nowhere.
-    pub fn tick(&mut self, now: Duration) {
-        if self.place_at.is_some_and(|at| at <= now) {
-            self.place(now);
-        }
-        let late = |since: Duration, limit: Duration| now.saturating_sub(since) > limit;
-        self.tick_nodes(now, &late);
-        self.tick_requests(now, &late);
-        if !self.chain.as_ref().is_some_and(|chain| chain.ready) {
-            let why = format!("the model has not been ready for {} s: {}", QUEUE_TIMEOUT.as_secs(), self.waits_for());
-            let (old, young) = self.waiting.drain(..).partition(|request| late(request.started, QUEUE_TIMEOUT));
-            self.waiting = young;
-            self.fail_all(old, &why);
-        }
-    }
-
-    /// A node that never tells what it is, or stands still while it loads.
-    fn tick_nodes(&mut self, now: Duration, late: &dyn Fn(Duration, Duration) -> bool) {
-        let silent =
-            self.nodes.iter().filter(|(_, node)| node.offer.is_none() && late(node.progressed, PROFILE_TIMEOUT));
-        for id in silent.map(|(id, _)| *id).collect::<Vec<_>>() {
-            let why = format!("it has not told what it is within {} s", PROFILE_TIMEOUT.as_secs());
-            self.refuse(now, id, Reason::Timeout, &why);
-        }
-        let Some(chain) = &self.chain else { return };
-        let missing = chain.parts.iter().map(|part| part.0).filter(|id| !chain.loaded.contains(id));
-        let stuck = missing.filter(|id| self.nodes.get(id).is_some_and(|node| late(node.progressed, LOAD_TIMEOUT)));
-        for id in stuck.collect::<Vec<_>>() {
-            self.unable(now, id, format!("its shard has not grown for {} s", LOAD_TIMEOUT.as_secs()));
-        }
-    }
-
-    /// A request whose node does not answer: the node is sent away, which ends everything that hangs on it.
-    fn tick_requests(&mut self, now: Duration, late: &dyn Fn(Duration, Duration) -> bool) {
-        let stuck = self.requests.values().filter(|request| match &request.closing {
-            None => late(request.progressed, STEP_TIMEOUT),
-            Some(_) => late(request.progressed, CLOSING_TIMEOUT),
-        });
-        for id in stuck.map(|request| request.id).collect::<Vec<_>>() {
-            let Some(request) = self.requests.get(&id) else { continue };
-            if request.closing.is_some() {
-                // Its text is complete; only figures are missing.
-                self.end(now, id);
-                continue;
-            }
-            let hop = request.waits_for().and_then(|hop| self.chain.as_ref()?.parts.get(hop));
-            match hop.map(|part| part.0) {
-                Some(node) => {
-                    let why = format!("no answer for {} s", STEP_TIMEOUT.as_secs());
-                    self.refuse(now, node, Reason::Timeout, &why);
-                }
-                None => self.fail(now, id, format!("no progress for {} s", STEP_TIMEOUT.as_secs())),
-            }
-        }
-    }
-
-    /// When `tick` is due at the latest; may be in the past.
-    pub fn next_tick(&self, now: Duration) -> Duration {
-        let regular = now + Duration::from_secs(1);
-        self.place_at.map_or(regular, |at| at.min(regular))
-    }
-
     fn profile(&mut self, now: Duration, from: NodeId, profile: &Profile<'_>) {
         let name = self.unique_name(from, &plain(profile.name));
         let Some(node) = self.nodes.get_mut(&from) else { return };
@@ -421,7 +356,7 @@ impl Core {
     }
 
     /// Cuts the model over the nodes that are able, and tells each its layers.
-    fn place(&mut self, now: Duration) {
+    pub(crate) fn place(&mut self, now: Duration) {
         self.place_at = None;
         let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none());
         let (ids, offers): (Vec<NodeId>, Vec<Offer>) = able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip();
@@ -489,7 +424,7 @@ impl Core {
         self.start(now, proof);
     }
 
-    fn unable(&mut self, now: Duration, from: NodeId, why: String) {
+    pub(crate) fn unable(&mut self, now: Duration, from: NodeId, why: String) {
         if let Some(node) = self.nodes.get_mut(&from) {
             let name = node.name.clone();
             let text = format!("node {name} cannot take its layers: {why}");
@@ -501,140 +436,8 @@ impl Core {
         }
     }
 
-    fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
-        self.last_request = self.last_request.wrapping_add(1).max(1);
-        let CoreConfig { spec, max_positions, tokenizer, .. } = &self.config;
-        let model = request::Model { vocab: spec.vocab, eos: spec.eos.clone(), max_positions: *max_positions };
-        Request::new(self.last_request, ask, is_proof, model, tokenizer.as_ref())
-    }
-
-    fn start_waiting(&mut self, now: Duration) {
-        while self.chain.as_ref().is_some_and(|chain| chain.ready && self.requests.len() < chain.slots) {
-            let Some(request) = self.waiting.pop_front() else { return };
-            self.start(now, request);
-        }
-    }
-
-    fn start(&mut self, now: Duration, mut request: Request) {
-        let id = request.id;
-        let open = request.open(self.config.wire);
-        let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
-        let first = request.begin(now, chunk);
-        self.requests.insert(id, request);
-        for node in self.chain_nodes() {
-            self.send(node, &Control::Open(open));
-        }
-        if let Some((header, payload)) = first {
-            self.send_data(id, 0, header, payload);
-        }
-    }
-
-    fn follow(&mut self, now: Duration, id: u32, next: Next) {
-        match next {
-            Next::Send(frames) => {
-                for (hop, header, payload) in frames {
-                    self.send_data(id, hop, header, payload);
-                }
-            }
-            Next::Token(update, header, payload) => {
-                self.send_data(id, 0, header, payload);
-                self.timed_token(now, id, update);
-            }
-            Next::Finish(update, text, reason) => {
-                match update {
-                    Some(update) => self.timed_token(now, id, update),
-                    None => self.stamp(now, id),
-                }
-                self.finish(id, text, reason);
-            }
-        }
-    }
-
-    fn timed_token(&mut self, now: Duration, id: u32, update: Update) {
-        self.stamp(now, id);
-        if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
-            self.actions.push_back(Action::Update(id, update));
-        }
-    }
-
-    fn stamp(&mut self, now: Duration, id: u32) {
-        if let Some(request) = self.requests.get_mut(&id) {
-            let figures = &mut request.figures;
-            figures.total = now - request.started;
-            if figures.first_token.is_zero() {
-                figures.first_token = figures.total;
-            }
-            figures.decode = figures.total - figures.first_token;
-        }
-    }
-
-    /// The request has its last token; its figures are complete when every node has closed it.
-    fn finish(&mut self, id: u32, text: String, reason: Finish) {
-        let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().collect();
-        if let Some(request) = self.requests.get_mut(&id) {
-            request.closing = Some(Closing { nodes, text, reason });
-        }
-        self.close(id);
-    }
-
-    fn close(&mut self, request: u32) {
-        for node in self.chain_nodes() {
-            self.send(node, &Control::Close { request });
-        }
-    }
-
-    fn closed(&mut self, now: Duration, from: NodeId, id: u32, compute: Duration) {
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        let Some(closing) = &mut request.closing else { return };
-        if !closing.nodes.remove(&from) {
-            return;
-        }
-        request.figures.compute += compute;
-        if closing.nodes.is_empty() {
-            self.end(now, id);
-        }
-    }
-
-    /// The last of a request that has finished.
-    fn end(&mut self, now: Duration, id: u32) {
-        let Some(request) = self.requests.remove(&id) else { return };
-        if request.is_proof {
-            self.proved(request.figures.total);
-        } else {
-            self.finished(request);
-        }
-        self.start_waiting(now);
-    }
-
-    fn finished(&mut self, request: Request) {
-        if let Some(Closing { text, reason, .. }) = request.closing {
-            let finished = Finished { text, reason, figures: request.figures };
-            self.actions.push_back(Action::Update(request.id, Update::Finished(finished)));
-        }
-    }
-
-    fn proved(&mut self, took: Duration) {
-        if let Some(chain) = &mut self.chain {
-            chain.ready = true;
-            self.event(Event::Ready { token_ms: took.as_secs_f64() * 1e3 });
-        }
-    }
-
-    fn fail(&mut self, now: Duration, id: u32, why: String) {
-        let Some(request) = self.requests.remove(&id) else { return };
-        self.close(id);
-        if request.is_proof {
-            self.break_chain(now, &format!("the first token did not pass through the chain: {why}"));
-        } else if request.closing.is_some() {
-            self.finished(request);
-        } else {
-            self.actions.push_back(Action::Update(id, Update::Failed(why)));
-        }
-        self.start_waiting(now);
-    }
-
     /// The chain is no more: what runs on it fails, what waits goes on waiting, and the model is placed anew.
-    fn break_chain(&mut self, now: Duration, why: &str) {
+    pub(crate) fn break_chain(&mut self, now: Duration, why: &str) {
         for (id, request) in std::mem::take(&mut self.requests) {
             self.close(id);
             if request.closing.is_some() && !request.is_proof {
@@ -649,14 +452,14 @@ impl Core {
         self.event(Event::Unplaced { why: why.into(), waiting: true });
     }
 
-    fn fail_all(&mut self, requests: VecDeque<Request>, why: &str) {
+    pub(crate) fn fail_all(&mut self, requests: VecDeque<Request>, why: &str) {
         for request in requests {
             self.actions.push_back(Action::Update(request.id, Update::Failed(why.into())));
         }
     }
 
     /// Sends a node away that breaks the rules.
-    fn refuse(&mut self, now: Duration, node: NodeId, reason: Reason, why: &str) {
+    pub(crate) fn refuse(&mut self, now: Duration, node: NodeId, reason: Reason, why: &str) {
         let name = self.name(node);
         self.event(Event::Refused { node: name, why: why.into() });
         self.send(node, &Control::Bye(Bye { reason, text: why }));
@@ -664,7 +467,7 @@ impl Core {
         self.gone(now, node, why);
     }
 
-    fn send(&mut self, node: NodeId, message: &Control<'_>) {
+    pub(crate) fn send(&mut self, node: NodeId, message: &Control<'_>) {
         let mut payload = vec![0; syn1_core::limits::MAX_CONTROL as usize];
         match message.encode(&mut payload) {
             Ok(len) => {
@@ -675,19 +478,11 @@ impl Core {
         }
     }
 
-    fn send_data(&mut self, id: u32, hop: usize, header: Header, payload: Vec<u8>) {
-        let node = self.chain.as_ref().and_then(|chain| chain.parts.get(hop)).map(|part| part.0);
-        let (Some(node), Some(request)) = (node, self.requests.get_mut(&id)) else { return };
-        request.figures.frames += 1;
-        request.figures.bytes += (Header::LEN + payload.len()) as u64;
-        self.actions.push_back(Action::Send(node, header, payload));
-    }
-
-    fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         self.actions.push_back(Action::Event(event));
     }
 
-    fn chain_nodes(&self) -> Vec<NodeId> {
+    pub(crate) fn chain_nodes(&self) -> Vec<NodeId> {
         self.chain.iter().flat_map(|chain| chain.parts.iter().map(|part| part.0)).collect()
     }
 

@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod core;
+mod deadlines;
 mod http;
 mod limits;
 mod link;
 pub mod placement;
 pub mod request;
+mod routing;
 pub mod sample;
 pub mod server;
 mod stop;

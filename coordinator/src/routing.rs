@@ -1,0 +1,152 @@
+//! Requests on their way through the chain: started when there is room, followed from answer to answer, ended once.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use syn1_core::{Control, Header};
+
+use crate::core::{Action, Core, CoreConfig, NodeId};
+use crate::request::{self, Closing, Generate, Next, Request};
+use crate::update::{Event, Finish, Finished, Update};
+
+impl Core {
+    pub(crate) fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
+        self.last_request = self.last_request.wrapping_add(1).max(1);
+        let CoreConfig { spec, max_positions, tokenizer, .. } = &self.config;
+        let model = request::Model { vocab: spec.vocab, eos: spec.eos.clone(), max_positions: *max_positions };
+        Request::new(self.last_request, ask, is_proof, model, tokenizer.as_ref())
+    }
+
+    pub(crate) fn start_waiting(&mut self, now: Duration) {
+        while self.chain.as_ref().is_some_and(|chain| chain.ready && self.requests.len() < chain.slots) {
+            let Some(request) = self.waiting.pop_front() else { return };
+            self.start(now, request);
+        }
+    }
+
+    pub(crate) fn start(&mut self, now: Duration, mut request: Request) {
+        let id = request.id;
+        let open = request.open(self.config.wire);
+        let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
+        let first = request.begin(now, chunk);
+        self.requests.insert(id, request);
+        for node in self.chain_nodes() {
+            self.send(node, &Control::Open(open));
+        }
+        if let Some((header, payload)) = first {
+            self.send_data(id, 0, header, payload);
+        }
+    }
+
+    pub(crate) fn follow(&mut self, now: Duration, id: u32, next: Next) {
+        match next {
+            Next::Send(frames) => {
+                for (hop, header, payload) in frames {
+                    self.send_data(id, hop, header, payload);
+                }
+            }
+            Next::Token(update, header, payload) => {
+                self.send_data(id, 0, header, payload);
+                self.timed_token(now, id, update);
+            }
+            Next::Finish(update, text, reason) => {
+                match update {
+                    Some(update) => self.timed_token(now, id, update),
+                    None => self.stamp(now, id),
+                }
+                self.finish(id, text, reason);
+            }
+        }
+    }
+
+    pub(crate) fn timed_token(&mut self, now: Duration, id: u32, update: Update) {
+        self.stamp(now, id);
+        if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
+            self.actions.push_back(Action::Update(id, update));
+        }
+    }
+
+    pub(crate) fn stamp(&mut self, now: Duration, id: u32) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            let figures = &mut request.figures;
+            figures.total = now - request.started;
+            if figures.first_token.is_zero() {
+                figures.first_token = figures.total;
+            }
+            figures.decode = figures.total - figures.first_token;
+        }
+    }
+
+    /// The request has its last token; its figures are complete when every node has closed it.
+    pub(crate) fn finish(&mut self, id: u32, text: String, reason: Finish) {
+        let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().collect();
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.closing = Some(Closing { nodes, text, reason });
+        }
+        self.close(id);
+    }
+
+    pub(crate) fn close(&mut self, request: u32) {
+        for node in self.chain_nodes() {
+            self.send(node, &Control::Close { request });
+        }
+    }
+
+    pub(crate) fn closed(&mut self, now: Duration, from: NodeId, id: u32, compute: Duration) {
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        let Some(closing) = &mut request.closing else { return };
+        if !closing.nodes.remove(&from) {
+            return;
+        }
+        request.figures.compute += compute;
+        if closing.nodes.is_empty() {
+            self.end(now, id);
+        }
+    }
+
+    /// The last of a request that has finished.
+    pub(crate) fn end(&mut self, now: Duration, id: u32) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        if request.is_proof {
+            self.proved(request.figures.total);
+        } else {
+            self.finished(request);
+        }
+        self.start_waiting(now);
+    }
+
+    pub(crate) fn finished(&mut self, request: Request) {
+        if let Some(Closing { text, reason, .. }) = request.closing {
+            let finished = Finished { text, reason, figures: request.figures };
+            self.actions.push_back(Action::Update(request.id, Update::Finished(finished)));
+        }
+    }
+
+    pub(crate) fn proved(&mut self, took: Duration) {
+        if let Some(chain) = &mut self.chain {
+            chain.ready = true;
+            self.event(Event::Ready { token_ms: took.as_secs_f64() * 1e3 });
+        }
+    }
+
+    pub(crate) fn fail(&mut self, now: Duration, id: u32, why: String) {
+        let Some(request) = self.requests.remove(&id) else { return };
+        self.close(id);
+        if request.is_proof {
+            self.break_chain(now, &format!("the first token did not pass through the chain: {why}"));
+        } else if request.closing.is_some() {
+            self.finished(request);
+        } else {
+            self.actions.push_back(Action::Update(id, Update::Failed(why)));
+        }
+        self.start_waiting(now);
+    }
+
+    pub(crate) fn send_data(&mut self, id: u32, hop: usize, header: Header, payload: Vec<u8>) {
+        let node = self.chain.as_ref().and_then(|chain| chain.parts.get(hop)).map(|part| part.0);
+        let (Some(node), Some(request)) = (node, self.requests.get_mut(&id)) else { return };
+        request.figures.frames += 1;
+        request.figures.bytes += (Header::LEN + payload.len()) as u64;
+        self.actions.push_back(Action::Send(node, header, payload));
+    }
+}
