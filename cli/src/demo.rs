@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use crate::answer::{self, Question};
 use crate::machine;
 use crate::model;
-use crate::options::{DeviceOptions, ModelOptions, SamplingOptions, Wire};
+use crate::options::{DeviceOptions, ModelOptions, TextOptions};
 use crate::progress::SwarmProgress;
 use crate::show;
 use crate::swarm::{self, local_name, ready, server_config};
@@ -31,15 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     nodes: u16,
     #[command(flatten)]
-    device: DeviceOptions,
-    /// How activations travel between nodes.
-    #[arg(long, value_enum, default_value_t = Wire::F16)]
-    wire: Wire,
-    /// Tokens to generate at most
-    #[arg(long, value_name = "M", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
-    max_tokens: u32,
-    #[command(flatten)]
-    sampling: SamplingOptions,
+    how: TextOptions,
     /// Where people and programs are served afterwards [default: 127.0.0.1:7780, with --once any free port]
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
@@ -60,14 +52,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let tokenizer = prepared.tokenizer.as_ref().context("the demo needs a model with a tokenizer.json")?;
     let ask = Generate {
         prompt: tokenizer.encode(&args.prompt)?,
-        max_tokens: args.max_tokens as usize,
-        sampling: args.sampling.sampling(),
+        max_tokens: args.how.max_tokens as usize,
+        sampling: args.how.sampling.sampling(),
         stop: Vec::new(),
         ignore_eos: false,
     };
     swarm::check_nodes(&prepared, count)?;
     swarm::check_ask(&prepared, &ask)?;
-    let mut config = server_config(&prepared, Policy::Exactly(count), args.wire.codec(), 4);
+    let mut config = server_config(&prepared, Policy::Exactly(count), args.how.wire.codec(), 4);
     // With --once nobody is to find the ports afterwards, so they need not be the usual ones.
     let usual = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, if args.once { 0 } else { port }));
     config.tcp = args.tcp.unwrap_or_else(|| usual(7700));
@@ -78,7 +70,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     show::say(&format!("coordinator: {name} ({layers} layers), nodes join at tcp://{tcp}"));
     let mut nodes = Vec::new();
     for number in 1..=count {
-        let node = spawn_node(&server, number, &args.device)?;
+        let node = spawn_node(&server, number, &args.how.device)?;
         show::say(&format!("{}: process {}", local_name(number), node.id().unwrap_or_default()));
         nodes.push(node);
     }
@@ -91,7 +83,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         failed = first_exit(&mut nodes) => bail!(failed),
     }
     show::say("");
-    let question = Question { ask, text: Some(args.prompt), wire: args.wire, json: args.json };
+    let question = Question { ask, text: Some(args.prompt), wire: args.how.wire, json: args.json };
     answer::print(&server, &prepared, question).await?;
     if !args.once {
         show::say("");

@@ -6,7 +6,7 @@ use syn1_coordinator::request::Generate;
 use crate::answer::{self, Question};
 use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
-use crate::options::{DeviceOptions, ModelOptions, SamplingOptions, Wire};
+use crate::options::{ModelOptions, TextOptions};
 use crate::show;
 use crate::swarm::{self, Swarm};
 
@@ -31,15 +31,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     nodes: u16,
     #[command(flatten)]
-    device: DeviceOptions,
-    /// How activations travel between nodes.
-    #[arg(long, value_enum, default_value_t = Wire::F16)]
-    wire: Wire,
-    /// Tokens to generate at most
-    #[arg(long, value_name = "M", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
-    max_tokens: u32,
-    #[command(flatten)]
-    sampling: SamplingOptions,
+    how: TextOptions,
     /// Text that ends the answer (can be given several times)
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -57,16 +49,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let (prompt, text) = prompt(&args, &prepared).await?;
     let ask = Generate {
         prompt,
-        max_tokens: args.max_tokens as usize,
-        sampling: args.sampling.sampling(),
+        max_tokens: args.how.max_tokens as usize,
+        sampling: args.how.sampling.sampling(),
         stop: args.stop,
         ignore_eos: args.ignore_eos,
     };
     swarm::check_ask(&prepared, &ask)?;
-    let mut swarm = Swarm::start(&prepared, args.nodes.into(), &args.device, args.wire.codec())?;
+    let mut swarm = Swarm::start(&prepared, args.nodes.into(), &args.how.device, args.how.wire.codec())?;
     swarm.ready().await?;
     show::say(swarm.device());
-    answer::print(swarm.server(), &prepared, Question { ask, text, wire: args.wire, json: args.json }).await
+    answer::print(swarm.server(), &prepared, Question { ask, text, wire: args.how.wire, json: args.json }).await
 }
 
 /// The prompt as ids, and as text where there is a tokenizer.

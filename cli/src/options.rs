@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use syn1_coordinator::sample::Sampling;
+use syn1_coordinator::sample::{Sampling, fresh_seed};
 use syn1_core::Codec;
 use syn1_model::plan::WeightFormat;
 use syn1_node_host::DeviceChoice;
@@ -79,6 +79,21 @@ impl Wire {
     }
 }
 
+/// How a text is made: what computes, how activations travel, how many tokens and which.
+#[derive(Args, Clone)]
+pub(crate) struct TextOptions {
+    #[command(flatten)]
+    pub(crate) device: DeviceOptions,
+    /// How activations travel between nodes.
+    #[arg(long, value_enum, default_value_t = Wire::F16)]
+    pub(crate) wire: Wire,
+    /// Tokens to generate at most
+    #[arg(long, value_name = "M", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: u32,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingOptions,
+}
+
 /// How tokens are chosen.
 #[derive(Args, Clone)]
 pub(crate) struct SamplingOptions {
@@ -113,10 +128,4 @@ impl SamplingOptions {
             seed: self.seed.unwrap_or_else(fresh_seed),
         }
     }
-}
-
-/// A seed that differs from run to run; short enough to type again.
-fn fresh_seed() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish() >> 40
 }

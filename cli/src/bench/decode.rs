@@ -133,7 +133,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
     let kv_bytes = plan.kv_bytes_per_position() * (prompt + tokens / 2) as u64;
     let mut engine = device.engine(plan, &pieces, config)?;
     let slot = engine.open()?;
-    let ids: Vec<u32> = (0..prompt as u32).map(|id| (id * 37 + 11) % prepared.spec.vocab as u32).collect();
+    let ids = prompt_ids(args, prepared);
 
     let (mut firsts, mut paces, mut limits, mut shares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for run in 0..=args.runs {
@@ -175,6 +175,11 @@ fn greedy(engine: &mut AnyEngine, slot: Slot, position: usize, tokens: usize) ->
     Ok(block_on(engine.greedy(slot, position, 1, tokens, &mut Vec::new()))?)
 }
 
+/// The prompt of every arm: ids spread over the vocabulary, the same in each run.
+fn prompt_ids(args: &Args, prepared: &Prepared) -> Vec<u32> {
+    (0..u32::from(args.prompt)).map(|id| (id * 37 + 11) % prepared.spec.vocab as u32).collect()
+}
+
 /// Seconds that `work` takes.
 fn time(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let begun = Instant::now();
@@ -203,7 +208,7 @@ async fn split(args: &Args, prepared: &Prepared, counts: &[usize]) -> Result<Vec
         arms.push((nodes, swarm, Vec::new()));
     }
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    let prompt: Vec<u32> = (0..u32::from(args.prompt)).map(|id| (id * 37 + 11) % prepared.spec.vocab as u32).collect();
+    let prompt = prompt_ids(args, prepared);
     let ask = Generate { prompt, max_tokens: args.tokens.into(), sampling, stop: Vec::new(), ignore_eos: true };
     for run in 0..=args.runs {
         for (_, swarm, figures) in &mut arms {
