@@ -19,8 +19,27 @@ KINDS = {1: ("tokens", (8,), 8), 2: ("activation", (1, 2, 3, 4), 14), 3: ("outpu
 FIELDS = "kind flags codec epoch position request payload_len rows cols".split()
 ENUMS = {"role": ["Coordinator", "Node"],
          "reason": "Done Version Protocol Timeout Refused Replaced Shutdown Internal".split()}
+FREQUENCIES = [half + half[::-1] for half in ([int(number) for number in line.split()] for line in """
+1 1 1 1 1 1 1 121
+1 1 1 1 1 3 15 105
+1 1 1 1 2 6 19 97
+1 1 1 2 4 11 30 78
+1 1 1 3 7 15 32 68
+1 2 3 5 10 17 32 58
+1 1 2 4 10 21 36 53
+2 3 5 7 12 19 31 49
+1 2 4 8 14 22 33 44
+3 4 7 9 14 20 29 42
+1 2 5 10 16 25 32 37
+3 5 8 12 17 22 28 33
+2 4 7 11 17 24 30 33
+4 7 9 13 17 22 26 30
+6 8 10 13 17 21 25 28
+16 16 16 16 16 16 16 16""".strip().split("\n"))]
+BYTES = {"hash": 32, "signature": 64}
 MESSAGES = [line.split() for line in """
-Hello minor_min:u8 minor_max:u8 role:role flags:u8 codecs:u32 max_payload:u32 max_rows:u16 agent:text
+Hello minor_min:u8 minor_max:u8 role:role flags:u8 codecs:u32 max_payload:u32 max_rows:u16 credit:u16 \
+model:hash key:hash nonce:hash agent:text
 Bye reason:reason text:text
 Ping number:u64
 Pong number:u64
@@ -29,11 +48,13 @@ Profile name:text device:text memory_bytes:u64 read_bytes_per_s:u64 layer_ns:u64
 Assign generation:u32 first_layer:u16 end_layer:u16 max_positions:u32 slots:u16 max_rows:u16
 Loading generation:u32 done_bytes:u64 total_bytes:u64
 Loaded generation:u32 fetched_bytes:u64 layer_ns:u64 slots:u16
-Open request:u32 epoch:u8 codec:u8 output:output wanted_from:u32
+Open request:u32 epoch:u8 codec:u8 flags:u8 output:output wanted_from:u32
 Close request:u32
 Failed request:u32 epoch:u8 text:text
 Unable generation:u32 text:text
-Closed request:u32 compute_us:u64""".strip().split("\n")]
+Closed request:u32 compute_us:u64
+Prove signature:signature
+Grant frames:u16""".strip().split("\n")]
 
 
 class Refused(Exception):
@@ -75,10 +96,12 @@ def header(data, limits):
     need(not flags & 14 & ~limits["flags"], "NotNegotiated")
     need(not flags & 14 & ~meaningful, "FlagsOfKind")
     need(codec in codecs, "CodecOfKind")
+    delta, compressed = flags & 4, flags & 2
     if name == "control":
         need(not any(h[field] for field in ("epoch", "position", "request", "rows", "cols")), "ControlFields")
         need(h["payload_len"] <= 1024, "TooLong")
         return h
+    need((not delta or codec in (3, 4)) and (not compressed or codec == 3), "FlagsOfCodec")
     need(limits["width"], "NoModel")
     full = name == "output" and codec == 1
     if (name, rows, cols) != ("output", 0, 0) or full:
@@ -86,10 +109,110 @@ def header(data, limits):
         need(h["position"] + (1 if full else rows) < 1 << 32, "Position")
         fits = {"tokens": cols == 1, "activation": cols == limits["width"], "output": 1 <= cols <= limits["vocab"]}
         need((rows, cols) == grid(limits["vocab"]) if full else fits[name], "Shape")
-    length = rows * CODECS[codec](cols)
-    need(length == h["payload_len"] or length >= 1 << 32, "Length")
-    need(length <= min(limits["max_payload"], (1 << 32) - 1), "TooLong")
+    prefix = 4 + rows if delta else 0
+    length = prefix + rows * CODECS[codec](cols)
+    least, most = (prefix + fixed(rows, cols), length - 1) if compressed else (length, length)
+    need(least <= h["payload_len"] <= most or length >= 1 << 32, "Length")
+    need(length < 1 << 32 and h["payload_len"] <= limits["max_payload"], "TooLong")
     return h
+
+
+def fixed(rows, cols):
+    """Bytes of a compressed payload in front of its stream (SPEC 3.31)."""
+    return rows * (36 + 1 + -(-cols // 2)) + 10
+
+
+def decode_rows(h, data, reference):
+    """The rows of an activation; `reference` is the last row of the delta frame that ended right before, or None
+    (SPEC 3.26 to 3.29)."""
+    rows, cols, weights = h["rows"], h["cols"], [0] * h["rows"]
+    if h["flags"] & 4:
+        check, weights, data = struct.unpack("<I", data[:4])[0], data[4:4 + rows], data[4 + rows:]
+        need(max(weights) <= 128, "Weight")
+        need(reference or not weights[0], "Reference")
+        need(check == (row_hash(reference) if weights[0] else 0), "Reference")
+    if h["flags"] & 2:
+        data = decompress(data, rows, cols)
+    step, out = CODECS[h["codec"]](cols), []
+    for row, weight in enumerate(weights):
+        values = decode_row(h["codec"], data[row * step:(row + 1) * step], cols)
+        out.append(add(out[-1] if out else reference, weight, values))
+    return out
+
+
+def encode_rows(h, data, reference, given):
+    """The payload of the rows in `given`, with check, weights and tables of `data`."""
+    rows, cols, prefix, weights = h["rows"], h["cols"], b"", [0] * h["rows"]
+    if h["flags"] & 4:
+        prefix, weights = data[:4 + rows], data[4:4 + rows]
+    parts = []
+    for row, weight in zip(given, weights):
+        residual = [f32(x - f32(weight / 128 * p)) for x, p in zip(row, reference)] if weight else row
+        parts.append(encode_row(h["codec"], residual))
+        reference = add(reference, weight, decode_row(h["codec"], parts[-1], cols))
+    return prefix + (compress(parts, data[len(prefix) + 36 * rows:]) if h["flags"] & 2 else b"".join(parts))
+
+
+def add(before, weight, residual):
+    return [f32(f32(weight / 128 * p) + r) for p, r in zip(before, residual)] if weight else residual
+
+
+def row_hash(row):
+    def step(h, x):
+        mixed = (h ^ x) * 2654435761 % (1 << 32)
+        return mixed ^ mixed >> 15
+
+    lanes, out = [1398361649] * 16, 1398361649
+    row = row + [0.0] * (-len(row) % 16)
+    for column, x in enumerate(struct.unpack(f"<{len(row)}I", struct.pack(f"<{len(row)}f", *row))):
+        lanes[column % 16] = step(lanes[column % 16], x)
+    for lane in lanes:
+        out = step(out, lane)
+    return out
+
+
+def decompress(data, rows, cols):
+    """The rows of q8 in a compressed payload (SPEC 3.31 to 3.36)."""
+    half, start = -(-cols // 2), fixed(rows, cols)
+    heads, tables, lows = data[:36 * rows], data[36 * rows:37 * rows], data[37 * rows:start - 10]
+    packed, stream, taken, out = int.from_bytes(data[start - 10:start], "little"), data[start:], 0, b""
+    states = [packed >> 20 * lane & 0xFFFFF for lane in range(4)]
+    need(min(states) >= 4096, "Entropy")
+    for row in range(rows):
+        need(tables[row] < 16, "Table")
+        halves = [half for byte in lows[row * half:(row + 1) * half] for half in (byte & 15, byte >> 4)]
+        need(not any(halves[cols:]), "Padding")
+        frequencies, body = FREQUENCIES[tables[row]], []
+        for column in range(cols):
+            state = states[column % 4]
+            symbol = next(s for s in range(16) if state % 256 < sum(frequencies[:s + 1]))
+            state = frequencies[symbol] * (state // 256) + state % 256 - sum(frequencies[:symbol])
+            if state < 4096:
+                state = 256 * state + (stream[taken] if taken < len(stream) else 0)
+                taken += 1
+            states[column % 4] = state
+            body.append((16 * symbol + halves[column]) ^ 0x80)
+        out += heads[36 * row:36 * row + 36] + bytes(body)
+    need(taken == len(stream) and states == [4096] * 4, "Entropy")
+    return out
+
+
+def compress(parts, tables):
+    """Rows of q8 compressed with the given tables (SPEC 3.31, 3.35)."""
+    states, stream, lows = [4096] * 4, b"", b""
+    for part, table in reversed(list(zip(parts, tables))):
+        body, frequencies = [byte ^ 0x80 for byte in part[36:]], FREQUENCIES[table]
+        for column in reversed(range(len(body))):
+            state, symbol = states[column % 4], body[column] >> 4
+            if state >= 4096 * frequencies[symbol]:
+                stream, state = bytes([state % 256]) + stream, state // 256
+            rounds, rest = divmod(state, frequencies[symbol])
+            states[column % 4] = 256 * rounds + rest + sum(frequencies[:symbol])
+        halves = [byte & 15 for byte in body] + [0]
+        lows = bytes(a | b << 4 for a, b in zip(halves[::2], halves[1::2])) + lows
+    packed = sum(state << 20 * lane for lane, state in enumerate(states))
+    heads = b"".join(part[:36] for part in parts)
+    return heads + bytes(tables[:len(parts)]) + lows + packed.to_bytes(10, "little") + stream
 
 
 def decode_row(codec, data, cols):
@@ -218,7 +341,9 @@ def decode_message(data):
                 return take(varint(64)).decode("utf-8")
             except UnicodeDecodeError:
                 raise Refused("Malformed") from None
-        return take(32).hex() if kind == "hash" else take(1)[0] if kind == "u8" else varint(int(kind[1:]))
+        if kind in BYTES:
+            return take(BYTES[kind]).hex()
+        return take(1)[0] if kind == "u8" else varint(int(kind[1:]))
 
     number = varint(32)
     need(number < len(MESSAGES), "Unknown")
@@ -242,7 +367,7 @@ def encode_message(name, fields):
         elif kind == "text":
             out += varint(len(value.encode())) + value.encode()
         else:
-            out += bytes.fromhex(value) if kind == "hash" else bytes([value]) if kind == "u8" else varint(value)
+            out += bytes.fromhex(value) if kind in BYTES else bytes([value]) if kind == "u8" else varint(value)
     return out
 
 
@@ -250,8 +375,9 @@ def bits(x):
     return struct.pack(">f", x).hex()
 
 
-def meaning(data, limits, given):
-    """What a message of one frame says, as a vector states it, and its payload written anew from `given`."""
+def meaning(data, limits, given, before):
+    """What a message of one frame says behind the one `before`, as a vector states it, and its payload written anew from
+    `given`."""
     need(len(data) >= 24, "Torn")
     h = header(data, limits)
     if h is None:
@@ -266,21 +392,30 @@ def meaning(data, limits, given):
     if codec == 8:
         ids = struct.unpack(f"<{rows}I", payload)
         return lines + [" ".join(["ids", *map(str, ids)])], struct.pack(f"<{rows}I", *ids)
+    if h["kind"] == 2:
+        reference = reference_behind(before, limits, h)
+        decoded = decode_rows(h, payload, reference)
+        lines += [" ".join(["decoded", *map(bits, row)]) for row in decoded]
+        return lines, encode_rows(h, payload, reference, given)
     step = CODECS[codec](cols)
     parts = [payload[row * step:(row + 1) * step] for row in range(rows)]
     if codec == 9:
         read = [decode_top(part, limits["vocab"]) for part in parts]
         lines += [" ".join(["row", f"log_sum_exp={bits(t)}", *(f"{i}:{bits(x)}" for i, x in e)]) for t, e in read]
         return lines, b"".join(encode_top(row, cols, total) for row, (total, _) in zip(given, read))
-    if h["kind"] == 3:
-        cells, vocab = floats(payload), limits["vocab"]
-        need(all(x < math.inf for x in cells) and all(x == -math.inf for x in cells[vocab:]), "NotFinite")
-        padding = [-math.inf] * (len(cells) - vocab)
-        again = b"".join(struct.pack(f"<{len(cells)}f", *row, *padding) for row in given)
-        return lines + [" ".join(["decoded", *map(bits, cells[:vocab])])], again
-    decoded = [decode_row(codec, part, cols) for part in parts]
-    lines += [" ".join(["decoded", *map(bits, row)]) for row in decoded]
-    return lines, b"".join(encode_row(codec, row) for row in given)
+    cells, vocab = floats(payload), limits["vocab"]
+    need(all(x < math.inf for x in cells) and all(x == -math.inf for x in cells[vocab:]), "NotFinite")
+    padding = [-math.inf] * (len(cells) - vocab)
+    again = b"".join(struct.pack(f"<{len(cells)}f", *row, *padding) for row in given)
+    return lines + [" ".join(["decoded", *map(bits, cells[:vocab])])], again
+
+
+def reference_behind(data, limits, h):
+    """The row that the first one of frame `h` may build on, after the frame in `data` (SPEC 3.29)."""
+    earlier = header(data, limits) if data else None
+    if not earlier or not earlier["flags"] & 4 or any(earlier[field] != h[field] for field in ("request", "epoch")):
+        return None
+    return decode_rows(earlier, data[24:], None)[-1] if earlier["position"] + earlier["rows"] == h["position"] else None
 
 
 def quoted(name, label):
@@ -291,7 +426,7 @@ def check(path):
     """Whether a vector's bytes mean what it says; raises or returns a complaint."""
     lines = path.read_text(encoding="utf-8").splitlines()
     of = {word: [line[len(word) + 1:] for line in lines if line.startswith(word + " ")]
-          for word in ("limits", "sent", "logits", "bytes")}
+          for word in ("limits", "sent", "logits", "before", "bytes")}
     limits = {key: int(value) for key, value in (item.split("=") for item in of["limits"][0].split())}
     number = re.compile(r"(?<=[ :=])(-?(?:[0-9.]+(?:e-?[0-9]+)?|inf))=([0-9a-f]{8})\b")
     for decimal, stated in number.findall("\n".join(lines)):
@@ -299,10 +434,10 @@ def check(path):
             return f"{decimal} is not {stated}"
     given = [[struct.unpack(">f", bytes.fromhex(item.split("=")[1]))[0] for item in line.split()]
              for line in of["sent"] + of["logits"]]
-    data = bytes.fromhex("".join(of["bytes"]))
+    data, before = (bytes.fromhex("".join(of[word])) for word in ("bytes", "before"))
     stated = [number.sub(r"\2", line) for line in lines if line.split()[0] not in (*of, "#")]
     try:
-        said, payload = meaning(data, limits, given)
+        said, payload = meaning(data, limits, given, before)
     except Refused as refused:
         said, payload = [f"expect error {refused}"], None
     if said != stated:

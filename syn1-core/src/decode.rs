@@ -12,6 +12,7 @@ use crate::{Header, HeaderError, Limits};
 
 /// Finds frames in a stream of bytes.
 #[derive(Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Decoder<B> {
     buffer: B,
     /// The bytes of `buffer` that hold input not yet consumed.
@@ -152,10 +153,12 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
 
 /// The header of a frame that lies whole in a [`Decoder`]'s buffer.
 #[derive(Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Complete(Header);
 
 /// A checked header and its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Frame<'a> {
     /// What the payload is.
     pub header: Header,

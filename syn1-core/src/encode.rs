@@ -6,6 +6,15 @@ use crate::{Control, ControlError, Header};
 
 /// Writes a header and its payload into `out` and gives the bytes of the frame.
 ///
+/// ```
+/// use syn1_core::{Header, encode_frame};
+///
+/// let mut out = [0; 64];
+/// let frame = encode_frame(&Header::tokens(1, 0, 0, 1), &7u32.to_le_bytes(), &mut out)?;
+/// assert_eq!((frame.len(), &frame[..4]), (28, &b"SYN1"[..]));
+/// # Ok::<(), syn1_core::EncodeError>(())
+/// ```
+///
 /// # Errors
 /// `payload` is not `header.payload_len` bytes, or `out` is too short.
 pub fn encode_frame<'o>(header: &Header, payload: &[u8], out: &'o mut [u8]) -> Result<&'o [u8], EncodeError> {
@@ -21,6 +30,14 @@ pub fn encode_frame<'o>(header: &Header, payload: &[u8], out: &'o mut [u8]) -> R
 }
 
 /// Writes a control message with its header into `out` and gives the bytes of the frame.
+///
+/// ```
+/// use syn1_core::{Control, encode_control};
+///
+/// let mut out = [0; 64];
+/// assert_eq!(encode_control(&Control::Ping(7), &mut out)?[24..], [2, 7]);
+/// # Ok::<(), syn1_core::EncodeError>(())
+/// ```
 ///
 /// # Errors
 /// The message can't be written, or `out` is too short.

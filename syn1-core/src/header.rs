@@ -12,7 +12,7 @@ use core::fmt;
 use crate::codec::{Codec, encoded_len};
 use crate::limits::MAX_CONTROL;
 use crate::output::logits_grid;
-use crate::{Flags, HeaderError, Limits};
+use crate::{Flags, Form, HeaderError, Limits};
 
 /// What a frame is, for which request and where in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,6 +84,12 @@ impl Header {
         Self::empty(Kind::Output, Codec::Top, request, epoch, position)
     }
 
+    /// The same header, marked as that of rows of tokens that are not accepted yet.
+    #[must_use]
+    pub const fn predicted(self) -> Self {
+        Self { flags: self.flags.union(Flags::PREDICTED), ..self }
+    }
+
     /// Whether this is an [`acknowledge`](Self::acknowledge) frame.
     #[must_use]
     pub fn is_acknowledge(&self) -> bool {
@@ -152,6 +158,7 @@ impl fmt::Display for Kind {
 
 /// What 24 bytes announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Parsed {
     /// A frame that this version knows.
     Frame(Header),
@@ -167,21 +174,19 @@ pub enum Parsed {
 /// # Errors
 /// The first rule that is broken; nothing about the payload needs to be looked at to know it.
 pub fn parse(bytes: &[u8; Header::LEN], limits: &Limits) -> Result<Parsed, HeaderError> {
-    #[rustfmt::skip]
-    let [
-        s, y, n, major, kind, flags, codec, epoch,
-        p0, p1, p2, p3, q0, q1, q2, q3,
-        n0, n1, n2, n3, r0, r1, c0, c1,
-    ] = *bytes;
-    // SPEC 1.2
-    if [s, y, n] != *b"SYN" {
-        return Err(HeaderError::Magic([s, y, n, major]));
+    let ([magic, [kind, flags, codec, epoch], position, request, payload_len, [r0, r1, c0, c1]], []) =
+        bytes.as_chunks()
+    else {
+        return Err(HeaderError::Magic([0; 4]));
+    };
+    if *magic != [b'S', b'Y', b'N', MAJOR] {
+        let [s, y, n, major] = *magic;
+        // SPEC 1.2
+        // SPEC 1.3
+        return Err(if [s, y, n] == *b"SYN" { HeaderError::Version(major) } else { HeaderError::Magic(*magic) });
     }
-    // SPEC 1.3
-    if major != MAJOR {
-        return Err(HeaderError::Version(major));
-    }
-    let payload_len = u32::from_le_bytes([n0, n1, n2, n3]);
+    let (kind, flags, codec) = (*kind, *flags, *codec);
+    let payload_len = u32::from_le_bytes(*payload_len);
     let kind = match kind {
         1 => Kind::Tokens,
         2 => Kind::Activation,
@@ -205,12 +210,12 @@ pub fn parse(bytes: &[u8; Header::LEN], limits: &Limits) -> Result<Parsed, Heade
         flags: Flags::from_bits(flags).ok_or(HeaderError::ReservedFlags(flags))?,
         // SPEC 3.2
         codec: Codec::from_byte(codec).ok_or(HeaderError::Codec(codec))?,
-        epoch,
-        position: u32::from_le_bytes([p0, p1, p2, p3]),
-        request: u32::from_le_bytes([q0, q1, q2, q3]),
+        epoch: *epoch,
+        position: u32::from_le_bytes(*position),
+        request: u32::from_le_bytes(*request),
         payload_len,
-        rows: u16::from_le_bytes([r0, r1]),
-        cols: u16::from_le_bytes([c0, c1]),
+        rows: u16::from_le_bytes([*r0, *r1]),
+        cols: u16::from_le_bytes([*c0, *c1]),
     };
     check(&header, limits)?;
     Ok(Parsed::Frame(header))
@@ -226,16 +231,21 @@ fn check(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
         // SPEC 1.6
         _ => return Err(HeaderError::CodecOfKind { kind, codec }),
     }
+    // SPEC 2.6
+    let flags = header.flags.intersect(Flags::DELTA.union(Flags::COMPRESSED));
+    let form = if flags.is_empty() { Some(Form::plain(codec)) } else { Form::new(codec, flags) };
+    let form = form.ok_or(HeaderError::FlagsOfCodec { flags, codec })?;
     // SPEC 1.14
     if limits.width == 0 {
         return Err(HeaderError::NoModel(kind));
     }
     check_shape(header, limits)?;
-    match encoded_len(codec, header.rows, header.cols) {
+    match form.lengths(header.rows, header.cols) {
         // SPEC 1.10
-        Some(len) if len != payload_len => Err(HeaderError::Length { payload_len, len }),
+        Some((least, _)) if payload_len < least => Err(HeaderError::Length { payload_len, len: least }),
+        Some((_, most)) if payload_len > most => Err(HeaderError::Length { payload_len, len: most }),
         // SPEC 1.11
-        Some(len) if len <= limits.max_payload => Ok(()),
+        Some(_) if payload_len <= limits.max_payload => Ok(()),
         _ => Err(HeaderError::TooLong { payload_len, limit: limits.max_payload }),
     }
 }
@@ -385,7 +395,12 @@ mod tests {
     #[test]
     fn flags_need_negotiation_and_a_kind_that_has_them() {
         for flag in [Flags::COMPRESSED, Flags::DELTA, Flags::PREDICTED] {
-            let header = Header { flags: q8().flags.union(flag), ..q8() };
+            let payload_len = match flag {
+                Flags::COMPRESSED => 1600,
+                Flags::DELTA => 2 * 804 + 6,
+                _ => 2 * 804,
+            };
+            let header = Header { flags: q8().flags.union(flag), payload_len, ..q8() };
             assert_eq!(refused(header), HeaderError::NotNegotiated(flag));
             assert!(refused(header).to_string().contains("was not negotiated"));
             let agreed = Limits { flags: flag, ..LIMITS };
@@ -462,6 +477,19 @@ mod tests {
         assert_eq!(refused(longer), HeaderError::Length { payload_len: 1609, len: 1608 });
         let tight = Limits { max_payload: 1607, ..LIMITS };
         assert_eq!(parse(&q8().emit(), &tight), Err(HeaderError::TooLong { payload_len: 1608, limit: 1607 }));
+    }
+
+    #[test]
+    fn a_compressed_payload_is_shorter_than_plain_and_has_its_fixed_parts() {
+        let agreed = Limits { flags: Flags::COMPRESSED, ..LIMITS };
+        let of = |payload_len| Header { flags: Flags::QUANTIZED.union(Flags::COMPRESSED), payload_len, ..q8() };
+        let fixed = 2 * (36 + 1 + 384) + 10;
+        for (payload_len, len) in [(fixed - 1, fixed), (1608, 1607)] {
+            assert_eq!(parse(&of(payload_len).emit(), &agreed), Err(HeaderError::Length { payload_len, len }));
+        }
+        for payload_len in [fixed, 1607] {
+            assert_eq!(parse(&of(payload_len).emit(), &agreed), Ok(Parsed::Frame(of(payload_len))));
+        }
     }
 
     proptest! {

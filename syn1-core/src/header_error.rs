@@ -42,6 +42,13 @@ pub enum HeaderError {
         /// The frame's codec.
         codec: Codec,
     },
+    /// Flags that the rows of this codec can't have: delta is for Q8 and Q4, compressed for Q8.
+    FlagsOfCodec {
+        /// The flags, of which at least one is not the codec's.
+        flags: Flags,
+        /// The frame's codec.
+        codec: Codec,
+    },
     /// A control frame with position, request, epoch, rows or cols.
     ControlFields,
     /// A data frame before a model is known.
@@ -69,11 +76,11 @@ pub enum HeaderError {
         /// Columns announced.
         cols: u16,
     },
-    /// The payload's length is not that of its shape.
+    /// The payload's length is not that of its shape, or out of the bounds that its shape gives a compressed one.
     Length {
         /// Bytes announced.
         payload_len: u32,
-        /// Bytes that the shape needs.
+        /// Bytes that the shape needs, or the bound that was passed.
         len: u32,
     },
     /// The payload is longer than agreed.
@@ -113,6 +120,7 @@ impl fmt::Display for HeaderError {
             Self::FlagsOfKind { kind, flags } => write!(f, "{kind} frames can't be marked {flags}"),
             Self::Quantized { flags, codec } => write!(f, "flags {flags} contradict codec {codec} about quantization"),
             Self::CodecOfKind { kind, codec } => write!(f, "{kind} frames do not travel in codec {codec}"),
+            Self::FlagsOfCodec { flags, codec } => write!(f, "rows of codec {codec} can't be {flags}"),
             Self::ControlFields => f.write_str("a control frame's epoch, position, request, rows and cols must be 0"),
             Self::NoModel(kind) => write!(f, "{kind} frame before the model is known: Hello and Model come first"),
             Self::Rows { rows, limit } => write!(f, "{rows} rows where 1 to {limit} were agreed"),

@@ -12,9 +12,10 @@
 //! | frames out of a stream of bytes | [`Decoder`], over a buffer of yours |
 //! | frames out of messages | [`Frame::from_message`] |
 //! | frames into bytes | [`Header`]'s constructors, [`encode_frame`], [`encode_control`] |
-//! | activations in and out of payloads | [`codec`]: F32, F16, Q8, Q4 |
+//! | activations in and out of frames, in any form | [`activation`]: with delta and compression |
+//! | activations in and out of payloads, plain | [`codec`]: F32, F16, Q8, Q4 |
 //! | logits in and out of payloads | [`output`] |
-//! | greeting, negotiation, pings, refusals | [`Session`] |
+//! | greeting, proof of keys, negotiation, credit, pings, goodbye | [`Session`], [`Identity`] |
 //! | a transport of your own | implement [`Link`], test it with `testing` (feature `testing`) |
 //!
 //! # What a receiver may rely on
@@ -68,6 +69,7 @@
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod activation;
 pub mod codec;
 pub mod control;
 pub mod decode;
@@ -75,8 +77,10 @@ pub mod encode;
 mod exp;
 mod fatal;
 mod flags;
+mod form;
 pub mod header;
 mod header_error;
+pub mod identity;
 pub mod limits;
 pub mod link;
 pub mod output;
@@ -85,16 +89,19 @@ pub mod session;
 pub mod testing;
 pub mod time;
 
+pub use activation::{Inbound, Outbound, Place};
 pub use codec::{Codec, CodecError, CodecSet, encoded_len};
 pub use control::{Control, ControlError, Reason, Role, clip};
 pub use decode::{DecodeError, Decoder, Frame};
 pub use encode::{EncodeError, encode_control, encode_frame};
 pub use fatal::Fatal;
 pub use flags::Flags;
+pub use form::Form;
 pub use header::{Header, Kind, Parsed};
 pub use header_error::HeaderError;
+pub use identity::{Anonymous, Identity, Verdict};
 pub use limits::Limits;
 pub use link::{Link, LinkError, LinkErrorKind, Receive, Transmit};
 pub use output::{OutputError, logits_grid};
-pub use session::{Event, Negotiated, Session, SessionConfig};
+pub use session::{Event, Negotiated, Peer, Session, SessionConfig};
 pub use time::Millis;

@@ -3,6 +3,15 @@
 use crate::Flags;
 
 /// What a receiver accepts at this moment. It only ever holds numbers that *we* chose or that both ends agreed on.
+///
+/// ```
+/// use syn1_core::{DecodeError, Frame, Header, HeaderError, Kind, Limits};
+///
+/// // Before both ends have greeted each other, and before a model is known, no data frame is taken.
+/// let frame = Header::acknowledge(1, 0, 8).emit();
+/// let refused = Frame::from_message(&frame, &Limits::handshake()).unwrap_err();
+/// assert_eq!(refused, DecodeError::Header(HeaderError::NoModel(Kind::Output)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Limits {
@@ -36,7 +45,8 @@ pub const MAX_TEXT: usize = 256;
 /// The protocol minor versions that this crate speaks, lowest and highest.
 pub const MINORS: (u8, u8) = (0, 0);
 
-/// Milliseconds from the first byte to the peer's Hello: a connection that says nothing must not hold a slot.
+/// Milliseconds from the link's opening to the peer's Hello, and to its Prove if it named a key: a connection that says
+/// nothing, or not who it is, must not hold a slot.
 pub const HELLO_TIMEOUT_MS: u64 = 5_000;
 
 /// Milliseconds between pings: short enough that a dead route is known before a person gives up waiting.

@@ -60,6 +60,7 @@ pub fn top_decode(payload: &[u8], k: u16, vocab: u32) -> Result<TopRows<'_>, Out
 
 /// Iterator over the rows of a Top payload, the first of which is the distribution after the frame's position.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TopRows<'a>(core::slice::ChunksExact<'a, u8>);
 
 impl<'a> Iterator for TopRows<'a> {
@@ -78,6 +79,7 @@ impl ExactSizeIterator for TopRows<'_> {}
 
 /// The most likely tokens after one position.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TopRow<'a>(&'a [u8]);
 
 impl<'a> TopRow<'a> {

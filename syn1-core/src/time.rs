@@ -1,6 +1,13 @@
 //! Time as an argument: the protocol never reads a clock.
 
 /// A point in time: milliseconds since an origin of the caller's choice that never moves back.
+///
+/// ```
+/// use syn1_core::Millis;
+///
+/// assert_eq!(Millis(7).plus(3).since(Millis(2)), 8);
+/// assert_eq!(Millis(7).since(Millis(9)), 0);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Millis(pub u64);

@@ -1,17 +1,29 @@
 //! F16: each value rounded to binary16, ties to even.
 //!
-//! Written without branches, so that the compiler vectorises it where the processor has no such instruction too.
+//! Written without branches, so that the compiler vectorises it where the processor has no such instruction too. With
+//! feature `std` an x86-64 that has one is used: the bytes are the same.
 
 use super::CodecError;
+use super::wide::wide;
 
 /// Writes `values`, two bytes each; what does not fit in `out` is left out. Magnitudes above
 /// [`F16_MAX`](super::F16_MAX) give unspecified bytes: [`choose`](super::choose) keeps them away.
 ///
 /// The naive code: `out[2 * i..][..2] = half::f16::from_f32(values[i]).to_le_bytes()`.
 pub fn encode_f16(values: &[f32], out: &mut [u8]) {
-    for (bytes, &value) in out.as_chunks_mut::<2>().0.iter_mut().zip(values) {
-        *bytes = f16_from_f32(value).to_le_bytes();
+    encode_seeing(values, out);
+}
+
+/// Does what [`encode_f16`] does, and says whether it saw that no magnitude is above [`F16_MAX`](super::F16_MAX): where
+/// that costs another pass it does not look.
+pub(super) fn encode_seeing(values: &[f32], out: &mut [u8]) -> bool {
+    let cells = out.as_chunks_mut().0;
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    if let Some(fits) = super::f16c::encode(values, cells) {
+        return fits;
     }
+    wide!(narrow(values, cells));
+    false
 }
 
 /// Reads as many values as `payload` and `out` both hold.
@@ -19,14 +31,36 @@ pub fn encode_f16(values: &[f32], out: &mut [u8]) {
 /// # Errors
 /// A value that is not finite.
 pub fn decode_f16(payload: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
-    let cells = payload.as_chunks::<2>().0;
+    let cells = payload.as_chunks().0;
+    let cells = cells.get(..out.len()).unwrap_or(cells);
+    // SPEC 3.6
+    if decode_checked(cells, out) { Ok(()) } else { Err(CodecError::NotFinite) }
+}
+
+/// Reads the values and says whether all `cells` are finite.
+fn decode_checked(cells: &[[u8; 2]], out: &mut [f32]) -> bool {
+    #[cfg(all(feature = "std", target_arch = "x86_64"))]
+    if let Some(finite) = super::f16c::decode(cells, out) {
+        return finite;
+    }
+    wide!(widen(cells, out))
+}
+
+#[inline(always)]
+fn narrow(values: &[f32], cells: &mut [[u8; 2]]) {
+    for (bytes, &value) in cells.iter_mut().zip(values) {
+        *bytes = f16_from_f32(value).to_le_bytes();
+    }
+}
+
+#[inline(always)]
+fn widen(cells: &[[u8; 2]], out: &mut [f32]) -> bool {
     for (value, bytes) in out.iter_mut().zip(cells) {
         *value = f16_to_f32(u16::from_le_bytes(*bytes));
     }
-    // SPEC 3.6
     // Adding the exponent's last bit carries into the sign where all bits of the exponent are set.
     let carry = |seen, bytes: &[u8; 2]| seen | ((u16::from_le_bytes(*bytes) & 0x7fff) + 0x400);
-    if cells.iter().fold(0, carry) >> 15 == 0 { Ok(()) } else { Err(CodecError::NotFinite) }
+    cells.iter().fold(0, carry) >> 15 == 0
 }
 
 /// The binary16 bits of a finite `x` with `|x| <= 65504`, ties to even; other values give unspecified bits.
@@ -63,7 +97,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::codec::F16_MAX;
+    use crate::codec::{Codec, F16_MAX, encode};
 
     #[test]
     fn every_finite_binary16_has_its_value_and_comes_back() {
@@ -99,11 +133,43 @@ mod tests {
         }
 
         #[test]
-        fn slices_are_converted_value_by_value(values in prop::collection::vec(-F16_MAX..=F16_MAX, 0..70)) {
+        fn slices_are_converted_value_by_value(
+            values in prop::collection::vec(prop_oneof![-F16_MAX..=F16_MAX, -1e-4..1e-4f32], 0..90),
+            start in 0..16usize,
+        ) {
             let mut bytes = vec![0; 2 * values.len()];
             encode_f16(&values, &mut bytes);
             let naive: Vec<u8> = values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
-            prop_assert_eq!(bytes, naive);
+            prop_assert_eq!(&bytes, &naive);
+            // The code that every target has, wherever another one is taken.
+            let mut software = vec![[0; 2]; values.len()];
+            narrow(&values, &mut software);
+            prop_assert_eq!(software.as_flattened(), &naive);
+
+            let mut back = vec![f32::NAN; start + values.len()];
+            decode_f16(&bytes, &mut back[start..]).unwrap();
+            let mut slow = vec![f32::NAN; values.len()];
+            prop_assert!(widen(&software, &mut slow));
+            for ((a, b), bytes) in back[start..].iter().zip(slow).zip(software) {
+                prop_assert_eq!((a.to_bits(), b.to_bits()), (b.to_bits(), f16::from_le_bytes(bytes).to_f32().to_bits()));
+            }
+        }
+
+        #[test]
+        fn one_bad_value_anywhere_is_noticed(len in 1..90usize, at in any::<prop::sample::Index>(), negative: bool) {
+            let at = at.index(len);
+            let sign = if negative { -1.0 } else { 1.0 };
+            for bad in [F16_MAX.next_up(), 1e9, f32::INFINITY, f32::NAN] {
+                let mut values = vec![F16_MAX; len];
+                values[at] = bad * sign;
+                let result = encode(Codec::F16, &values, 1, &mut vec![0; 2 * len]);
+                prop_assert!(result.is_err());
+            }
+            for bad in [0x7c00u16, 0x7c01, 0x7fff, 0xfc00, 0xffff] {
+                let mut cells = vec![[0xff, 0x7b]; len];
+                cells[at] = bad.to_le_bytes();
+                prop_assert_eq!(decode_f16(cells.as_flattened(), &mut vec![0.0; len]), Err(CodecError::NotFinite));
+            }
         }
     }
 }

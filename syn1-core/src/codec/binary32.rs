@@ -1,5 +1,6 @@
 //! F32: each value as its four bytes.
 
+use super::wide::wide;
 use super::{CodecError, exceeds};
 
 /// Writes `values`, four bytes each; what does not fit in `out` is left out.
@@ -16,13 +17,18 @@ pub fn encode_f32(values: &[f32], out: &mut [u8]) {
 /// # Errors
 /// A value that is not finite.
 pub fn decode_f32(payload: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
-    let cells = payload.as_chunks::<4>().0;
-    for (value, bytes) in out.iter_mut().zip(cells) {
-        *value = f32::from_le_bytes(*bytes);
-    }
     // SPEC 3.4
-    let unsound = exceeds(cells.iter().map(|bytes| u32::from_le_bytes(*bytes)), f32::MAX);
-    if unsound { Err(CodecError::NotFinite) } else { Ok(()) }
+    if wide!(read(payload.as_chunks().0, out)) { Ok(()) } else { Err(CodecError::NotFinite) }
+}
+
+/// Reads the values and says whether all are finite.
+#[inline(always)]
+fn read(cells: &[[u8; 4]], out: &mut [f32]) -> bool {
+    let values = out.iter_mut().zip(cells).map(|(value, bytes)| {
+        *value = f32::from_le_bytes(*bytes);
+        value.to_bits()
+    });
+    !exceeds(values, f32::MAX)
 }
 
 #[cfg(test)]

@@ -5,12 +5,19 @@
 
 mod binary16;
 mod binary32;
+pub(crate) mod delta;
+pub(crate) mod entropy;
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+mod f16c;
 mod ids;
 mod q4;
 mod q8;
 mod side;
+mod wide;
 
 use core::fmt;
+
+use wide::wide;
 
 pub use binary16::{decode_f16, encode_f16, f16_from_f32, f16_to_f32};
 pub use binary32::{decode_f32, encode_f32};
@@ -166,13 +173,17 @@ pub fn choose(wanted: Codec, values: &[f32]) -> Result<Codec, CodecError> {
 /// # Errors
 /// `values` is not whole rows, `out` is too short, a value is not finite or (F16, Q8, Q4) above [`F16_MAX`].
 pub fn encode(codec: Codec, values: &[f32], cols: u16, out: &mut [u8]) -> Result<usize, CodecError> {
-    check(codec, values)?;
+    // F16 is checked while it is written, or after that.
+    if codec != Codec::F16 {
+        check(codec, values)?;
+    }
     let rows = whole_rows(values.len(), cols)?;
     let need = payload_len(codec, rows, cols)?;
     let have = out.len();
     let out = out.get_mut(..need).ok_or(CodecError::Buffer { need, have })?;
     match codec {
-        Codec::F16 => encode_f16(values, out),
+        Codec::F16 if binary16::encode_seeing(values, out) => {}
+        Codec::F16 => check(codec, values)?,
         Codec::Q8 => encode_rows(values, cols, out, Q8_OVERHEAD + usize::from(cols), encode_q8_row)?,
         Codec::Q4 => encode_rows(values, cols, out, q4_row_len(cols), encode_q4_row)?,
         _ => encode_f32(values, out),
@@ -260,8 +271,16 @@ pub enum CodecError {
     Minus128,
     /// A Q4 body holds -8, which no encoder writes.
     Minus8,
-    /// The unused half byte of a Q4 row with an odd number of columns is not 0.
+    /// The unused half byte of a row with an odd number of columns is not 0.
     Padding,
+    /// A delta frame's first row needs another previous row than the one held: a frame was lost or repeated.
+    Reference,
+    /// A delta row's weight is above 128, which stands for 1.
+    Weight(u8),
+    /// A compressed row names a table that does not exist.
+    Table(u8),
+    /// A compressed stream is damaged: it ends early, late, or in another state than it must.
+    Entropy,
 }
 
 impl fmt::Display for CodecError {
@@ -285,7 +304,11 @@ impl fmt::Display for CodecError {
             Self::SideValue { slot } => write!(f, "side slot {slot} repeats a column with another value"),
             Self::Minus128 => f.write_str("q8 body holds -128: values are within -127..=127"),
             Self::Minus8 => f.write_str("q4 body holds -8: values are within -7..=7"),
-            Self::Padding => f.write_str("the unused half byte at the end of a q4 row is not 0"),
+            Self::Padding => f.write_str("the unused half byte at the end of a row is not 0"),
+            Self::Reference => f.write_str("a delta row builds on another row than the last one here: send a key row"),
+            Self::Weight(weight) => write!(f, "delta weight {weight} is above {}", delta::ONE),
+            Self::Table(table) => write!(f, "table {table} of a compressed row does not exist"),
+            Self::Entropy => f.write_str("the compressed stream is damaged"),
         }
     }
 }
@@ -299,7 +322,7 @@ fn check(codec: Codec, values: &[f32]) -> Result<(), CodecError> {
         Codec::F16 | Codec::Q8 | Codec::Q4 => F16_MAX,
         _ => return Err(CodecError::NotActivation(codec)),
     };
-    if !exceeds(values.iter().map(|x| x.to_bits()), limit) {
+    if !wide!(exceeds(values.iter().map(|x| x.to_bits()), limit)) {
         return Ok(());
     }
     let magnitude = values.iter().fold(0, |max, x| max.max(x.abs().to_bits()));
@@ -310,11 +333,11 @@ fn check(codec: Codec, values: &[f32]) -> Result<(), CodecError> {
 
 /// Whether a float among `bits` has a magnitude above `limit` or is NaN.
 ///
-/// The order of magnitudes, with NaN on top, is that of their bit patterns. So adding what `limit` lacks to 2^31 - 1 sets
-/// the sign bit of every larger one, and that vectorises where a maximum that minds NaN does not.
+/// The order of magnitudes, with NaN on top, is that of their bit patterns, and none of these has the sign bit: it is in
+/// `limit` minus a larger one. That vectorises where a maximum that minds NaN does not.
+#[inline(always)]
 fn exceeds(bits: impl Iterator<Item = u32>, limit: f32) -> bool {
-    let lack = 0x7fff_ffff - limit.to_bits();
-    bits.fold(0, |seen, bits| seen | ((bits & 0x7fff_ffff) + lack)) >> 31 != 0
+    bits.fold(0, |seen, bits| seen | limit.to_bits().wrapping_sub(bits & 0x7fff_ffff)) >> 31 != 0
 }
 
 /// Encodes row by row. No zip of chunks: it divides by the width, and a compiler that optimises for size then keeps a
@@ -352,7 +375,14 @@ fn decode_rows(
     Ok(())
 }
 
-fn whole_rows(values: usize, cols: u16) -> Result<u16, CodecError> {
+/// A copy that has no length to disagree about, so that no panic is left for one.
+pub(crate) fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}
+
+pub(crate) fn whole_rows(values: usize, cols: u16) -> Result<u16, CodecError> {
     let shape = CodecError::Shape { values, cols };
     let width = usize::from(cols);
     if cols == 0 || !values.is_multiple_of(width) {

@@ -9,7 +9,8 @@
 //! - The body is `x * (1 / scale)` in f32, rounded to the nearest integer, ties to even: always within -7..=7. Two columns
 //!   share a byte, the lower one in the low half; an unused half is 0.
 
-use super::side::{SIDE_LEN, largest, read_side, write_side};
+use super::side::{SIDE, SIDE_LEN, largest, read_side, write_side};
+use super::wide::wide;
 use super::{CodecError, F16_MAX, f16_from_f32, f16_to_f32};
 
 /// Columns that share a scale.
@@ -41,19 +42,7 @@ pub fn encode_q4_row(row: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
     let (side, _) = largest(row, last);
     // SPEC 3.21
     write_side(side, row, side_list);
-    let groups = row.chunks(Q4_GROUP).zip(scales.as_chunks_mut().0).zip(body.chunks_mut(Q4_GROUP / 2));
-    for (((row, scale), body), start) in groups.zip((0..).step_by(Q4_GROUP)) {
-        let mut group = [0f32; Q4_GROUP];
-        for (value, x) in group.iter_mut().zip(row) {
-            *value = *x;
-        }
-        for column in side {
-            if let Some(beside) = usize::from(column).checked_sub(start).and_then(|at| group.get_mut(at)) {
-                *beside = 0.0;
-            }
-        }
-        *scale = encode_group(&group, body).to_le_bytes();
-    }
+    wide!(encode_groups(row, side, scales.as_chunks_mut().0, body));
     Ok(())
 }
 
@@ -83,7 +72,32 @@ pub fn decode_q4_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
     if cols & 1 == 1 && body.last().is_some_and(|byte| byte & 0xf0 != 0) {
         return Err(CodecError::Padding);
     }
-    let groups = out.chunks_mut(Q4_GROUP).zip(scales.as_chunks().0).zip(body.chunks(Q4_GROUP / 2));
+    wide!(decode_groups(scales.as_chunks().0, body, out));
+    read_side(side, out)
+}
+
+/// Writes the scales and the integers of a row whose columns in `side` stand beside.
+#[inline(always)]
+fn encode_groups(row: &[f32], side: [u16; SIDE], scales: &mut [[u8; 2]], body: &mut [u8]) {
+    let groups = row.chunks(Q4_GROUP).zip(scales).zip(body.chunks_mut(Q4_GROUP / 2));
+    for (((row, scale), body), start) in groups.zip((0..).step_by(Q4_GROUP)) {
+        let mut group = [0f32; Q4_GROUP];
+        for (value, x) in group.iter_mut().zip(row) {
+            *value = *x;
+        }
+        for column in side {
+            if let Some(beside) = usize::from(column).checked_sub(start).and_then(|at| group.get_mut(at)) {
+                *beside = 0.0;
+            }
+        }
+        *scale = encode_group(&group, body).to_le_bytes();
+    }
+}
+
+/// Reads the integers of a row.
+#[inline(always)]
+fn decode_groups(scales: &[[u8; 2]], body: &[u8], out: &mut [f32]) {
+    let groups = out.chunks_mut(Q4_GROUP).zip(scales).zip(body.chunks(Q4_GROUP / 2));
     for ((out, scale), body) in groups {
         let scale = f16_to_f32(u16::from_le_bytes(*scale));
         let value = |half: u8| f32::from(half.cast_signed() >> 4) * scale;
@@ -95,10 +109,10 @@ pub fn decode_q4_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
             *x = value(byte << 4);
         }
     }
-    read_side(side, out)
 }
 
 /// Writes a group's integers and gives the bits of its scale.
+#[inline(always)]
 fn encode_group(group: &[f32; Q4_GROUP], body: &mut [u8]) -> u16 {
     // SPEC 3.22
     // The order of magnitudes is that of their bits, whose maximum vectorises.
@@ -129,7 +143,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::codec::SIDE;
 
     /// The smallest binary16 that is not below `x`, by search.
     fn rounded_up(x: f32) -> f16 {

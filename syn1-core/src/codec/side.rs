@@ -6,6 +6,7 @@
 //! Transformers carry a few massive activations per row, which would set the scale for everything else. Of equal magnitudes
 //! those of lower columns stand here; columns rise, and a row of fewer than 8 repeats its last in the unused slots.
 
+use super::wide::wide;
 use super::{CodecError, f16_from_f32, f16_to_f32};
 
 /// Values that stand beside the integers.
@@ -57,37 +58,49 @@ pub(super) fn read_side(side: &[u8], out: &mut [f32]) -> Result<(), CodecError> 
 
 /// The columns of the [`SIDE`] largest magnitudes by rising column, and the largest magnitude among the others.
 ///
-/// Column c belongs to group `c % GROUPS`, so that the groups' maxima are vertical and vectorise. The ninth largest of
-/// them bounds the ninth largest value from below: only the groups that reach it are searched, nine of them unless
-/// values are equal. A frame of its own keeps each below 512 bytes of stack.
+/// The ninth largest of the groups' maxima bounds the ninth largest magnitude from below, and about 11 of a row reach it,
+/// more where values are equal. Finding the maxima and then those 11 are two loops that vectorise. A frame of its own
+/// keeps each below 512 bytes of stack.
 #[inline(never)]
 pub(super) fn largest(row: &[f32], last: u16) -> ([u16; SIDE], f32) {
-    let mut maxima = [0f32; GROUPS];
+    let mut found = Largest::new();
+    found.offer_all(&wide!(maxima(row)), 0, 0.0);
+    let found = wide!(reaching(row, found.ninth()));
+    (found.columns(last), found.ninth())
+}
+
+/// The largest magnitude of each group: column c belongs to group `c % GROUPS`.
+#[inline(always)]
+fn maxima(row: &[f32]) -> [f32; GROUPS] {
     let (stripes, tail) = row.as_chunks::<GROUPS>();
-    for stripe in stripes.iter().map(<[f32; GROUPS]>::as_slice).chain([tail]) {
+    let mut maxima = [0f32; GROUPS];
+    for stripe in stripes {
         for (max, x) in maxima.iter_mut().zip(stripe) {
             *max = if x.abs() > *max { x.abs() } else { *max };
         }
     }
-    let mut best = Largest::new();
-    for (max, group) in maxima.iter().zip(0..) {
-        best.offer(*max, group);
+    // Another array: the loop above then holds its own in registers.
+    let mut all = maxima;
+    for (max, x) in all.iter_mut().zip(tail) {
+        *max = if x.abs() > *max { x.abs() } else { *max };
     }
-    let bound = best.ninth();
+    all
+}
 
+/// The largest of the magnitudes that are not below `bound`.
+#[inline(always)]
+fn reaching(row: &[f32], bound: f32) -> Largest {
     let mut found = Largest::new();
-    for (_, group) in maxima.iter().zip(0u16..).filter(|(max, _)| **max >= bound) {
-        let mut rest = row.get(usize::from(group)..).unwrap_or_default();
-        let mut column = group;
-        while let Some(x) = rest.first() {
-            if x.abs() >= bound {
-                found.offer(x.abs(), column);
-            }
-            rest = rest.get(GROUPS..).unwrap_or_default();
-            column = column.wrapping_add(GROUPS as u16);
+    let (blocks, tail) = row.as_chunks::<BLOCK>();
+    let mut start = 0u16;
+    for block in blocks {
+        if block.iter().fold(false, |seen, x| seen | (x.abs() >= bound)) {
+            found.offer_all(block, start, bound);
         }
+        start = start.wrapping_add(BLOCK as u16);
     }
-    (found.columns(last), found.ninth())
+    found.offer_all(tail, start, bound);
+    found
 }
 
 /// The nine largest magnitudes offered so far, falling, each as a number that orders by magnitude and then by lower
@@ -110,6 +123,16 @@ impl Largest {
         }
     }
 
+    /// Offers those of `values` that are not below `bound`; the first stands in column `start`.
+    #[inline(never)]
+    fn offer_all(&mut self, values: &[f32], start: u16, bound: f32) {
+        for (x, column) in values.iter().zip(start..) {
+            if x.abs() >= bound {
+                self.offer(x.abs(), column);
+            }
+        }
+    }
+
     fn ninth(&self) -> f32 {
         let [.., least] = self.0;
         f32::from_bits((least >> 16) as u32)
@@ -125,7 +148,10 @@ impl Largest {
     }
 }
 
-/// Groups of [`largest`]: 256 bytes of stack, and nine groups are a seventh of a row.
-const GROUPS: usize = 64;
+/// Groups whose maxima bound the search: they fit in the registers of SSE2.
+const GROUPS: usize = 32;
+
+/// Values that are passed over together.
+const BLOCK: usize = 16;
 
 const OFFERED: u64 = 1 << 48;

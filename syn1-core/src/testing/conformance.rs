@@ -1,6 +1,8 @@
 //! What every link must do. A failed expectation panics: these functions are tests.
 
 use core::cell::Cell;
+use core::future::Future;
+use core::pin::pin;
 
 use crate::codec::encoded_len;
 use crate::testing::{join, poll_once, yield_now};
@@ -14,11 +16,16 @@ use crate::{
 pub trait Harness {
     /// The links under test. They must take payloads of [`LIMITS`]'s `max_payload`.
     type Link: Link;
-    /// The bare sending end of a byte stream; dropping it ends the stream.
-    type Raw;
 
     /// Two links connected with each other.
     async fn pair(&mut self) -> (Self::Link, Self::Link);
+}
+
+/// How the suite gets at the bytes of links over byte streams.
+#[allow(async_fn_in_trait)]
+pub trait StreamHarness: Harness {
+    /// The bare sending end of a byte stream; dropping it ends the stream.
+    type Raw;
 
     /// A link and the bare bytes that go to it.
     async fn raw(&mut self) -> (Self::Raw, Self::Link);
@@ -35,15 +42,20 @@ pub const LIMITS: Limits =
 pub async fn links(harness: &mut impl Harness) {
     every_kind_arrives_unchanged(harness).await;
     both_ends_send_big_frames_at_once(harness).await;
+    a_slow_reader_gets_everything_and_holds_up_one_direction_only(harness).await;
+    a_cancelled_receive_loses_no_frame(harness).await;
     a_peer_that_is_gone_is_closed(harness).await;
+    sends_to_a_peer_that_is_gone_are_closed(harness).await;
     a_payload_of_another_length_is_refused_and_harmless(harness).await;
     a_dropped_send_leaves_the_link_dead(harness).await;
 }
 
 /// What links over byte streams must do as well.
-pub async fn streams(harness: &mut impl Harness) {
+pub async fn streams(harness: &mut impl StreamHarness) {
     bytes_may_come_one_at_a_time_or_all_at_once(harness).await;
     a_cancelled_receive_loses_nothing(harness).await;
+    a_receive_cancelled_after_any_byte_loses_nothing(harness).await;
+    a_half_closed_stream_still_carries_the_other_direction(harness).await;
     an_end_inside_a_frame_is_torn(harness).await;
     forbidden_frames_end_the_link_before_their_payload(harness).await;
     another_major_version_is_named(harness).await;
@@ -80,6 +92,49 @@ async fn both_ends_send_big_frames_at_once(harness: &mut impl Harness) {
     assert!(got_b.expect("a big frame arrives").payload == payload);
 }
 
+async fn a_slow_reader_gets_everything_and_holds_up_one_direction_only(harness: &mut impl Harness) {
+    let ((mut a_rx, mut a_tx), (mut b_rx, mut b_tx)) = split(harness.pair().await);
+    b_rx.set_limits(LIMITS);
+    let ((header, payload), (ping, number)) = (big(), ping());
+    let sent = Cell::new(0);
+    let send = async {
+        for _ in 0..FRAMES {
+            a_tx.send(&header, &payload).await.expect("a slow peer is no dead one");
+            sent.set(sent.get() + 1);
+        }
+    };
+    let slow = async {
+        for _ in 0..FRAMES {
+            b_tx.send(&ping, &number).await.expect("this direction is free");
+            assert_eq!(a_rx.recv().await.expect("this direction is free").header, ping);
+        }
+        assert!(sent.get() < FRAMES, "nobody has read, so the sender must wait");
+        for _ in 0..FRAMES {
+            for _ in 0..PATIENCE {
+                yield_now().await;
+            }
+            assert!(b_rx.recv().await.expect("a big frame arrives").payload == payload);
+        }
+    };
+    join(send, slow).await;
+}
+
+async fn a_cancelled_receive_loses_no_frame(harness: &mut impl Harness) {
+    for polls in POLLS {
+        let ((_a_rx, mut tx), (mut rx, _b_tx)) = split(harness.pair().await);
+        rx.set_limits(LIMITS);
+        let frames = frames();
+        let send = async {
+            for (header, payload) in &frames {
+                tx.send(header, payload).await.expect("a frame is sent");
+                yield_now().await;
+            }
+        };
+        let (_, received) = join(send, receive_cancelling(&mut rx, frames.len(), polls)).await;
+        assert!(received == frames);
+    }
+}
+
 async fn a_peer_that_is_gone_is_closed(harness: &mut impl Harness) {
     let ((mut rx, _tx), (b_rx, mut b_tx)) = split(harness.pair().await);
     let (header, payload) = ping();
@@ -89,6 +144,22 @@ async fn a_peer_that_is_gone_is_closed(harness: &mut impl Harness) {
     for _ in 0..2 {
         assert_eq!(rx.recv().await.expect_err("the peer is gone").kind(), LinkErrorKind::Closed);
     }
+}
+
+async fn sends_to_a_peer_that_is_gone_are_closed(harness: &mut impl Harness) {
+    let ((_a_rx, mut tx), b) = split(harness.pair().await);
+    drop(b);
+    let (header, payload) = big();
+    let mut sent = 0;
+    let error = loop {
+        match tx.send(&header, &payload).await {
+            Err(error) => break error,
+            // What the system buffers before it hears of the end.
+            Ok(()) => sent += 1,
+        }
+        assert!(sent < 1000, "nobody can receive this");
+    };
+    assert_eq!(error.kind(), LinkErrorKind::Closed);
 }
 
 async fn a_payload_of_another_length_is_refused_and_harmless(harness: &mut impl Harness) {
@@ -111,7 +182,7 @@ async fn a_dropped_send_leaves_the_link_dead(harness: &mut impl Harness) {
     tx.send(&header, &payload).await.expect_err("half a frame was sent");
 }
 
-async fn bytes_may_come_one_at_a_time_or_all_at_once(harness: &mut impl Harness) {
+async fn bytes_may_come_one_at_a_time_or_all_at_once(harness: &mut impl StreamHarness) {
     for chunk in [1, 7, 1 << 20] {
         let (mut raw, link) = harness.raw().await;
         let (mut rx, _tx) = link.split();
@@ -137,7 +208,7 @@ async fn bytes_may_come_one_at_a_time_or_all_at_once(harness: &mut impl Harness)
     }
 }
 
-async fn a_cancelled_receive_loses_nothing(harness: &mut impl Harness) {
+async fn a_cancelled_receive_loses_nothing(harness: &mut impl StreamHarness) {
     for (header, payload) in frames() {
         let bytes = whole(&(header, payload.clone()));
         let (mut raw, link) = harness.raw().await;
@@ -164,22 +235,58 @@ async fn a_cancelled_receive_loses_nothing(harness: &mut impl Harness) {
     }
 }
 
-async fn an_end_inside_a_frame_is_torn(harness: &mut impl Harness) {
-    let bytes = whole(&ping());
-    for end in [1, Header::LEN - 1, Header::LEN, bytes.len() - 1] {
+/// A receive that is dropped whenever it waits, or every second or third time, while the bytes come one by one: every
+/// point at which it can wait is met.
+async fn a_receive_cancelled_after_any_byte_loses_nothing(harness: &mut impl StreamHarness) {
+    let one = Header::activation(1, 2, 3, Codec::Q8, 1, LIMITS.width).expect("small");
+    let frames = [ping(), (one, payload(one.payload_len)), (Header::acknowledge(1, 2, 3), Vec::new()), ping()];
+    let bytes: Vec<u8> = frames.iter().flat_map(|frame| [whole(frame), ignorable()].concat()).collect();
+    for polls in POLLS {
+        let (mut raw, link) = harness.raw().await;
+        let (mut rx, _tx) = link.split();
+        rx.set_limits(LIMITS);
+        let send = async {
+            for byte in bytes.chunks(1) {
+                write(harness, &mut raw, byte).await;
+                yield_now().await;
+            }
+        };
+        let (_, received) = join(send, receive_cancelling(&mut rx, frames.len(), polls)).await;
+        assert!(received == frames);
+    }
+}
+
+async fn a_half_closed_stream_still_carries_the_other_direction(harness: &mut impl Harness) {
+    let ((mut a_rx, a_tx), (mut b_rx, mut b_tx)) = split(harness.pair().await);
+    drop(a_tx);
+    for _ in 0..2 {
+        assert_eq!(b_rx.recv().await.expect_err("this direction has ended").kind(), LinkErrorKind::Closed);
+    }
+    let (header, payload) = ping();
+    for _ in 0..FRAMES {
+        b_tx.send(&header, &payload).await.expect("the other direction is open");
+        assert_eq!(a_rx.recv().await.expect("the other direction is open").header, header);
+    }
+}
+
+async fn an_end_inside_a_frame_is_torn(harness: &mut impl StreamHarness) {
+    let (bytes, passed_over) = (whole(&ping()), ignorable());
+    let ends = (1..bytes.len()).map(|end| &bytes[..end]);
+    let ends = ends.chain([1, Header::LEN, passed_over.len() - 1].map(|end| &passed_over[..end]));
+    for torn in ends {
         let (mut raw, link) = harness.raw().await;
         let (mut rx, _tx) = link.split();
         write(harness, &mut raw, &bytes).await;
-        write(harness, &mut raw, &bytes[..end]).await;
+        write(harness, &mut raw, torn).await;
         drop(raw);
-        rx.recv().await.expect("the whole frame arrives");
+        assert_eq!(rx.recv().await.expect("the whole frame arrives").payload, &bytes[Header::LEN..]);
         for _ in 0..2 {
             assert_eq!(rx.recv().await.expect_err("the second frame is cut").kind(), LinkErrorKind::Torn);
         }
     }
 }
 
-async fn forbidden_frames_end_the_link_before_their_payload(harness: &mut impl Harness) {
+async fn forbidden_frames_end_the_link_before_their_payload(harness: &mut impl StreamHarness) {
     let forbidden: [(&str, Spoil); 6] = [
         ("a longer payload than agreed", |header| header[16..20].copy_from_slice(&u32::MAX.to_le_bytes())),
         ("a payload that is not its shape's", |header| header[16] ^= 4),
@@ -202,7 +309,7 @@ async fn forbidden_frames_end_the_link_before_their_payload(harness: &mut impl H
     }
 }
 
-async fn another_major_version_is_named(harness: &mut impl Harness) {
+async fn another_major_version_is_named(harness: &mut impl StreamHarness) {
     let (mut raw, link) = harness.raw().await;
     let (mut rx, _tx) = link.split();
     let mut bytes = whole(&ping());
@@ -210,6 +317,31 @@ async fn another_major_version_is_named(harness: &mut impl Harness) {
     write(harness, &mut raw, &bytes).await;
     let error = rx.recv().await.expect_err("SYN2 is not SYN1");
     assert_eq!((error.kind(), error.version()), (LinkErrorKind::Protocol, Some(b'2')));
+}
+
+/// Receives frames by futures that are dropped after some polls.
+async fn receive_cancelling(rx: &mut impl Receive, count: usize, polls: usize) -> Vec<(Header, Vec<u8>)> {
+    let mut received = Vec::new();
+    while received.len() < count {
+        if let Some(frame) = poll_some(rx.recv(), polls).await {
+            let frame = frame.expect("a frame arrives");
+            received.push((frame.header, frame.payload.to_vec()));
+        }
+        yield_now().await;
+    }
+    received
+}
+
+/// Polls a future some times and drops it: its output if it was ready by then.
+async fn poll_some<F: Future>(future: F, polls: usize) -> Option<F::Output> {
+    let mut future = pin!(future);
+    for _ in 1..polls {
+        if let Some(output) = poll_once(future.as_mut()).await {
+            return Some(output);
+        }
+        yield_now().await;
+    }
+    poll_once(future).await
 }
 
 /// One frame of each kind and codec.
@@ -259,9 +391,18 @@ fn payload(len: u32) -> Vec<u8> {
     (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
-async fn write<H: Harness>(_harness: &H, raw: &mut H::Raw, bytes: &[u8]) {
+async fn write<H: StreamHarness>(_harness: &H, raw: &mut H::Raw, bytes: &[u8]) {
     H::write(raw, bytes).await;
 }
+
+/// How many frames a slow peer gets.
+const FRAMES: usize = 4;
+
+/// How often a slow peer lets others run before it reads.
+const PATIENCE: usize = 100;
+
+/// After how many polls receives are cancelled.
+const POLLS: [usize; 3] = [1, 2, 3];
 
 type Spoil = fn(&mut [u8]);
 

@@ -194,6 +194,7 @@ impl Pipe {
 
 /// Why a memory link fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum MemoryError {
     /// The peer is gone.
     Closed,
@@ -255,17 +256,20 @@ fn lock(pipe: &Mutex<Pipe>) -> MutexGuard<'_, Pipe> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Harness, LIMITS, block_on, links, streams};
+    use crate::testing::{Harness, LIMITS, StreamHarness, block_on, links, streams};
 
     struct Memory;
 
     impl Harness for Memory {
         type Link = MemoryLink;
-        type Raw = PipeWriter;
 
         async fn pair(&mut self) -> (MemoryLink, MemoryLink) {
             memory_pair(LIMITS.max_payload, 1 << 16)
         }
+    }
+
+    impl StreamHarness for Memory {
+        type Raw = PipeWriter;
 
         async fn raw(&mut self) -> (PipeWriter, MemoryLink) {
             let (writer, reader) = pipe(1 << 16);

@@ -4,6 +4,6 @@ mod conformance;
 mod memory;
 mod poll;
 
-pub use conformance::{Harness, LIMITS, links, streams};
+pub use conformance::{Harness, LIMITS, StreamHarness, links, streams};
 pub use memory::{MemoryError, MemoryLink, MemoryRx, MemoryTx, PipeReader, PipeWriter, memory_pair, pipe};
 pub use poll::{block_on, join, poll_once, yield_now};

@@ -167,7 +167,21 @@ pub(crate) fn control() -> Vec<Vector> {
         codecs: 14,
         max_payload: 1 << 20,
         max_rows: 300,
+        credit: 130,
+        model: [0xab; 32],
+        key: [0xcd; 32],
+        nonce: [0xef; 32],
         agent: "syn1",
+    };
+    let coordinator = Hello {
+        role: Role::Coordinator,
+        flags: 0,
+        credit: 0,
+        model: [0; 32],
+        key: [0; 32],
+        nonce: [0; 32],
+        agent: "",
+        ..hello
     };
     let model =
         Model { name: "tiny", manifest_sha256: [0xab; 32], http_port: 8080, width: 768, vocab: 50257, layers: 12 };
@@ -175,10 +189,10 @@ pub(crate) fn control() -> Vec<Vector> {
         Profile { name: "n", device: "cpu", memory_bytes: 1 << 30, read_bytes_per_s: 1 << 35, layer_ns: u64::MAX };
     let assign = Assign { generation: 1, first_layer: 2, end_layer: 8, max_positions: 512, slots: 4, max_rows: 128 };
     let loaded = Loaded { generation: 1, fetched_bytes: 0, layer_ns: 1000, slots: 4 };
-    let open = Open { request: 9, epoch: 200, codec: 3, output: Output::Top(40), wanted_from: 130 };
+    let open = Open { request: 9, epoch: 200, codec: 3, flags: 4, output: Output::Top(40), wanted_from: 130 };
     let messages = [
         ("hello", Control::Hello(hello)),
-        ("hello-coordinator", Control::Hello(Hello { role: Role::Coordinator, flags: 0, agent: "", ..hello })),
+        ("hello-coordinator", Control::Hello(coordinator)),
         ("bye", Control::Bye(Bye { reason: Reason::Refused, text: "full" })),
         ("bye-done", Control::Bye(Bye { reason: Reason::Done, text: "" })),
         ("bye-version", Control::Bye(Bye { reason: Reason::Version, text: "" })),
@@ -200,6 +214,9 @@ pub(crate) fn control() -> Vec<Vector> {
         ("failed", Control::Failed(Failed { request: 9, epoch: 1, text: "é" })),
         ("unable", Control::Unable(Unable { generation: u32::MAX, text: "" })),
         ("closed", Control::Closed(Closed { request: 9, compute_us: 300 })),
+        ("prove", Control::Prove { signature: core::array::from_fn(|i| i as u8) }),
+        ("grant", Control::Grant { frames: 300 }),
+        ("grant-most", Control::Grant { frames: u16::MAX }),
     ];
     let vector = |(name, message): (&str, Control<'_>)| {
         let mut out = [0; 1048];

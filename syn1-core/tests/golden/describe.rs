@@ -1,14 +1,15 @@
 //! What a frame says, as lines of text.
 
-use syn1_core::codec::{decode, ids};
-use syn1_core::control::{Control, Output};
+use syn1_core::codec::ids;
+use syn1_core::control::{Control, Open, Output};
 use syn1_core::output::{full_decode, top_decode};
-use syn1_core::{DecodeError, Frame, Header, Kind, Limits};
+use syn1_core::{DecodeError, Frame, Header, Inbound, Kind, Limits};
 
 use crate::vector::hex;
 
-/// The meaning of a message that holds one frame: `expect`, and for a frame its header and its payload.
-pub(crate) fn lines(bytes: &[u8], limits: &Limits) -> Vec<String> {
+/// The meaning of a message that holds one frame, behind the one `before` if that is not empty: `expect`, and for a frame
+/// its header and its payload.
+pub(crate) fn lines(before: &[u8], bytes: &[u8], limits: &Limits) -> Vec<String> {
     let frame = match Frame::from_message(bytes, limits) {
         Ok(Some(frame)) => frame,
         Ok(None) => return vec!["expect skip".to_owned()],
@@ -17,7 +18,7 @@ pub(crate) fn lines(bytes: &[u8], limits: &Limits) -> Vec<String> {
     };
     let payload = match frame.header.kind {
         Kind::Tokens => Ok(vec![ids(frame.payload).fold("ids".to_owned(), |line, id| format!("{line} {id}"))]),
-        Kind::Activation => activation(&frame),
+        Kind::Activation => activation(before, &frame, limits),
         Kind::Output if frame.header.is_acknowledge() => Ok(Vec::new()),
         Kind::Output => output(&frame, limits),
         Kind::Control => Control::decode(frame.payload).map(|message| vec![self::message(&message)]).map_err(refusal),
@@ -53,11 +54,18 @@ fn header(header: &Header) -> Vec<String> {
     ]
 }
 
-fn activation(frame: &Frame<'_>) -> Result<Vec<String>, Vec<String>> {
-    let Header { codec, rows, cols, .. } = frame.header;
-    let mut values = vec![f32::NAN; usize::from(rows) * usize::from(cols)];
-    decode(codec, frame.payload, rows, cols, &mut values).map_err(refusal)?;
-    Ok(values.chunks(cols.into()).map(|row| floats("decoded", row)).collect())
+fn activation(before: &[u8], frame: &Frame<'_>, limits: &Limits) -> Result<Vec<String>, Vec<String>> {
+    let mut end = Inbound::new(vec![f32::NAN; limits.width.into()]);
+    let mut read = |frame: &Frame<'_>| {
+        let Header { rows, cols, .. } = frame.header;
+        let mut values = vec![f32::NAN; usize::from(rows) * usize::from(cols)];
+        end.decode(frame, &mut values).map(|()| values)
+    };
+    if let Ok(Some(before)) = Frame::from_message(before, limits) {
+        read(&before).unwrap();
+    }
+    let values = read(frame).map_err(refusal)?;
+    Ok(values.chunks(frame.header.cols.into()).map(|row| floats("decoded", row)).collect())
 }
 
 fn output(frame: &Frame<'_>, limits: &Limits) -> Result<Vec<String>, Vec<String>> {
@@ -77,7 +85,8 @@ fn output(frame: &Frame<'_>, limits: &Limits) -> Result<Vec<String>, Vec<String>
 fn message(message: &Control<'_>) -> String {
     let fields = match message {
         Control::Hello(m) => format!(
-            "minor_min={} minor_max={} role={} flags={} codecs={} max_payload={} max_rows={} agent={:?}",
+            "minor_min={} minor_max={} role={} flags={} codecs={} max_payload={} max_rows={} credit={} \
+             model={} key={} nonce={} agent={:?}",
             m.minor_min,
             m.minor_max,
             name(m.role),
@@ -85,6 +94,10 @@ fn message(message: &Control<'_>) -> String {
             m.codecs,
             m.max_payload,
             m.max_rows,
+            m.credit,
+            hex(&m.model),
+            hex(&m.key),
+            hex(&m.nonce),
             m.agent
         ),
         Control::Bye(m) => format!("reason={} text={:?}", name(m.reason), m.text),
@@ -118,13 +131,17 @@ fn message(message: &Control<'_>) -> String {
                 Output::Top(k) => format!("Top({k})"),
                 Output::Full => "Full".to_owned(),
             };
-            let (request, epoch, codec, wanted_from) = (m.request, m.epoch, m.codec, m.wanted_from);
-            format!("request={request} epoch={epoch} codec={codec} output={output} wanted_from={wanted_from}")
+            let Open { request, epoch, codec, flags, wanted_from, .. } = m;
+            format!(
+                "request={request} epoch={epoch} codec={codec} flags={flags} output={output} wanted_from={wanted_from}"
+            )
         }
         Control::Close { request } => format!("request={request}"),
         Control::Failed(m) => format!("request={} epoch={} text={:?}", m.request, m.epoch, m.text),
         Control::Unable(m) => format!("generation={} text={:?}", m.generation, m.text),
         Control::Closed(m) => format!("request={} compute_us={}", m.request, m.compute_us),
+        Control::Prove { signature } => format!("signature={}", hex(signature)),
+        Control::Grant { frames } => format!("frames={frames}"),
     };
     format!("message {} {fields}", message.name())
 }

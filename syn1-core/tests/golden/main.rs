@@ -5,6 +5,7 @@
 
 mod cases;
 mod describe;
+mod forms;
 mod refused;
 mod vector;
 
@@ -20,7 +21,8 @@ fn folder() -> PathBuf {
 }
 
 fn all() -> Vec<Vector> {
-    [cases::data(), cases::control(), refused::headers(), refused::payloads()].concat()
+    [cases::data(), cases::control(), refused::headers(), refused::payloads(), forms::accepted(), forms::refused()]
+        .concat()
 }
 
 /// Writes the vectors that are missing, if it is asked for, before any test looks at them.
@@ -55,7 +57,7 @@ fn every_published_file_reads_as_it_says() {
     for entry in fs::read_dir(folder()).unwrap() {
         let path = entry.unwrap().path();
         let read = Vector::read(&path);
-        assert_eq!(describe::lines(&read.bytes, &read.limits), read.meaning, "{}", path.display());
+        assert_eq!(describe::lines(&read.before, &read.bytes, &read.limits), read.meaning, "{}", path.display());
         names.insert(read.name);
     }
     let known: BTreeSet<String> = all().into_iter().map(|vector| vector.name).collect();

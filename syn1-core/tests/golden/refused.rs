@@ -171,6 +171,7 @@ pub(crate) fn payloads() -> Vec<Vector> {
         ("message-reason", "A reason that does not exist.", LIMITS, 0, &[], control(&[1, 127, 0])),
         ("message-text", "A text that is not UTF-8.", LIMITS, 0, &[], control(&[12, 0, 1, 0xff])),
         ("message-text-cut", "A text that is longer than its message.", LIMITS, 0, &[], control(&[12, 0, 2, b'x'])),
+        ("message-prove-cut", "A signature of 63 bytes.", LIMITS, 0, &[], control(&[&[14][..], &[1; 63]].concat())),
         ("message-trailing", "A byte after the message.", LIMITS, 0, &[], control(&[2, 5, 0])),
     ]
     .map(vector)
