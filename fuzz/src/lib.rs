@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod compressed;
 mod control;
 mod decoder;
+mod delta;
 mod header;
 mod session;
 
@@ -17,8 +19,10 @@ use arbitrary::{Result, Unstructured};
 use syn1_core::{Flags, Limits};
 
 pub use codec::{codec_hostile, codec_roundtrip};
+pub use compressed::compressed;
 pub use control::control;
 pub use decoder::decoder_chunks;
+pub use delta::delta;
 pub use header::header;
 pub use session::session_pair;
 

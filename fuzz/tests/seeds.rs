@@ -42,3 +42,13 @@ fn control_messages() {
 fn pairs_of_sessions() {
     replay("session_pair", syn1_fuzz::session_pair);
 }
+
+#[test]
+fn delta_over_a_lossy_link() {
+    replay("delta", syn1_fuzz::delta);
+}
+
+#[test]
+fn compressed_frames() {
+    replay("compressed", syn1_fuzz::compressed);
+}
