@@ -9,16 +9,19 @@ use std::ops::Range;
 use std::time::Duration;
 
 use syn1_core::control::{Assign, Bye, Control, Model, Profile, Reason};
-use syn1_core::{Codec, CodecSet, Header};
+use syn1_core::{Flags, Header, Negotiated};
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 use syn1_model::tokenizer::Tokenizer;
 
-use crate::limits::{LOADING_EVERY, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE, STEP_BUDGET_NS};
+use crate::limits::{
+    LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE, STEP_BUDGET_NS,
+};
 use crate::placement::{Demand, Offer, Policy, Unplaced, place, predicted_ns};
 use crate::request::{EPOCH, Generate, Request};
 use crate::sample::Sampling;
 use crate::update::{Event, Update};
+use crate::wire::{Needs, Wire};
 
 /// What the coordinator serves and how.
 #[derive(Clone)]
@@ -35,8 +38,8 @@ pub struct CoreConfig {
     pub http_port: u16,
     /// How many nodes share the model.
     pub policy: Policy,
-    /// Codec of activations between nodes.
-    pub wire: Codec,
+    /// How activations travel between nodes.
+    pub wire: Wire,
     /// Positions of a KV cache; at most the model's.
     pub max_positions: usize,
     /// Requests that run at the same time.
@@ -142,9 +145,8 @@ impl Core {
         self.actions.pop_front()
     }
 
-    /// A link whose session stands. `address` names the node until it has told its name; `codecs` are those that both
-    /// ends can use.
-    pub fn connected(&mut self, now: Duration, address: &str, codecs: CodecSet) -> NodeId {
+    /// A link whose session stands, with what both ends can do. `address` names the node until it has told its name.
+    pub fn connected(&mut self, now: Duration, address: &str, negotiated: &Negotiated) -> NodeId {
         self.last_node += 1;
         let id = NodeId(self.last_node);
         let node = Node {
@@ -158,8 +160,11 @@ impl Core {
             done_bytes: 0,
         };
         self.nodes.insert(id, node);
-        if !codecs.contains(self.config.wire) {
-            let why = format!("activations travel as {}, which this node cannot receive", self.config.wire.name());
+        let Needs { codecs, flags } = self.config.wire.needs();
+        // Any request may guess ahead.
+        let needs = Needs { codecs, flags: flags.union(Flags::PREDICTED) };
+        if let Some(missing) = needs.missing(negotiated.codecs, negotiated.flags) {
+            let why = format!("this node cannot receive {missing}, which activations travel with here: update it");
             self.refuse(now, id, Reason::Refused, &why);
             return id;
         }
@@ -286,6 +291,9 @@ impl Core {
         }
         if ask.max_tokens == 0 {
             return Err("max_tokens is 0: ask for at least one token".into());
+        }
+        if ask.speculate > MAX_SPECULATE {
+            return Err(format!("speculate is {}: at most {MAX_SPECULATE} tokens are guessed ahead", ask.speculate));
         }
         if ask.stop.len() > MAX_STOPS || ask.stop.iter().any(|stop| stop.len() > MAX_STOP_BYTES) {
             return Err(format!("at most {MAX_STOPS} stop strings of {MAX_STOP_BYTES} bytes are possible"));
@@ -419,7 +427,8 @@ impl Core {
             return;
         }
         let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        let proof = Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true };
+        let proof =
+            Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
         let proof = self.request(proof, true);
         self.start(now, proof);
     }

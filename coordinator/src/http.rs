@@ -53,6 +53,9 @@ struct Ask {
     stop: Vec<String>,
     #[serde(default)]
     ignore_eos: bool,
+    /// Tokens that may be guessed ahead: the same text, perhaps in fewer passes.
+    #[serde(default)]
+    speculate: usize,
     #[serde(default)]
     sampling: Sampling,
 }
@@ -90,8 +93,8 @@ async fn generate(State(shared): State<Arc<Shared>>, ask: Result<Json<Ask>, Json
     let started = async {
         let Json(ask) = ask.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
         let prompt = prompt(&shared, ask.prompt, ask.ids).await?;
-        let Ask { max_tokens, stop, ignore_eos, sampling, .. } = ask;
-        shared.generate(Generate { prompt, max_tokens, sampling, stop, ignore_eos })
+        let Ask { max_tokens, stop, ignore_eos, speculate, sampling, .. } = ask;
+        shared.generate(Generate { prompt, max_tokens, sampling, stop, ignore_eos, speculate })
     };
     match started.await {
         Ok(generation) => stream(generation),

@@ -6,6 +6,7 @@
 
 pub mod core;
 mod deadlines;
+mod draft;
 mod http;
 mod limits;
 mod link;
@@ -17,3 +18,4 @@ pub mod server;
 mod stop;
 pub mod update;
 mod view;
+pub mod wire;

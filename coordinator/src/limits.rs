@@ -36,6 +36,9 @@ pub(crate) const MAX_STOPS: usize = 16;
 /// Bytes of a stop string: so much text may be held back.
 pub(crate) const MAX_STOP_BYTES: usize = 256;
 
+/// Tokens that may be guessed ahead: beyond this every further guess is hardly ever reached.
+pub(crate) const MAX_SPECULATE: usize = 64;
+
 /// Links at a time: more than any swarm that one relay can feed.
 pub(crate) const MAX_LINKS: usize = 1024;
 

@@ -1,17 +1,18 @@
 //! One task per node's link: reads frames, keeps the session, hands both to the core.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use syn1_core::control::Bye;
 use syn1_core::{
-    CodecSet, Control, Event as SessionEvent, Fatal, Flags, Frame, Header, Link, LinkError, LinkErrorKind, Millis,
-    Reason, Receive, Role, Session, SessionConfig, Transmit, limits::MAX_CONTROL,
+    CodecSet, Control, Event as SessionEvent, Fatal, Flags, Frame, Header, Kind, Link, LinkError, LinkErrorKind,
+    Millis, Negotiated, Reason, Receive, Role, Session, SessionConfig, Transmit, limits::MAX_CONTROL,
 };
+use syn1_identity::{Key, Keys, nonce};
 use syn1_transport_tcp::TcpLink;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::core::{CoreConfig, NodeId};
 use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX};
@@ -45,7 +46,10 @@ pub(crate) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
         };
         let shared = shared.clone();
         tokio::spawn(async move {
-            LinkTask::new(shared, address).run(stream, stranger).await;
+            match LinkTask::new(shared, address) {
+                Ok(task) => task.run(stream, stranger).await,
+                Err(error) => tracing::error!("{address} is turned away: {error}"),
+            }
             drop(link);
         });
     }
@@ -62,8 +66,27 @@ pub(crate) fn max_payload(config: &CoreConfig) -> u32 {
 struct LinkTask {
     shared: Arc<Shared>,
     address: SocketAddr,
-    session: Session,
+    talk: Arc<Talk>,
     node: Option<NodeId>,
+}
+
+/// The session, which both directions of a link need: what comes changes it, and a data frame goes only with credit.
+struct Talk {
+    session: Mutex<Session<Keys>>,
+    granted: Notify,
+}
+
+impl Talk {
+    fn session(&self) -> MutexGuard<'_, Session<Keys>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the node takes one more data frame.
+    async fn credit(&self) {
+        while !self.session().take_credit() {
+            self.granted.notified().await;
+        }
+    }
 }
 
 /// Why a link ends, and the word for it that the peer has not heard yet.
@@ -85,17 +108,22 @@ impl From<Fatal> for Ended {
 }
 
 impl LinkTask {
-    fn new(shared: Arc<Shared>, address: SocketAddr) -> Self {
+    fn new(shared: Arc<Shared>, address: SocketAddr) -> Result<Self, syn1_identity::KeyFileError> {
+        let (chunk, manifest_sha256) = shared.look(|core| (core.config().chunk as u16, core.config().manifest_sha256));
         let config = SessionConfig {
             role: Role::Coordinator,
             agent: concat!("syn1/", env!("CARGO_PKG_VERSION")),
             codecs: CodecSet::ACTIVATIONS,
-            flags: Flags::NONE,
+            flags: Flags::NEGOTIABLE,
             max_payload: shared.max_payload,
-            max_rows: shared.look(|core| core.config().chunk) as u16,
+            max_rows: chunk,
+            credit: 0,
+            model: manifest_sha256,
+            prove: !shared.allow.is_empty(),
         };
-        let session = Session::new(config, shared.millis());
-        Self { shared, address, session, node: None }
+        let session = Session::new(config, shared.keys.clone(), nonce()?, shared.millis());
+        let talk = Arc::new(Talk { session: Mutex::new(session), granted: Notify::new() });
+        Ok(Self { shared, address, talk, node: None })
     }
 
     async fn run(mut self, stream: TcpStream, permit: tokio::sync::OwnedSemaphorePermit) {
@@ -105,8 +133,12 @@ impl LinkTask {
         };
         let (mut rx, mut tx) = link.split();
         let (outbox, mut frames) = mpsc::channel::<(Header, Vec<u8>)>(OUTBOX);
+        let talk = self.talk.clone();
         let writer = async move {
             while let Some((header, payload)) = frames.recv().await {
+                if header.kind != Kind::Control {
+                    talk.credit().await;
+                }
                 if let Err(error) = tx.send(&header, &payload).await {
                     return error.to_string();
                 }
@@ -120,20 +152,20 @@ impl LinkTask {
         let mut stranger = Some((permit, outbox));
         let ended = loop {
             self.flush(&sender);
-            if let Some(negotiated) = self.session.negotiated()
-                && let Some((_, outbox)) = stranger.take()
+            let negotiated = self.talk.session().negotiated();
+            if let Some(negotiated) = negotiated
+                && let Some((permit, outbox)) = stranger.take()
             {
-                let address = self.address.to_string();
-                self.node = Some(self.shared.connected(&address, negotiated.codecs, outbox));
-                let (width, vocab) =
-                    self.shared.look(|core| (core.config().spec.width as u16, core.config().spec.vocab as u32));
-                self.session.set_model(width, vocab);
-                rx.set_limits(self.session.limits());
+                if let Err(ended) = self.admit(&negotiated, &outbox) {
+                    stranger = Some((permit, outbox));
+                    break ended;
+                }
+                rx.set_limits(self.talk.session().limits());
             }
             if stranger.is_none() && sender.upgrade().is_none() {
                 break Ended::silently("the coordinator closed the link");
             }
-            let timeout = until(self.shared.millis(), self.session.poll_timeout());
+            let timeout = until(self.shared.millis(), self.talk.session().poll_timeout());
             let outcome = tokio::select! {
                 frame = rx.recv() => match frame {
                     Ok(frame) => self.frame(frame),
@@ -141,7 +173,7 @@ impl LinkTask {
                 },
                 () = tokio::time::sleep(timeout) => {
                     let now = self.shared.millis();
-                    self.session.handle_timeout(now).map_err(Ended::from)
+                    self.talk.session().handle_timeout(now).map_err(Ended::from)
                 }
                 ended = &mut writer => Err(Ended::silently(ended.unwrap_or_else(|error| error.to_string()))),
             };
@@ -164,10 +196,26 @@ impl LinkTask {
         writer.abort();
     }
 
+    /// Makes a node that has greeted, and proved who it is where that is asked for, known to the core.
+    fn admit(&mut self, negotiated: &Negotiated, outbox: &mpsc::Sender<(Header, Vec<u8>)>) -> Result<(), Ended> {
+        let key = self.talk.session().peer().filter(|peer| peer.proven).map(|peer| Key(peer.key));
+        let allow = &self.shared.allow;
+        if !allow.is_empty() && !key.is_some_and(|key| allow.contains(&key)) {
+            let key = key.map_or_else(|| String::from("no key"), |key| format!("key {key}"));
+            let why = format!("it has {key}, which may not join: `--allow` names those that may");
+            return Err(Ended { why, say: Some(Reason::Refused) });
+        }
+        self.node = Some(self.shared.connected(&self.address.to_string(), negotiated, outbox.clone()));
+        let (width, vocab) =
+            self.shared.look(|core| (core.config().spec.width as u16, core.config().spec.vocab as u32));
+        self.talk.session().set_model(width, vocab);
+        Ok(())
+    }
+
     /// Hands one frame to the session and what it means to the core.
     fn frame(&mut self, frame: Frame<'_>) -> Result<(), Ended> {
         let begun = std::time::Instant::now();
-        let event = self.session.handle(self.shared.millis(), frame)?;
+        let event = self.talk.session().handle(self.shared.millis(), frame)?;
         match (event, self.node) {
             (SessionEvent::Control(message), Some(node)) => {
                 self.shared.with(|core, now| core.control(now, node, &message));
@@ -176,6 +224,7 @@ impl LinkTask {
                 core.data(now, node, &frame.header, frame.payload);
                 core.spent(frame.header.request, begun.elapsed());
             }),
+            (SessionEvent::Granted, _) => self.talk.granted.notify_one(),
             (SessionEvent::Bye(bye), _) => return Err(Ended::silently(format!("it said goodbye: {}", bye.text))),
             _ => {}
         }
@@ -198,7 +247,7 @@ impl LinkTask {
     fn flush(&mut self, outbox: &mpsc::WeakSender<(Header, Vec<u8>)>) {
         let Some(outbox) = outbox.upgrade() else { return };
         let mut frame = [0; Header::LEN + MAX_CONTROL as usize];
-        while let Some(len) = self.session.poll_transmit(&mut frame) {
+        while let Some(len) = self.talk.session().poll_transmit(&mut frame) {
             let payload = frame.get(Header::LEN..len).unwrap_or_default().to_vec();
             if outbox.try_send((Header::control(payload.len() as u32), payload)).is_err() {
                 return;

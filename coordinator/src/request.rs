@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use syn1_core::control::{Open, Output};
 use syn1_core::output::{full_decode, top_decode};
-use syn1_core::{Codec, Header, Kind};
+use syn1_core::{Codec, Form, Header, Kind};
 use syn1_model::tokenizer::{Detokenizer, Tokenizer};
 
 use crate::core::NodeId;
+use crate::draft::Draft;
 use crate::sample::{Candidate, Need, Sampler, Sampling};
 use crate::stop::StopStrings;
 use crate::update::{Figures, Finish, Update};
@@ -26,6 +27,9 @@ pub struct Generate {
     pub stop: Vec<String>,
     /// Whether the model's own end-of-text is treated like any other token.
     pub ignore_eos: bool,
+    /// Tokens that may be guessed ahead and computed with the next one; 0 for none. The text does not depend on it, only
+    /// the number of passes through the chain does.
+    pub speculate: usize,
 }
 
 /// A request in flight.
@@ -42,6 +46,7 @@ pub(crate) struct Request {
     sampler: Sampler,
     stops: StopStrings,
     detokenizer: Option<Detokenizer>,
+    draft: Draft,
     model: Model,
     /// Rows of a prefill chunk.
     chunk: usize,
@@ -65,11 +70,23 @@ pub(crate) struct Model {
 }
 
 /// A frame on its way through the chain.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Flight {
     position: u32,
     rows: u16,
     hop: usize,
+    /// What the rows after the first are computed for, where they are guesses.
+    guesses: Vec<u32>,
+    /// Rows whose outputs have come.
+    answered: u16,
+    /// A guess was wrong: the outputs that still come count for nothing.
+    rejected: bool,
+}
+
+impl Flight {
+    fn new(position: usize, rows: usize, guesses: Vec<u32>) -> Self {
+        Self { position: position as u32, rows: rows as u16, hop: 0, guesses, answered: 0, rejected: false }
+    }
 }
 
 /// What follows from a node's answer.
@@ -77,10 +94,18 @@ struct Flight {
 pub(crate) enum Next {
     /// Frames to send, each with its hop.
     Send(Vec<(usize, Header, Vec<u8>)>),
-    /// A token, and the frame that feeds it to the first hop.
-    Token(Update, Header, Vec<u8>),
-    /// A last token, if it is one to show; then the end.
-    Finish(Option<Update>, String, Finish),
+    /// Tokens, and the frame that feeds the last of them to the first hop, where none is on its way that does.
+    Tokens(Vec<Update>, Option<(Header, Vec<u8>)>),
+    /// The last tokens, if there are any to show; then the end.
+    Finish(Vec<Update>, String, Finish),
+}
+
+/// What follows from a token.
+enum Token {
+    /// The text goes on.
+    More(Update),
+    /// The text ends, with this much of it held back until now.
+    Last(Option<Update>, String, Finish),
 }
 
 impl Request {
@@ -89,6 +114,7 @@ impl Request {
         Self {
             sampler: Sampler::new(ask.sampling, &ask.prompt),
             stops: StopStrings::new(&ask.stop),
+            draft: Draft::new(&ask.prompt),
             detokenizer: tokenizer.map(Tokenizer::detokenizer),
             id,
             ask,
@@ -104,8 +130,8 @@ impl Request {
         }
     }
 
-    /// The message that opens the request on every node of the chain.
-    pub(crate) fn open(&self, wire: Codec) -> Open {
+    /// The message that opens the request on a node whose activations travel in `form`.
+    pub(crate) fn open(&self, form: Form) -> Open {
         let output = match self.ask.sampling.need() {
             Need::Top(k) => Output::Top(top(k, self.model.vocab)),
             Need::Full => Output::Full,
@@ -113,7 +139,8 @@ impl Request {
         Open {
             request: self.id,
             epoch: EPOCH,
-            codec: wire as u8,
+            codec: form.codec() as u8,
+            flags: form.flags().bits(),
             output,
             wanted_from: self.ask.prompt.len() as u32 - 1,
         }
@@ -134,7 +161,7 @@ impl Request {
             return None;
         }
         let frame = tokens_frame(self.id, self.fed, ids);
-        self.flights.push_back(Flight { position: self.fed as u32, rows: ids.len() as u16, hop: 0 });
+        self.flights.push_back(Flight::new(self.fed, ids.len(), Vec::new()));
         self.fed = end;
         Some(frame)
     }
@@ -146,7 +173,7 @@ impl Request {
     pub(crate) fn answer(&mut self, hop: usize, hops: usize, header: &Header, payload: &[u8]) -> Result<Next, String> {
         let at = self.flights.iter().position(|flight| flight.hop == hop);
         let at = at.ok_or("an answer that nothing asked for")?;
-        let flight = self.flights[at];
+        let flight = &self.flights[at];
         if hop + 1 < hops {
             if header.kind != Kind::Activation || (header.position, header.rows) != (flight.position, flight.rows) {
                 return Err(format!(
@@ -161,8 +188,7 @@ impl Request {
             }
             return Ok(Next::Send(sends));
         }
-        self.flights.remove(at);
-        self.output(flight, header, payload, hops)
+        self.output(at, header, payload, hops)
     }
 
     /// The hop that holds the oldest frame.
@@ -170,8 +196,9 @@ impl Request {
         self.flights.front().map(|flight| flight.hop)
     }
 
-    fn output(&mut self, flight: Flight, header: &Header, payload: &[u8], hops: usize) -> Result<Next, String> {
-        let end = flight.position + u32::from(flight.rows);
+    fn output(&mut self, at: usize, header: &Header, payload: &[u8], hops: usize) -> Result<Next, String> {
+        let Flight { position, rows, answered, .. } = self.flights[at];
+        let end = position + u32::from(rows);
         if header.kind != Kind::Output {
             return Err(format!("{:?} in place of an output", header.kind));
         }
@@ -182,24 +209,90 @@ impl Request {
                     header.position
                 ));
             }
+            self.flights.remove(at);
             let chunk = self.next_chunk(hops);
             return Ok(Next::Send(chunk.map(|(header, payload)| (0, header, payload)).into_iter().collect()));
         }
-        if header.position + 1 != end {
-            return Err(format!("an output at position {} in place of {}", header.position, end - 1));
+        let outputs = candidates(header, payload, self.ask.sampling.need(), self.model.vocab)?;
+        let due = self.first_wanted(position) + u32::from(answered);
+        if header.position != due || outputs.len() > (end - due) as usize {
+            return Err(format!(
+                "outputs of {} positions from {} on in place of {due} to {}",
+                outputs.len(),
+                header.position,
+                end - 1
+            ));
         }
-        let mut candidates = candidates(header, payload, self.ask.sampling.need(), self.model.vocab)?;
-        let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
-        self.token(id, end)
+        self.flights[at].answered += outputs.len() as u16;
+        let all = due as usize + outputs.len() == end as usize;
+        let next = self.outputs(at, due, outputs);
+        if all {
+            self.flights.remove(at);
+        }
+        next
     }
 
-    /// What follows from token `id` at `position`.
-    fn token(&mut self, id: u32, position: u32) -> Result<Next, String> {
+    /// Goes through the outputs of consecutive positions from `position` on, as long as the tokens chosen are those that
+    /// the flight was computed for.
+    fn outputs(&mut self, at: usize, position: u32, outputs: Vec<Vec<Candidate>>) -> Result<Next, String> {
+        let (mut updates, mut frame) = (Vec::new(), None);
+        for (position, mut candidates) in (position..).zip(outputs) {
+            if self.flights[at].rejected {
+                break;
+            }
+            let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
+            match self.token(id, position + 1)? {
+                Token::More(update) => updates.push(update),
+                Token::Last(update, text, reason) => {
+                    updates.extend(update);
+                    return Ok(Next::Finish(updates, text, reason));
+                }
+            }
+            let guessed = position.checked_sub(self.flights[at].position);
+            let guess = guessed.and_then(|index| self.flights[at].guesses.get(index as usize));
+            if guess == Some(&id) {
+                self.figures.accepted += 1;
+            } else {
+                self.flights[at].rejected = true;
+                frame = Some(self.feed(id, position as usize + 1));
+            }
+        }
+        Ok(Next::Tokens(updates, frame))
+    }
+
+    /// The first position of a flight from `position` on that gives an output.
+    fn first_wanted(&self, position: u32) -> u32 {
+        position.max(self.ask.prompt.len() as u32 - 1)
+    }
+
+    /// The frame that feeds `id` at `position`, and guesses for what follows it.
+    fn feed(&mut self, id: u32, position: usize) -> (Header, Vec<u8>) {
+        let room = [
+            self.ask.speculate,
+            self.chunk - 1,
+            self.ask.max_tokens - self.figures.tokens - 1,
+            self.model.max_positions - position - 1,
+        ];
+        let guesses = match room.into_iter().min() {
+            None | Some(0) => Vec::new(),
+            Some(room) => self.draft.guess(room),
+        };
+        self.figures.guessed += guesses.len();
+        let ids: Vec<u32> = std::iter::once(id).chain(guesses.iter().copied()).collect();
+        let (header, payload) = tokens_frame(self.id, position, &ids);
+        let header = if guesses.is_empty() { header } else { header.predicted() };
+        self.flights.push_back(Flight::new(position, ids.len(), guesses));
+        (header, payload)
+    }
+
+    /// Takes in token `id`, which stands at `position`.
+    fn token(&mut self, id: u32, position: u32) -> Result<Token, String> {
         if self.model.eos.contains(&id) && !self.ask.ignore_eos {
             let text = self.rest()?;
-            return Ok(Next::Finish(None, text, Finish::Stop));
+            return Ok(Token::Last(None, text, Finish::Stop));
         }
         self.figures.tokens += 1;
+        self.draft.push(id);
         let fresh = match &mut self.detokenizer {
             Some(detokenizer) => detokenizer.push(id).map_err(|error| error.to_string())?,
             None => "",
@@ -207,19 +300,17 @@ impl Request {
         let (text, stopped) = self.stops.push(fresh);
         let update = Update::Token { id, text };
         if stopped {
-            return Ok(Next::Finish(Some(update), String::new(), Finish::Stop));
+            return Ok(Token::Last(Some(update), String::new(), Finish::Stop));
         }
-        if self.figures.tokens >= self.ask.max_tokens {
-            let text = self.rest()?;
-            return Ok(Next::Finish(Some(update), text, Finish::Length));
-        }
-        if position as usize >= self.model.max_positions {
-            let text = self.rest()?;
-            return Ok(Next::Finish(Some(update), text, Finish::Context));
-        }
-        self.flights.push_back(Flight { position, rows: 1, hop: 0 });
-        let (header, payload) = tokens_frame(self.id, position as usize, &[id]);
-        Ok(Next::Token(update, header, payload))
+        let reason = if self.figures.tokens >= self.ask.max_tokens {
+            Finish::Length
+        } else if position as usize >= self.model.max_positions {
+            Finish::Context
+        } else {
+            return Ok(Token::More(update));
+        };
+        let text = self.rest()?;
+        Ok(Token::Last(Some(update), text, reason))
     }
 
     /// The text that was held back, now that nothing follows.
@@ -247,18 +338,18 @@ fn tokens_frame(request: u32, position: usize, ids: &[u32]) -> (Header, Vec<u8>)
     (header, ids.iter().flat_map(|id| id.to_le_bytes()).collect())
 }
 
-/// The candidates in an output frame of one row.
-fn candidates(header: &Header, payload: &[u8], need: Need, vocab: usize) -> Result<Vec<Candidate>, String> {
+/// The candidates in an output frame, position by position.
+fn candidates(header: &Header, payload: &[u8], need: Need, vocab: usize) -> Result<Vec<Vec<Candidate>>, String> {
     let candidate = |(id, logit)| Candidate { id, logit };
     match (need, header.codec) {
-        (Need::Top(k), Codec::Top) if header.rows == 1 && header.cols == top(k, vocab) => {
-            let mut rows = top_decode(payload, header.cols, vocab as u32).map_err(|error| error.to_string())?;
-            Ok(rows.next().into_iter().flat_map(|row| row.entries()).map(candidate).collect())
+        (Need::Top(k), Codec::Top) if header.rows > 0 && header.cols == top(k, vocab) => {
+            let rows = top_decode(payload, header.cols, vocab as u32).map_err(|error| error.to_string())?;
+            Ok(rows.map(|row| row.entries().map(candidate).collect()).collect())
         }
         (Need::Full, Codec::F32) => {
             let mut logits = vec![0.0; vocab];
             full_decode(payload, &mut logits).map_err(|error| error.to_string())?;
-            Ok((0u32..).zip(logits).map(candidate).collect())
+            Ok(vec![(0u32..).zip(logits).map(candidate).collect()])
         }
         _ => Err(format!("an output of {} x {} {:?}, asked for {need:?}", header.rows, header.cols, header.codec)),
     }

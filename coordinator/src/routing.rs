@@ -26,11 +26,13 @@ impl Core {
 
     pub(crate) fn start(&mut self, now: Duration, mut request: Request) {
         let id = request.id;
-        let open = request.open(self.config.wire);
+        let parts = self.chain.as_ref().map_or(&[][..], |chain| &chain.parts);
+        let opens: Vec<_> =
+            parts.iter().map(|(node, layers)| (*node, request.open(self.config.wire.before(layers.end)))).collect();
         let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
         let first = request.begin(now, chunk);
         self.requests.insert(id, request);
-        for node in self.chain_nodes() {
+        for (node, open) in opens {
             self.send(node, &Control::Open(open));
         }
         if let Some((header, payload)) = first {
@@ -45,24 +47,28 @@ impl Core {
                     self.send_data(id, hop, header, payload);
                 }
             }
-            Next::Token(update, header, payload) => {
-                self.send_data(id, 0, header, payload);
-                self.timed_token(now, id, update);
-            }
-            Next::Finish(update, text, reason) => {
-                match update {
-                    Some(update) => self.timed_token(now, id, update),
-                    None => self.stamp(now, id),
+            Next::Tokens(updates, frame) => {
+                if let Some((header, payload)) = frame {
+                    self.send_data(id, 0, header, payload);
                 }
+                self.tokens(now, id, updates);
+            }
+            Next::Finish(updates, text, reason) => {
+                self.stamp(now, id);
+                self.tokens(now, id, updates);
                 self.finish(id, text, reason);
             }
         }
     }
 
-    pub(crate) fn timed_token(&mut self, now: Duration, id: u32, update: Update) {
+    /// Hands on tokens, which may be none: outputs of a guess that was wrong.
+    pub(crate) fn tokens(&mut self, now: Duration, id: u32, updates: Vec<Update>) {
+        if updates.is_empty() {
+            return;
+        }
         self.stamp(now, id);
         if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
-            self.actions.push_back(Action::Update(id, update));
+            self.actions.extend(updates.into_iter().map(|update| Action::Update(id, update)));
         }
     }
 

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use syn1_core::{CodecSet, Header, Millis};
+use syn1_core::{Header, Millis, Negotiated};
+use syn1_identity::{Key, Keys};
 use tokio::sync::{Notify, mpsc};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
@@ -29,6 +30,10 @@ pub struct ServerConfig {
     pub tcp: SocketAddr,
     /// For shards, people and programs.
     pub http: SocketAddr,
+    /// What the coordinator proves who it is with.
+    pub keys: Keys,
+    /// The keys of the nodes that may join; empty: any node may.
+    pub allow: Vec<Key>,
 }
 
 /// A running coordinator. Dropping it shuts it down.
@@ -69,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) shards: PathBuf,
     /// Largest payload a node may send: the bigger of a chunk of rows and the full logits.
     pub(crate) max_payload: u32,
+    pub(crate) keys: Keys,
+    pub(crate) allow: Vec<Key>,
     state: Mutex<State>,
     started: Instant,
     sooner: Notify,
@@ -99,6 +106,8 @@ impl Server {
         let shared = Arc::new(Shared {
             max_payload: link::max_payload(&config.core),
             shards: config.shards,
+            keys: config.keys,
+            allow: config.allow,
             state: Mutex::new(State {
                 core: Core::new(config.core),
                 links: HashMap::new(),
@@ -201,10 +210,15 @@ impl Shared {
     }
 
     /// Makes a link known to the core; its outgoing frames go to `outbox`.
-    pub(crate) fn connected(&self, address: &str, codecs: CodecSet, outbox: mpsc::Sender<(Header, Vec<u8>)>) -> NodeId {
+    pub(crate) fn connected(
+        &self,
+        address: &str,
+        negotiated: &Negotiated,
+        outbox: mpsc::Sender<(Header, Vec<u8>)>,
+    ) -> NodeId {
         let mut state = self.lock();
         let now = self.started.elapsed();
-        let id = state.core.connected(now, address, codecs);
+        let id = state.core.connected(now, address, negotiated);
         state.links.insert(id, outbox);
         state.act(now);
         id

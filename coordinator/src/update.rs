@@ -51,6 +51,10 @@ pub struct Figures {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub tokens: usize,
+    /// Tokens that were guessed ahead.
+    pub guessed: usize,
+    /// How many of the guesses were right.
+    pub accepted: usize,
     /// From the request's start to its first token.
     pub first_token: Duration,
     /// From the first token to the last.

@@ -8,8 +8,9 @@ use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::update::{Event, Finish, Update};
+use syn1_coordinator::wire::Wire;
 use syn1_core::control::{Closed, Failed, Loaded, Open, Profile, Unable};
-use syn1_core::{Codec, CodecSet, Control, Header, Kind};
+use syn1_core::{Codec, CodecSet, Control, Flags, Form, Header, Kind, Negotiated};
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 
@@ -53,7 +54,7 @@ impl Stage {
             manifest_sha256: [0; 32],
             http_port: 1,
             policy,
-            wire: Codec::F32,
+            wire: Wire::everywhere(Form::plain(Codec::F32)),
             max_positions: 64,
             slots: 2,
             chunk: 4,
@@ -77,7 +78,7 @@ impl Stage {
     }
 
     fn join_with(&mut self, name: &str, memory_bytes: u64) -> NodeId {
-        let id = self.core.connected(self.now, name, CodecSet::ACTIVATIONS);
+        let id = self.core.connected(self.now, name, &negotiated());
         self.toys.insert(id, Toy::default());
         let profile = Profile { name, device: "toy", memory_bytes, read_bytes_per_s: 1, layer_ns: 1000 };
         self.core.control(self.now, id, &Control::Profile(profile));
@@ -178,9 +179,15 @@ impl Toy {
     }
 }
 
+/// A link that can carry everything.
+fn negotiated() -> Negotiated {
+    let (flags, codecs) = (Flags::NEGOTIABLE, CodecSet::ACTIVATIONS);
+    Negotiated { minor: 0, flags, codecs, max_payload: 1 << 20, max_rows: 64, credit: 4 }
+}
+
 fn ask(prompt: usize, max_tokens: usize) -> Generate {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    Generate { prompt: vec![1; prompt], max_tokens, sampling, stop: Vec::new(), ignore_eos: false }
+    Generate { prompt: vec![1; prompt], max_tokens, sampling, stop: Vec::new(), ignore_eos: false, speculate: 0 }
 }
 
 /// What the toys say follows a position; never the end of the text.
@@ -238,7 +245,7 @@ fn a_full_context_ends_the_text() {
 fn a_node_outside_the_chain_cannot_harm_a_request() {
     let mut stage = Stage::new(Policy::Exactly(1));
     let worker = stage.join("a");
-    let stranger = stage.core.connected(stage.now, "stranger", CodecSet::ACTIVATIONS);
+    let stranger = stage.core.connected(stage.now, "stranger", &negotiated());
     stage.silent.insert(worker);
     let request = stage.ask(3, 5);
     for epoch in 0..3 {
@@ -301,7 +308,7 @@ fn a_node_that_stops_answering_is_sent_away_and_the_spare_serves() {
 #[test]
 fn a_node_that_never_loads_gives_way() {
     let mut stage = Stage::new(Policy::Exactly(1));
-    let slow = stage.core.connected(stage.now, "slow", CodecSet::ACTIVATIONS);
+    let slow = stage.core.connected(stage.now, "slow", &negotiated());
     let profile = Profile { name: "slow", device: "toy", memory_bytes: 1 << 30, read_bytes_per_s: 1, layer_ns: 1 };
     stage.core.control(stage.now, slow, &Control::Profile(profile));
     stage.run();
@@ -315,7 +322,7 @@ fn a_node_that_never_loads_gives_way() {
 #[test]
 fn a_node_that_cannot_load_is_not_asked_again() {
     let mut stage = Stage::new(Policy::Exactly(1));
-    let broken = stage.core.connected(stage.now, "broken", CodecSet::ACTIVATIONS);
+    let broken = stage.core.connected(stage.now, "broken", &negotiated());
     let profile = Profile { name: "broken", device: "toy", memory_bytes: 1 << 30, read_bytes_per_s: 1, layer_ns: 1 };
     stage.core.control(stage.now, broken, &Control::Profile(profile));
     stage.core.control(stage.now, broken, &Control::Unable(Unable { generation: 1, text: "no room" }));

@@ -8,8 +8,13 @@ use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Server, ServerConfig, StartError};
 use syn1_coordinator::update::Event;
+use syn1_coordinator::wire::Wire;
 use syn1_core::control::Bye;
-use syn1_core::{Codec, Control, Decoder, Limits, Reason};
+use syn1_core::{
+    Anonymous, Codec, CodecSet, Control, Decoder, Flags, Form, Identity, Limits, Millis, Reason, Role, Session,
+    SessionConfig,
+};
+use syn1_identity::Keys;
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 
@@ -22,13 +27,14 @@ fn config() -> ServerConfig {
         manifest_sha256: [0; 32],
         http_port: 0,
         policy: Policy::Auto,
-        wire: Codec::F16,
+        wire: Wire::everywhere(Form::plain(Codec::F16)),
         max_positions: 64,
         slots: 1,
         chunk: 8,
         tokenizer: None,
     };
-    ServerConfig { core, shards: std::env::temp_dir(), tcp: local, http: local }
+    let keys = Keys::from_secret(&[1; 32]);
+    ServerConfig { core, shards: std::env::temp_dir(), tcp: local, http: local, keys, allow: Vec::new() }
 }
 
 /// All that the coordinator says until it closes the link.
@@ -93,6 +99,63 @@ fn silence_is_not_waited_for() {
     last_words(&server, b"");
     let why = refusal(&mut events);
     assert!(why.contains("Hello"), "{why}");
+}
+
+/// What a node with `keys` says until the link stands or is closed.
+fn join(link: &mut TcpStream, keys: Option<&Keys>) {
+    let config = SessionConfig {
+        role: Role::Node,
+        agent: "test",
+        codecs: CodecSet::ACTIVATIONS,
+        flags: Flags::NEGOTIABLE,
+        max_payload: 1 << 20,
+        max_rows: 8,
+        credit: 4,
+        model: [0; 32],
+        prove: true,
+    };
+    let identity: &dyn Identity = keys.map_or(&Anonymous, |keys| keys);
+    let config = SessionConfig { prove: keys.is_some(), ..config };
+    let mut session = Session::new(config, identity, [3; 32], Millis(0));
+    let mut decoder = Decoder::new(vec![0; 4096], Limits::handshake());
+    loop {
+        let mut out = [0; 2048];
+        while let Some(len) = session.poll_transmit(&mut out) {
+            link.write_all(&out[..len]).unwrap();
+        }
+        if session.negotiated().is_some() {
+            break;
+        }
+        let read = link.read(decoder.spare()).unwrap();
+        if read == 0 {
+            return;
+        }
+        decoder.commit(read).unwrap();
+        while let Some(frame) = decoder.next().unwrap() {
+            session.handle(Millis(0), frame).unwrap();
+        }
+    }
+}
+
+#[test]
+fn only_nodes_whose_key_is_allowed_may_join() {
+    let (friend, stranger) = (Keys::from_secret(&[2; 32]), Keys::from_secret(&[3; 32]));
+    let server = Server::start(ServerConfig { allow: vec![friend.public()], ..config() }).unwrap();
+    let mut events = server.events();
+    for (keys, word) in [(Some(&stranger), stranger.public().to_string()), (None, "key".to_owned())] {
+        let mut link = TcpStream::connect(server.tcp()).unwrap();
+        join(&mut link, keys);
+        let why = refusal(&mut events);
+        assert!(why.contains(&word), "{why}");
+        assert!(server.topology().nodes.is_empty());
+    }
+    let mut link = TcpStream::connect(server.tcp()).unwrap();
+    join(&mut link, Some(&friend));
+    let begun = std::time::Instant::now();
+    while server.topology().nodes.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the node with the right key is not let in");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -72,7 +72,8 @@ pub enum SplitError {
 /// Splits the model of `model_dir` into `out_dir` and gives the manifest that was written there.
 ///
 /// Each piece is written to a temporary file and then renamed to `<sha256>.bin`; `syn1.json` comes last, so a folder
-/// with a manifest is complete. The manifest of an older split goes first, its pieces that are not listed any more last. `tokenizer.json` and `generation_config.json` are copied.
+/// with a manifest is complete. The manifest of an older split goes first, its pieces that are not listed any more last.
+/// `tokenizer.json`, `generation_config.json` and what was measured for the wire, `wire.json`, are copied.
 ///
 /// # Errors
 /// Those of opening and packing the model, and of writing files.
@@ -124,6 +125,7 @@ pub fn split(
     let name = model_name(model_dir);
     let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
     copy_beside(model_dir, out_dir, "generation_config.json")?;
+    copy_beside(model_dir, out_dir, "wire.json")?;
     let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, pieces, tokenizer };
     manifest.check()?;
     write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
@@ -396,7 +398,7 @@ mod tests {
         let (manifest, _) = split_into(&bundled, out.path());
         assert!(manifest.tokenizer);
         assert_eq!(manifest.name, "tiny-rust-docs");
-        for name in ["tokenizer.json", "generation_config.json"] {
+        for name in ["tokenizer.json", "generation_config.json", "wire.json"] {
             let [a, b] = [&bundled, out.path()].map(|folder| fs::read(folder.join(name)).expect(name));
             assert_eq!(a, b);
         }

@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use syn1_core::Millis;
+use syn1_core::{Identity, Millis};
+use syn1_identity::{Keys, nonce};
 use syn1_kernels::engine::Engine as _;
 use syn1_model::{Digest, Manifest, ModelFolder, Plan};
 use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress};
@@ -23,6 +24,7 @@ use crate::serve::{HostEvent, MAX_ROWS};
 /// What outlives the connections of a node.
 pub(crate) struct Laptop<'a> {
     pub(crate) join: Join,
+    pub(crate) keys: Keys,
     pub(crate) device: Device,
     pub(crate) memory_limit_bytes: Option<u64>,
     pub(crate) weights: Option<Arc<ModelFolder>>,
@@ -66,6 +68,14 @@ impl Host for Laptop<'_> {
             // Nobody is left who could stop this node.
             std::future::pending().await
         }
+    }
+
+    fn identity(&self) -> &dyn Identity {
+        &self.keys
+    }
+
+    fn nonce(&self) -> Result<[u8; 32], String> {
+        nonce().map_err(|err| err.to_string())
     }
 
     async fn profile(&self, model: &ModelInfo) -> Result<ProfileFigures, String> {
@@ -216,6 +226,7 @@ mod tests {
         let (version, format) = (Manifest::VERSION, WeightFormat::F16);
         let manifest = Manifest { version, name: "tiny".into(), spec, format, pieces: Vec::new(), tokenizer: false };
         Laptop {
+            keys: Keys::from_secret(&[1; 32]),
             join: "tcp://127.0.0.1:1".parse().unwrap(),
             device: Device::open(&DeviceChoice::Cpu, Some(1)).unwrap(),
             memory_limit_bytes: None,

@@ -17,4 +17,5 @@ mod serve;
 pub use device::{AnyEngine, Device, DeviceChoice, DeviceError};
 pub use join::{Join, JoinError};
 pub use serve::{HostConfig, HostError, HostEvent, serve};
+pub use syn1_identity::{Key, Keys};
 pub use syn1_node::{NodeEvent, ProfileFigures, Progress};

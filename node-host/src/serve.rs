@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use syn1_core::Reason;
+use syn1_identity::{Key, Keys};
 use syn1_model::{FolderError, ModelFolder};
 use syn1_node::{Ended, NodeConfig, NodeError, NodeEvent};
 use syn1_transport_tcp::TcpLink;
@@ -28,6 +29,10 @@ pub struct HostConfig {
     pub join: Join,
     /// The node's name in listings.
     pub name: String,
+    /// What the node proves who it is with.
+    pub keys: Keys,
+    /// The key that the coordinator must prove; nothing: any coordinator will do.
+    pub expect: Option<Key>,
     /// What computes.
     pub device: DeviceChoice,
     /// Threads of the CPU engine; nothing for one a core.
@@ -235,6 +240,7 @@ async fn run(
     };
     let laptop = Laptop {
         join: config.join.clone(),
+        keys: config.keys.clone(),
         device,
         memory_limit_bytes: config.memory_limit_bytes,
         weights: weights.map(Arc::new),
@@ -252,6 +258,8 @@ async fn run(
         agent: concat!("syn1-node-host/", env!("CARGO_PKG_VERSION")),
         max_payload: MAX_PAYLOAD,
         max_rows: MAX_ROWS,
+        credit: CREDIT,
+        expect: config.expect.map(|key| key.0),
     };
     let mut pause = FIRST_PAUSE;
     let mut may_return = false;
@@ -307,7 +315,7 @@ fn outcome(config: &HostConfig, ended: Result<Ended, NodeError>) -> Outcome {
             }
             _ => Outcome::Lost(HostError::Dismissed { join, text }),
         },
-        Err(err @ NodeError::Version { .. }) => Outcome::Over(Err(err.into())),
+        Err(err @ (NodeError::Version { .. } | NodeError::WrongCoordinator { .. })) => Outcome::Over(Err(err.into())),
         Err(NodeError::Session(fatal)) if matches!(fatal.reason(), Reason::Version | Reason::Refused) => {
             Outcome::Over(Err(NodeError::Session(fatal).into()))
         }
@@ -344,6 +352,9 @@ fn jitter() -> f64 {
 const MAX_PAYLOAD: u32 = 4 << 20;
 /// Rows of a data frame that a laptop takes.
 pub(crate) const MAX_ROWS: u16 = 512;
+/// Data frames that wait in the socket at most: enough that a prompt's chunks and several requests' tokens never wait for a
+/// grant, few enough that they fit a socket's buffers.
+const CREDIT: u16 = 64;
 /// A machine on the local network answers within this or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a goodbye may take.

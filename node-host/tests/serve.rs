@@ -8,6 +8,7 @@ use syn1_core::control::{Assign, Bye, Hello, Model, Open, Output};
 use syn1_core::limits::MAX_CONTROL;
 use syn1_core::{Codec, CodecSet, Control, Flags, Header, Kind, Limits, Link as _, Reason, Receive as _, Role};
 use syn1_core::{LinkError as _, LinkErrorKind, Transmit as _};
+use syn1_identity::Keys;
 use syn1_model::{Digest, Manifest, ManifestPiece, Spec, WeightFormat, all_pieces, random_piece};
 use syn1_node_host::{DeviceChoice, HostConfig, HostError, HostEvent, serve};
 use syn1_transport_tcp::{TcpLink, TcpRx, TcpTx};
@@ -25,7 +26,7 @@ async fn a_node_fetches_its_shard_serves_it_and_comes_back_with_its_cache() {
     let loaded = peer.assign(&stage, 0..2).await;
     let all: u64 = stage.manifest.total_bytes();
     assert!(loaded.contains(&format!("Loaded {{ generation: 1, fetched_bytes: {all},")), "{loaded}");
-    let open = Open { request: 1, epoch: 0, codec: Codec::F32 as u8, output: Output::Top(3), wanted_from: 0 };
+    let open = Open { request: 1, epoch: 0, codec: Codec::F32 as u8, flags: 0, output: Output::Top(3), wanted_from: 0 };
     peer.tell(&Control::Open(open)).await;
     peer.tx.send(&Header::tokens(1, 0, 0, 1), &[5, 0, 0, 0]).await.unwrap();
     assert_eq!(peer.recv().await, format!("{:?}", Kind::Output));
@@ -182,6 +183,8 @@ impl Stage {
         let mut config = HostConfig {
             join: format!("tcp://{}", self.tcp.local_addr().unwrap()).parse().unwrap(),
             name: "testbench".into(),
+            keys: Keys::from_secret(&[3; 32]),
+            expect: None,
             device: DeviceChoice::Cpu,
             threads: Some(1),
             weights: None,
@@ -215,10 +218,16 @@ impl Stage {
             codecs: CodecSet::ACTIVATIONS.0,
             max_payload: MAX_PAYLOAD,
             max_rows: 16,
+            credit: 0,
+            model: [0; 32],
+            key: [0; 32],
+            nonce: [9; 32],
             agent: "script",
         }))
         .await;
         assert!(peer.recv().await.contains("Hello"));
+        // It has a key, so it proves it, whoever asks.
+        assert!(peer.recv().await.contains("Prove"));
         let Spec { layers, width, vocab, .. } = self.manifest.spec;
         let (width, vocab) = (width as u16, vocab as u32);
         peer.rx.set_limits(Limits { max_payload: MAX_PAYLOAD, max_rows: 16, width, vocab, flags: Flags::NONE });

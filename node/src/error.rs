@@ -46,6 +46,15 @@ pub enum NodeError {
         /// How long.
         seconds: u64,
     },
+    /// The coordinator is not the one that was asked for.
+    #[error("left the coordinator: {}", wrong(.key))]
+    WrongCoordinator {
+        /// The key that it has proved, if any.
+        key: Option<[u8; 32]>,
+    },
+    /// There are no random numbers to greet with.
+    #[error("{0}")]
+    Random(String),
     /// The machine could not be measured for this model.
     #[error("{0}")]
     Profile(String),
@@ -65,8 +74,19 @@ impl NodeError {
             Self::Version { .. } => Some(Reason::Version),
             Self::Link { kind: LinkErrorKind::Protocol, .. } | Self::Unexpected(_) => Some(Reason::Protocol),
             Self::Session(fatal) => Some(fatal.reason()),
-            Self::Profile(_) => Some(Reason::Internal),
+            Self::WrongCoordinator { .. } => Some(Reason::Refused),
+            Self::Profile(_) | Self::Random(_) => Some(Reason::Internal),
             Self::Link { .. } | Self::Stalled { .. } => None,
         }
+    }
+}
+
+fn wrong(key: &Option<[u8; 32]>) -> String {
+    match key {
+        Some(key) => {
+            let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("its key is {key}, another one was expected: check the address and the key")
+        }
+        None => "it has proved no key, one was expected: check the address".to_owned(),
     }
 }

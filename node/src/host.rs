@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::ops::Range;
 
-use syn1_core::Millis;
+use syn1_core::{Identity, Millis};
 use syn1_kernels::engine::{Engine, EngineConfig};
 
 /// The machine under a node.
@@ -28,6 +28,15 @@ pub trait Host {
 
     /// Ready when the node should leave. Asked again and again, so it stays ready.
     async fn stopped(&self);
+
+    /// The key that this node is known by and proves; [`Anonymous`](syn1_core::identity::Anonymous) for none.
+    fn identity(&self) -> &dyn Identity;
+
+    /// 32 random bytes that were never used before.
+    ///
+    /// # Errors
+    /// One line that names the cause: without them nobody can prove anything.
+    fn nonce(&self) -> Result<[u8; 32], String>;
 
     /// Measures what this machine offers for this model.
     ///
@@ -61,6 +70,10 @@ pub struct NodeConfig {
     pub max_payload: u32,
     /// Rows of a data frame that the node accepts.
     pub max_rows: u16,
+    /// Data frames that the coordinator may send before the node is done with the first of them.
+    pub credit: u16,
+    /// The key that the coordinator must prove; nothing: any coordinator will do.
+    pub expect: Option<[u8; 32]>,
 }
 
 /// The model that the coordinator serves, as it announced it.
@@ -129,6 +142,11 @@ pub struct Loaded<E> {
 #[non_exhaustive]
 pub enum NodeEvent {
     /// The coordinator's Hello came: both speak the same protocol.
+    Met {
+        /// The key that it has proved, if it has one.
+        key: Option<[u8; 32]>,
+    },
+    /// The coordinator has said what it serves.
     Joined {
         /// The model that the coordinator serves.
         model: String,

@@ -1,7 +1,7 @@
 //! The requests that are open on a shard, each with its KV cache and the epoch of its route.
 
 use syn1_core::control::Output;
-use syn1_core::{Codec, CodecError, OutputError};
+use syn1_core::{CodecError, Flags, Form, OutputError};
 use syn1_kernels::engine::{EngineError, Slot};
 
 /// The open requests: a handful, at most as many as the engine has KV caches.
@@ -19,8 +19,8 @@ pub(crate) struct Request {
     pub(crate) epoch: u8,
     /// Its KV cache.
     pub(crate) slot: Slot,
-    /// The codec of the activations that it sends.
-    pub(crate) codec: Codec,
+    /// How the activations that it sends travel.
+    pub(crate) form: Form,
     /// What its output frames carry, on the shard with the head.
     pub(crate) output: Output,
     /// Rows at this position and behind give outputs.
@@ -44,8 +44,8 @@ pub(crate) enum RequestError {
         "request {id} is already open with epoch {have}, an Open came with epoch {got}: a new route has a higher epoch"
     )]
     Reopened { id: u32, have: u8, got: u8 },
-    #[error("activations cannot be sent as codec {0}: negotiated are f32, f16 and q8 as the Hellos say")]
-    Codec(u8),
+    #[error("activations cannot be sent in codec {codec} with flags {flags}: the Hellos did not agree on it")]
+    Form { codec: u8, flags: Flags },
     #[error("output of the top {k} is not possible: 1 to {vocab} are")]
     Top { k: u16, vocab: u32 },
     #[error("one row of output has {bytes} bytes, the link carries {max} a frame: ask for fewer logits")]
@@ -111,6 +111,8 @@ pub(crate) fn is_newer(a: u8, b: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use syn1_core::Codec;
+
     use super::*;
 
     fn request(id: u32, epoch: u8) -> Request {
@@ -118,7 +120,7 @@ mod tests {
             id,
             epoch,
             slot: Slot(id as usize),
-            codec: Codec::F32,
+            form: Form::plain(Codec::F32),
             output: Output::Full,
             wanted_from: 0,
             compute_us: 0,

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use syn1_core::control::{Assign, Bye, Closed, Failed, Loaded as LoadedMessage, Loading, Profile, Unable};
 use syn1_core::limits::MAX_CONTROL;
 use syn1_core::{
-    CodecSet, Control, Event, Flags, Frame, Header, Kind, Link, Millis, Negotiated, Reason, Receive, Role, Session,
-    SessionConfig, Transmit,
+    CodecSet, Control, Event, Flags, Frame, Header, Identity, Kind, Link, Millis, Negotiated, Reason, Receive, Role,
+    Session, SessionConfig, Transmit,
 };
 use syn1_kernels::engine::Engine as _;
 
@@ -32,11 +32,15 @@ pub async fn run<L: Link, H: Host>(link: L, host: &H, config: &NodeConfig) -> Re
         role: Role::Node,
         agent: config.agent,
         codecs: CodecSet::ACTIVATIONS,
-        flags: Flags::NONE,
+        flags: Flags::NEGOTIABLE,
         max_payload: config.max_payload,
         max_rows: config.max_rows,
+        credit: config.credit,
+        model: [0; 32],
+        prove: config.expect.is_some(),
     };
-    let session = Session::new(session, host.now());
+    let nonce = host.nonce().map_err(NodeError::Random)?;
+    let session = Session::new(session, host.identity(), nonce, host.now());
     let mut node =
         Node { host, config, session, tx, model: None, profiled: false, newest: None, load: None, shard: None };
     let result = node.converse(&mut rx).await;
@@ -60,7 +64,7 @@ pub async fn run<L: Link, H: Host>(link: L, host: &H, config: &NodeConfig) -> Re
 struct Node<'h, H: Host, T> {
     host: &'h H,
     config: &'h NodeConfig,
-    session: Session,
+    session: Session<&'h dyn Identity>,
     tx: T,
     model: Option<ModelInfo>,
     profiled: bool,
@@ -184,9 +188,26 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
         }
         match event {
             Event::Control(control) => self.control(control).await,
-            Event::Data(frame) => self.data(&frame).await.map(|()| Next::Wait),
+            Event::Data(frame) => {
+                self.data(&frame).await?;
+                self.session.done();
+                Ok(Next::Wait)
+            }
+            Event::Established(_) => self.met(),
             Event::Bye(Bye { reason, text }) => Ok(Next::End(Ended::Bye { reason, text: text.to_owned() })),
-            Event::Nothing | Event::Established(_) | Event::Rtt { .. } => Ok(Next::Wait),
+            Event::Nothing | Event::Rtt { .. } | Event::Granted => Ok(Next::Wait),
+        }
+    }
+
+    /// The coordinator has greeted and proved who it is, if it has a key.
+    fn met(&self) -> Result<Next, NodeError> {
+        let key = self.session.peer().filter(|peer| peer.proven).map(|peer| peer.key);
+        match self.config.expect {
+            Some(expected) if key != Some(expected) => Err(NodeError::WrongCoordinator { key }),
+            _ => {
+                self.host.event(NodeEvent::Met { key });
+                Ok(Next::Wait)
+            }
         }
     }
 
@@ -294,7 +315,7 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
             Ok(loaded) => loaded,
             Err(cause) => return self.unable(generation, cause).await,
         };
-        self.shard = Some(Shard::new(ready));
+        self.shard = Some(Shard::new(ready, engine.max_rows));
         let slots = u16::try_from(engine.slots).unwrap_or(u16::MAX);
         self.tell(&Control::Loaded(LoadedMessage { generation, fetched_bytes, layer_ns, slots })).await?;
         self.host.event(NodeEvent::Ready { layers, fetched_bytes, layer_ns });
@@ -365,8 +386,13 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
 
     /// Says goodbye; whether it arrives no longer matters.
     async fn say_bye(&mut self, reason: Reason, text: &str) {
-        let bye = Control::Bye(Bye { reason, text });
-        if let Err(err) = self.tell(&bye).await {
+        let mut frame = [0; Header::LEN + MAX_CONTROL as usize];
+        let left = match self.flush().await {
+            Ok(()) => self.session.leave(reason, text, &mut frame),
+            Err(_) => None,
+        };
+        let Some(payload) = left.and_then(|len| frame.get(Header::LEN..len)) else { return };
+        if let Err(err) = send(self.host, &mut self.tx, &Header::control(payload.len() as u32), payload).await {
             tracing::debug!(%err, "the Bye could not be sent");
         }
     }

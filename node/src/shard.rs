@@ -1,7 +1,10 @@
 //! A loaded shard at work: a data frame in, the engine's step, the answer frames out. All buffers are reused.
 
+use std::collections::BTreeMap;
+
+use syn1_core::activation::{Inbound, Outbound, Place};
 use syn1_core::control::{Open, Output};
-use syn1_core::{Codec, CodecError, Frame, Header, Kind, Negotiated, codec, output};
+use syn1_core::{Codec, CodecError, Flags, Form, Frame, Header, Kind, Negotiated, codec, encoded_len, output};
 use syn1_kernels::engine::{Engine, Input, Step};
 
 use crate::requests::{Request, RequestError, Requests, is_newer};
@@ -9,11 +12,19 @@ use crate::requests::{Request, RequestError, Requests, is_newer};
 /// An engine with its open requests.
 pub(crate) struct Shard<E> {
     engine: E,
+    max_rows: usize,
     requests: Requests,
+    boundaries: BTreeMap<u32, Boundaries>,
     ids: Vec<u32>,
     rows: Vec<f32>,
     result: Vec<f32>,
     payload: Vec<u8>,
+}
+
+/// What one request's activations need to be read and written: what delta remembers, and room for compression.
+struct Boundaries {
+    inbound: Inbound<Vec<f32>>,
+    outbound: Outbound<Vec<f32>, Vec<u8>>,
 }
 
 /// A frame that was taken, and how much of its result was sent.
@@ -27,19 +38,28 @@ pub(crate) struct Work {
     /// Index of the next row whose logits are to be sent.
     next: usize,
     answered: bool,
+    /// The frame came from tokens that are not accepted yet, and so does the answer.
+    predicted: bool,
 }
 
 impl<E: Engine> Shard<E> {
-    pub(crate) fn new(engine: E) -> Self {
-        let requests = Requests::default();
-        Self { engine, requests, ids: Vec::new(), rows: Vec::new(), result: Vec::new(), payload: Vec::new() }
+    /// `max_rows` is the most rows of a frame that come.
+    pub(crate) fn new(engine: E, max_rows: usize) -> Self {
+        Self {
+            engine,
+            max_rows,
+            requests: Requests::default(),
+            boundaries: BTreeMap::new(),
+            ids: Vec::new(),
+            rows: Vec::new(),
+            result: Vec::new(),
+            payload: Vec::new(),
+        }
     }
 
     /// Opens a request, or takes up a known one under its new route with the KV cache as it is.
     pub(crate) fn open(&mut self, open: &Open, negotiated: &Negotiated) -> Result<(), RequestError> {
-        let codec = Codec::from_byte(open.codec)
-            .filter(|&codec| codec.is_activation() && negotiated.codecs.contains(codec))
-            .ok_or(RequestError::Codec(open.codec))?;
+        let form = form(open, negotiated)?;
         if self.engine.plan().heads() {
             self.check_output(open.output, negotiated.max_payload)?;
         }
@@ -54,18 +74,31 @@ impl<E: Engine> Shard<E> {
             id: open.request,
             epoch: open.epoch,
             slot,
-            codec,
+            form,
             output: open.output,
             wanted_from: open.wanted_from,
             compute_us,
         });
+        self.boundaries.insert(open.request, self.fresh(form, negotiated.flags));
         Ok(())
+    }
+
+    fn fresh(&self, form: Form, agreed: Flags) -> Boundaries {
+        let (width, rows) = (self.engine.plan().spec.width, self.max_rows);
+        let floats = |flags: Flags, count| vec![0.0; if flags.contains(Flags::DELTA) { count } else { 0 }];
+        let compresses = form.flags().contains(Flags::COMPRESSED);
+        let plain = encoded_len(form.codec(), rows as u16, width as u16).filter(|_| compresses).unwrap_or(0);
+        Boundaries {
+            inbound: Inbound::new(floats(agreed, width)),
+            outbound: Outbound::new(floats(form.flags(), 2 * width), vec![0; plain as usize]),
+        }
     }
 
     /// Ends a request; gives the microseconds that the engine computed for it. One that is not open took none: it may
     /// have failed to open.
     pub(crate) fn close(&mut self, id: u32) -> u64 {
         let Some(request) = self.requests.remove(id) else { return 0 };
+        self.boundaries.remove(&id);
         self.engine.close(request.slot);
         request.compute_us
     }
@@ -77,7 +110,7 @@ impl<E: Engine> Shard<E> {
 
     /// Decodes a frame into the shard's own buffers; nothing where it belongs to an older route.
     pub(crate) fn take(&mut self, frame: &Frame<'_>) -> Result<Option<Work>, RequestError> {
-        let Header { kind, codec, epoch, position, request, rows, cols, .. } = frame.header;
+        let Header { kind, flags, epoch, position, request, rows, cols, .. } = frame.header;
         let Some(&request) = self.requests.for_frame(request, epoch)? else {
             return Ok(None);
         };
@@ -89,8 +122,9 @@ impl<E: Engine> Shard<E> {
             }
             Kind::Activation if !embeds => {
                 self.rows.resize(usize::from(rows) * usize::from(cols), 0.0);
-                codec::decode(codec, frame.payload, rows, cols, &mut self.rows)
-                    .map_err(|source| RequestError::Decode { position, source })?;
+                let boundaries = self.boundaries.get_mut(&request.id).ok_or(RequestError::NotOpen(request.id))?;
+                let decoded = boundaries.inbound.decode(frame, &mut self.rows);
+                decoded.map_err(|source| RequestError::Decode { position, source })?;
             }
             Kind::Tokens => return Err(RequestError::Kind { want: "activations", got: "tokens" }),
             _ => return Err(RequestError::Kind { want: "tokens", got: "activations" }),
@@ -101,7 +135,15 @@ impl<E: Engine> Shard<E> {
         } else {
             0
         };
-        Ok(Some(Work { request, position, rows, wanted, next: wanted, answered: false }))
+        Ok(Some(Work {
+            request,
+            position,
+            rows,
+            wanted,
+            next: wanted,
+            answered: false,
+            predicted: flags.contains(Flags::PREDICTED),
+        }))
     }
 
     /// Computes the step.
@@ -129,7 +171,7 @@ impl<E: Engine> Shard<E> {
         let Request { id, epoch, output, .. } = work.request;
         if work.next >= work.rows {
             work.answered = true;
-            return Ok(Some((Header::acknowledge(id, epoch, work.position_of(work.rows)), &[])));
+            return Ok(Some((work.mark(Header::acknowledge(id, epoch, work.position_of(work.rows))), &[])));
         }
         let vocab = self.engine.plan().spec.vocab;
         let position = work.position_of(work.next);
@@ -158,11 +200,11 @@ impl<E: Engine> Shard<E> {
         }
         work.next += rows;
         work.answered = work.next == work.rows;
-        Ok(Some((header, payload)))
+        Ok(Some((work.mark(header), payload)))
     }
 
     fn activation(&mut self, work: &Work) -> Result<(Header, &[u8]), RequestError> {
-        let Work { request: Request { id, epoch, codec, .. }, position, rows, .. } = *work;
+        let Work { request: Request { id, epoch, form, .. }, position, rows, predicted, .. } = *work;
         let width = self.engine.plan().spec.width;
         let (got, want) = (self.result.len(), rows * width);
         if got != want {
@@ -170,13 +212,15 @@ impl<E: Engine> Shard<E> {
         }
         let failed = |source| RequestError::Encode { position, source };
         let cols = u16::try_from(width).unwrap_or(u16::MAX);
-        let rows = u16::try_from(rows).unwrap_or(u16::MAX);
-        let codec = codec::choose(codec, &self.result).map_err(failed)?;
-        let header = Header::activation(id, epoch, position, codec, rows, cols);
-        let header = header.ok_or(failed(CodecError::TooManyBytes))?;
-        let payload = sized(&mut self.payload, header.payload_len);
-        codec::encode(codec, &self.result, cols, payload).map_err(failed)?;
-        Ok((header, payload))
+        let count = u16::try_from(rows).unwrap_or(u16::MAX);
+        // A row that binary16 can't hold goes as f32, whatever was asked for.
+        let longest = [form, Form::plain(Codec::F32)].map(|form| form.max_len(count, cols));
+        let longest = longest.into_iter().max().flatten().ok_or(failed(CodecError::TooManyBytes))?;
+        let boundaries = self.boundaries.get_mut(&id).ok_or(RequestError::NotOpen(id))?;
+        let place = Place { request: id, epoch, position };
+        let payload = sized(&mut self.payload, longest);
+        let header = boundaries.outbound.encode(form, place, predicted, &self.result, cols, payload).map_err(failed)?;
+        Ok((header, payload.get(..header.payload_len as usize).unwrap_or_default()))
     }
 
     fn check_output(&self, output: Output, max: u32) -> Result<(), RequestError> {
@@ -194,10 +238,25 @@ impl<E: Engine> Shard<E> {
 }
 
 impl Work {
+    /// The header of an answer, which is as certain as the frame that it answers.
+    fn mark(&self, header: Header) -> Header {
+        if self.predicted { header.predicted() } else { header }
+    }
+
     /// The position of the row with this index.
     fn position_of(&self, row: usize) -> u32 {
         self.position.saturating_add(u32::try_from(row).unwrap_or(u32::MAX))
     }
+}
+
+/// How a request's activations are to travel, if both ends can do that.
+fn form(open: &Open, negotiated: &Negotiated) -> Result<Form, RequestError> {
+    let flags = Flags::from_bits(open.flags).unwrap_or(Flags::NONE);
+    let form = Codec::from_byte(open.codec)
+        .filter(|codec| flags.bits() == open.flags && negotiated.codecs.contains(*codec))
+        .filter(|_| negotiated.flags.contains(flags))
+        .and_then(|codec| Form::new(codec, flags));
+    form.ok_or(RequestError::Form { codec: open.codec, flags })
 }
 
 /// Bytes of one row of the top `k`.

@@ -1,13 +1,13 @@
 //! What an honest coordinator sees.
 
-use syn1_core::control::{Bye, Output};
-use syn1_core::output::top_decode;
+use syn1_core::control::{Bye, Open, Output};
+use syn1_core::output::{full_decode, top_decode};
 use syn1_core::testing::{MemoryLink, block_on, join, pipe};
-use syn1_core::{Codec, Control, Header, Kind, Reason};
+use syn1_core::{Codec, Control, Flags, Form, Header, Kind, Reason};
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Step};
 use syn1_node::{Ended, NodeConfig, NodeError, NodeEvent, run};
 
-use crate::coordinator::{Coordinator, MAX_PAYLOAD, play};
+use crate::coordinator::{Coordinator, MAX_PAYLOAD, play, play_expecting};
 use crate::machine::{LAYERS, Machine, VOCAB, engine};
 
 /// Every row's logits, from an engine without a node around it.
@@ -45,7 +45,8 @@ fn from_hello_to_bye_with_exactly_the_engines_logits_between() {
     };
     assert!(stopped(play(&machine, script)));
     let events = machine.events.take();
-    assert!(matches!(events.first(), Some(NodeEvent::Joined { .. })), "{events:?}");
+    assert_eq!(events.first(), Some(&NodeEvent::Met { key: None }));
+    assert!(matches!(events.get(1), Some(NodeEvent::Joined { .. })), "{events:?}");
     assert!(matches!(events.last(), Some(NodeEvent::Left { .. })), "{events:?}");
     assert!(events.iter().any(|event| matches!(event, NodeEvent::Ready { layers, .. } if *layers == (0..4))));
 }
@@ -104,6 +105,89 @@ fn two_shards_in_a_row_are_the_whole_model() {
         peer.leave(&second).await;
     };
     assert!(stopped(play(&second, script)));
+}
+
+#[test]
+fn answers_to_guesses_say_so_and_a_lower_position_forgets_them() {
+    let machine = Machine::default();
+    let script = async |mut peer: Coordinator| {
+        peer.greet().await;
+        peer.ready(1, 0..4).await;
+        peer.open(1, 0, Output::Full, 0).await;
+        peer.tokens(1, 0, 0, &[1]).await;
+        assert_eq!(peer.logits().await, truth(&[1]));
+        let header = Header::tokens(1, 0, 1, 3).predicted();
+        peer.send(&header, &[2, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0]).await;
+        for (position, ids) in [(1, &[1, 2][..]), (2, &[1, 2, 8]), (3, &[1, 2, 8, 9])] {
+            let (header, payload) = peer.data().await;
+            assert_eq!(header, Header::full(1, 0, position, VOCAB).unwrap().predicted());
+            let mut logits = vec![0.0; VOCAB as usize];
+            full_decode(&payload, &mut logits).unwrap();
+            assert_eq!(logits, last_row(&truth(ids)));
+        }
+        peer.tokens(1, 0, 2, &[3]).await;
+        let (header, payload) = peer.data().await;
+        assert_eq!(header, Header::full(1, 0, 2, VOCAB).unwrap());
+        let mut logits = vec![0.0; VOCAB as usize];
+        full_decode(&payload, &mut logits).unwrap();
+        assert_eq!(logits, last_row(&truth(&[1, 2, 3])));
+        peer.leave(&machine).await;
+    };
+    assert!(stopped(play(&machine, script)));
+}
+
+#[test]
+fn activations_leave_in_the_form_of_their_request_and_are_read_in_any() {
+    let (first, second) = (Machine::default(), Machine::default());
+    let ids = [11, 22, 33, 44, 55];
+    let form = Form::from_name("q8+delta").unwrap();
+    let mut between = Vec::new();
+    let script = async |mut peer: Coordinator| {
+        peer.greet().await;
+        peer.ready(1, 0..3).await;
+        let (codec, flags) = (form.codec() as u8, form.flags().bits());
+        let open = Open { request: 1, epoch: 0, codec, flags, output: Output::Full, wanted_from: 0 };
+        peer.tell(&Control::Open(open)).await;
+        peer.tokens(1, 0, 0, &ids[..3]).await;
+        between.push(peer.data().await);
+        peer.tokens(1, 0, 3, &ids[3..]).await;
+        between.push(peer.data().await);
+        peer.leave(&first).await;
+    };
+    assert!(stopped(play(&first, script)));
+    assert!(between.iter().all(|(header, _)| header.codec == Codec::Q8 && header.flags.contains(Flags::DELTA)));
+    let script = async |mut peer: Coordinator| {
+        peer.greet().await;
+        peer.ready(1, 3..4).await;
+        peer.open(1, 0, Output::Full, 4).await;
+        for (header, payload) in &between {
+            peer.send(header, payload).await;
+        }
+        peer.data().await;
+        let close = |a: &f32, b: &f32| (a - b).abs() < 0.05;
+        assert!(peer.logits().await.iter().zip(last_row(&truth(&ids))).all(|(a, b)| close(a, b)));
+        // The second frame again: the row that it adds to is no longer the last one here.
+        let (header, payload) = &between[1];
+        peer.send(header, payload).await;
+        let failed = peer.control().await;
+        assert!(failed.starts_with("Failed") && failed.contains("position 3"), "{failed}");
+        peer.leave(&second).await;
+    };
+    assert!(stopped(play(&second, script)));
+}
+
+#[test]
+fn a_coordinator_that_proves_another_key_than_the_expected_is_left() {
+    let machine = Machine::default();
+    let script = async |mut peer: Coordinator| {
+        let greeting = peer.recv().await;
+        assert!(greeting.is_ok());
+        peer.say_hello().await;
+        let bye = peer.control().await;
+        assert!(bye.starts_with("Bye { reason: Refused"), "{bye}");
+    };
+    let ended = play_expecting(&machine, Some([5; 32]), script);
+    assert!(ended.is_err(), "{ended:?}");
 }
 
 #[test]
@@ -259,7 +343,8 @@ fn a_coordinator_that_speaks_another_major_is_refused_with_both_versions_named()
     let (mut raw, reader) = pipe(1 << 16);
     let (writer, _answers) = pipe(1 << 16);
     let link = MemoryLink::new(reader, writer, MAX_PAYLOAD);
-    let config = NodeConfig { name: "n".into(), agent: "test", max_payload: MAX_PAYLOAD, max_rows: 8 };
+    let config =
+        NodeConfig { name: "n".into(), agent: "test", max_payload: MAX_PAYLOAD, max_rows: 8, credit: 4, expect: None };
     let mut header = Header::control(8).emit();
     header[3] = b'2';
     let (ended, sent) = block_on(join(run(link, &machine, &config), raw.write_all(&header)));

@@ -31,9 +31,25 @@ pub(crate) fn play<F: Future<Output = ()>>(
     machine: &Machine,
     script: impl FnOnce(Coordinator) -> F,
 ) -> Result<Ended, NodeError> {
+    play_expecting(machine, None, script)
+}
+
+/// The same for a node that joins only the coordinator with the key `expect`.
+pub(crate) fn play_expecting<F: Future<Output = ()>>(
+    machine: &Machine,
+    expect: Option<[u8; 32]>,
+    script: impl FnOnce(Coordinator) -> F,
+) -> Result<Ended, NodeError> {
     let (node, coordinator) = memory_pair(MAX_PAYLOAD, 1 << 20);
     let (rx, tx) = coordinator.split();
-    let config = NodeConfig { name: "testbench".into(), agent: "test", max_payload: MAX_PAYLOAD, max_rows: 16 };
+    let config = NodeConfig {
+        name: "testbench".into(),
+        agent: "test",
+        max_payload: MAX_PAYLOAD,
+        max_rows: 16,
+        credit: 4,
+        expect,
+    };
     let (ended, ()) = block_on(join(run(node, machine, &config), script(Coordinator { rx, tx })));
     ended
 }
@@ -55,17 +71,7 @@ impl Coordinator {
     }
 
     pub(crate) async fn hello(&mut self) {
-        self.tell(&Control::Hello(Hello {
-            minor_min: 0,
-            minor_max: 0,
-            role: Role::Coordinator,
-            flags: 0,
-            codecs: CodecSet::ACTIVATIONS.0,
-            max_payload: MAX_PAYLOAD,
-            max_rows: 16,
-            agent: "script",
-        }))
-        .await;
+        self.say_hello().await;
         let hello = self.control().await;
         assert!(hello.starts_with("Hello") && hello.contains("role: Node"), "{hello}");
         self.rx.set_limits(Limits {
@@ -73,8 +79,26 @@ impl Coordinator {
             max_rows: 16,
             width: WIDTH,
             vocab: VOCAB,
-            flags: Flags::NONE,
+            flags: Flags::NEGOTIABLE,
         });
+    }
+
+    pub(crate) async fn say_hello(&mut self) {
+        self.tell(&Control::Hello(Hello {
+            minor_min: 0,
+            minor_max: 0,
+            role: Role::Coordinator,
+            flags: Flags::NEGOTIABLE.bits(),
+            codecs: CodecSet::ACTIVATIONS.0,
+            max_payload: MAX_PAYLOAD,
+            max_rows: 16,
+            credit: 0,
+            model: [0; 32],
+            key: [0; 32],
+            nonce: [8; 32],
+            agent: "script",
+        }))
+        .await;
     }
 
     pub(crate) async fn model(&mut self) {
@@ -98,7 +122,7 @@ impl Coordinator {
 
     pub(crate) async fn open(&mut self, request: u32, epoch: u8, output: Output, wanted_from: u32) {
         let codec = Codec::F32 as u8;
-        self.tell(&Control::Open(Open { request, epoch, codec, output, wanted_from })).await;
+        self.tell(&Control::Open(Open { request, epoch, codec, flags: 0, output, wanted_from })).await;
     }
 
     /// Closes a request; gives the microseconds that the engine has spent on it.
@@ -156,7 +180,7 @@ impl Coordinator {
         }
     }
 
-    /// The next frame that is no Ping; pings are left unanswered.
+    /// The next frame that is no Ping and no Grant; pings are left unanswered.
     pub(crate) async fn recv(&mut self) -> Result<Got, MemoryError> {
         loop {
             let frame = self.rx.recv().await?;
@@ -164,7 +188,7 @@ impl Coordinator {
                 return Ok(Got::Data(frame.header, frame.payload.to_vec()));
             }
             let control = Control::decode(frame.payload).unwrap();
-            if !matches!(control, Control::Ping(_)) {
+            if !matches!(control, Control::Ping(_) | Control::Grant { .. }) {
                 // The variant's own name is shown twice by derived Debug: `Bye(Bye { .. })`.
                 let text = format!("{control:?}");
                 let inner = text.split_once('(').map_or(text.as_str(), |(_, inner)| inner.trim_end_matches(')'));

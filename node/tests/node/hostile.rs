@@ -1,7 +1,7 @@
 //! What a dishonest or confused coordinator gets: one request fails, or the link ends with a Bye. Nothing panics.
 
 use syn1_core::control::{Assign, Open, Output};
-use syn1_core::{Codec, Control, Header};
+use syn1_core::{Codec, Control, Flags, Header};
 use syn1_node::{Ended, NodeError};
 
 use crate::coordinator::{Coordinator, play};
@@ -16,7 +16,7 @@ async fn refusal(peer: &mut Coordinator, open: Open) -> String {
 #[test]
 fn an_open_that_cannot_be_served_fails_its_request_by_name() {
     let machine = Machine::default();
-    let good = Open { request: 1, epoch: 3, codec: Codec::F32 as u8, output: Output::Top(1), wanted_from: 0 };
+    let good = Open { request: 1, epoch: 3, codec: Codec::F32 as u8, flags: 0, output: Output::Top(1), wanted_from: 0 };
     let script = async |mut peer: Coordinator| {
         peer.greet().await;
         let early = refusal(&mut peer, good).await;
@@ -25,6 +25,8 @@ fn an_open_that_cannot_be_served_fails_its_request_by_name() {
         for (open, part) in [
             (Open { codec: Codec::Ids as u8, ..good }, "codec 8"),
             (Open { codec: 200, ..good }, "codec 200"),
+            (Open { flags: Flags::DELTA.bits(), ..good }, "flags delta"),
+            (Open { flags: 16, ..good }, "codec 1"),
             (Open { output: Output::Top(0), ..good }, "top 0"),
             (Open { output: Output::Top(VOCAB as u16 + 1), ..good }, "top 98"),
         ] {

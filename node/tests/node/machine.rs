@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 
 use syn1_core::Millis;
+use syn1_core::identity::{Anonymous, Identity};
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::EngineConfig;
 use syn1_model::{Plan, Spec, WeightFormat, random_piece};
@@ -70,6 +71,14 @@ impl Host for Machine {
 
     async fn stopped(&self) {
         poll_fn(|cx| self.wait(cx, self.stop.get())).await;
+    }
+
+    fn identity(&self) -> &dyn Identity {
+        &Anonymous
+    }
+
+    fn nonce(&self) -> Result<[u8; 32], String> {
+        Ok([7; 32])
     }
 
     async fn profile(&self, _: &ModelInfo) -> Result<ProfileFigures, String> {
