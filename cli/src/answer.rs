@@ -5,10 +5,10 @@ use serde::Serialize;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Generation, Server};
 use syn1_coordinator::update::{Figures, Finish, Finished, NodeView, Update};
+use syn1_coordinator::wire::Wire;
 use syn1_model::tokenizer::Tokenizer;
 
 use crate::model::Prepared;
-use crate::options::Wire;
 use crate::show;
 
 /// What is asked, and how the answer is printed.
@@ -53,11 +53,14 @@ struct Timings {
     compute_ms: f64,
     wire_ms: f64,
     coordinator_ms: f64,
+    /// Tokens guessed ahead, and how many of them were right.
+    guessed: usize,
+    accepted: usize,
 }
 
 #[derive(Serialize)]
 struct WireReport {
-    codec: &'static str,
+    form: String,
     frames: u64,
     bytes: u64,
     /// Bytes per position that passed through the model, prompt included.
@@ -77,7 +80,7 @@ pub(crate) async fn print(server: &Server, prepared: &Prepared, question: Questi
         show::out("\n")?;
     }
     let answer = streamed?;
-    let wire = wire_report(wire, &answer, &ask, tokenizer);
+    let wire = wire_report(&wire, &answer, &ask, tokenizer);
     let nodes = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect::<Vec<_>>();
     if !json {
         show::say(&figures_line(&answer.end.figures, &wire, nodes.len(), &ask));
@@ -128,27 +131,31 @@ fn figures_line(figures: &Figures, wire: &WireReport, nodes: usize, ask: &Genera
     let pace = figures.tokens_per_second().map_or_else(|| "-".into(), |pace| format!("{pace:.1}"));
     let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     let sampling = ask.sampling;
+    let guesses = match figures.guessed {
+        0 => String::new(),
+        guessed => format!(", {} of {guessed} guesses right", figures.accepted),
+    };
     let seed = if sampling.temperature > 0.0 { format!(", seed {}", sampling.seed) } else { String::new() };
     format!(
         "[{} tokens on {nodes} node{}, {pace} tok/s, first token {:.1} ms, {:.0} bytes/token on the wire ({}), \
-         {:.1} ms compute + {:.1} ms wire + {:.1} ms coordinator{seed}]",
+         {:.1} ms compute + {:.1} ms wire + {:.1} ms coordinator{guesses}{seed}]",
         figures.tokens,
         if nodes == 1 { "" } else { "s" },
         ms(figures.first_token),
         wire.bytes_per_token,
-        wire.codec,
+        wire.form,
         ms(figures.compute),
         ms(figures.wire()),
         ms(figures.coordinator),
     )
 }
 
-fn wire_report(wire: Wire, answer: &Answer, ask: &Generate, tokenizer: Option<&Tokenizer>) -> WireReport {
+fn wire_report(wire: &Wire, answer: &Answer, ask: &Generate, tokenizer: Option<&Tokenizer>) -> WireReport {
     let Figures { prompt_tokens, tokens, frames, bytes, .. } = answer.end.figures;
     // The last token is shown, not fed, unless the model was asked what follows it and said: the end.
     let all_fed = answer.end.reason == Finish::Stop && !ended_by_string(answer, ask, tokenizer);
     let positions = prompt_tokens + if all_fed { tokens } else { tokens.saturating_sub(1) };
-    WireReport { codec: wire.codec().name(), frames, bytes, bytes_per_token: bytes as f64 / positions as f64 }
+    WireReport { form: wire.to_string(), frames, bytes, bytes_per_token: bytes as f64 / positions as f64 }
 }
 
 /// Whether a stop string is in the text that the tokens make, and so cut it off.
@@ -166,11 +173,15 @@ fn timings(figures: &Figures) -> Timings {
         compute_ms: ms(figures.compute),
         wire_ms: ms(figures.wire()),
         coordinator_ms: ms(figures.coordinator),
+        guessed: figures.guessed,
+        accepted: figures.accepted,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use syn1_core::{Codec, Form};
+
     use super::*;
 
     fn answer(tokens: usize, reason: Finish) -> Answer {
@@ -186,8 +197,11 @@ mod tests {
             sampling: Default::default(),
             stop: vec![],
             ignore_eos: false,
+            speculate: 0,
         };
-        let bytes = |reason| wire_report(Wire::F16, &answer(3, reason), &ask, None).bytes_per_token;
+        let bytes = |reason| {
+            wire_report(&Wire::everywhere(Form::plain(Codec::F16)), &answer(3, reason), &ask, None).bytes_per_token
+        };
         assert_eq!(bytes(Finish::Length), 200.0);
         assert!((bytes(Finish::Stop) - 1200.0 / 7.0).abs() < 1e-9);
     }

@@ -1,17 +1,21 @@
 //! `syn1 coordinator`: serves a model to nodes, people and programs until Ctrl-C.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
+use syn1_identity::Key;
 
+use crate::keys;
 use crate::machine::reachable;
-use crate::model;
-use crate::options::{ModelOptions, Wire};
+use crate::model::{self, Prepared};
+use crate::options::{ModelOptions, WireOptions};
 use crate::progress::SwarmProgress;
 use crate::show;
 use crate::swarm::{check_nodes, server_config};
+use crate::wire::WireChoice;
 
 /// Options of `syn1 coordinator`.
 #[derive(clap::Args)]
@@ -35,12 +39,17 @@ pub(crate) struct Args {
     /// Wait for exactly N nodes and split the model over them [default: as few as needed]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     nodes: Option<u16>,
-    /// How activations travel between nodes.
-    #[arg(long, value_enum, default_value_t = Wire::F16)]
-    wire: Wire,
+    #[command(flatten)]
+    wire: WireOptions,
     /// Requests that run at the same time
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: u16,
+    /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Let only the nodes with these keys join; `syn1 node` prints its own [default: any node]
+    #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
+    allow: Vec<Key>,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
     #[arg(long)]
     json: bool,
@@ -50,18 +59,28 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
     check_nodes(&prepared, args.nodes.unwrap_or_default().into())?;
     let policy = args.nodes.map_or(Policy::Auto, |nodes| Policy::Exactly(nodes.into()));
-    let mut config = server_config(&prepared, policy, args.wire.codec(), args.slots.into());
-    (config.tcp, config.http) = (args.tcp, args.http);
+    let wire = args.wire.wire.resolve(prepared.measured.as_ref())?;
+    let keys = keys::load(args.key.as_deref(), "coordinator.key")?;
+    let key = keys.public();
+    let mut config = server_config(&prepared, policy, &wire, args.slots.into(), keys);
+    (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
     let server = Server::start(config)?;
     let mut events = server.events();
     if args.json {
-        let addresses = serde_json::json!({ "tcp": server.tcp(), "http": server.http() });
+        let addresses = serde_json::json!({
+            "tcp": server.tcp(),
+            "http": server.http(),
+            "key": key.to_string(),
+            "wire": wire.to_string(),
+        });
         show::out(&format!("{addresses}\n"))?;
     } else {
         show::out(&format!(
-            "serving {} ({} layers)\n  nodes join:  syn1 node --join tcp://{}\n  people ask:  http://{}/\n",
+            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}\n  \
+             people ask:  http://{}/\n",
             prepared.name,
             prepared.spec.layers,
+            measured(args.wire.wire, &prepared),
             reachable(server.tcp()),
             reachable(server.http())
         ))?;
@@ -75,4 +94,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     }
     anyhow::bail!("the coordinator's event loop ended")
+}
+
+/// Where a wire that nobody asked for comes from.
+fn measured(choice: WireChoice, prepared: &Prepared) -> String {
+    match (choice, &prepared.measured) {
+        (WireChoice::Form(_), _) => String::new(),
+        (WireChoice::Auto, Some(measured)) => format!(" (measured on {} positions)", measured.positions),
+        (WireChoice::Auto, None) => " (not measured for this model: see `syn1 bench wire --save`)".into(),
+    }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::Server;
+use syn1_identity::Keys;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
@@ -56,10 +57,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         sampling: args.how.sampling.sampling(),
         stop: Vec::new(),
         ignore_eos: false,
+        speculate: args.how.speculate.into(),
     };
     swarm::check_nodes(&prepared, count)?;
     swarm::check_ask(&prepared, &ask)?;
-    let mut config = server_config(&prepared, Policy::Exactly(count), args.how.wire.codec(), 4);
+    let wire = args.how.wire.wire.resolve(prepared.measured.as_ref())?;
+    let keys = Keys::generate()?;
+    let mut config = server_config(&prepared, Policy::Exactly(count), &wire, 4, keys.clone());
     // With --once nobody is to find the ports afterwards, so they need not be the usual ones.
     let usual = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, if args.once { 0 } else { port }));
     config.tcp = args.tcp.unwrap_or_else(|| usual(7700));
@@ -70,7 +74,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     show::say(&format!("coordinator: {name} ({layers} layers), nodes join at tcp://{tcp}"));
     let mut nodes = Vec::new();
     for number in 1..=count {
-        let node = spawn_node(&server, number, &args.how.device)?;
+        let node = spawn_node(&server, number, &args.how.device, &keys)?;
         show::say(&format!("{}: process {}", local_name(number), node.id().unwrap_or_default()));
         nodes.push(node);
     }
@@ -83,7 +87,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         failed = first_exit(&mut nodes) => bail!(failed),
     }
     show::say("");
-    let question = Question { ask, text: Some(args.prompt), wire: args.how.wire, json: args.json };
+    let question = Question { ask, text: Some(args.prompt), wire, json: args.json };
     answer::print(&server, &prepared, question).await?;
     if !args.once {
         show::say("");
@@ -102,12 +106,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 /// Starts a node process; the first one tells what happens to it.
-fn spawn_node(server: &Server, number: usize, device: &DeviceOptions) -> Result<Child> {
+fn spawn_node(server: &Server, number: usize, device: &DeviceOptions, coordinator: &Keys) -> Result<Child> {
     let program = std::env::current_exe().context("cannot find this program to start nodes with")?;
     let (tells, stdout) = if number == 1 { ("--json", Stdio::piped()) } else { ("--quiet", Stdio::null()) };
     let mut command = Command::new(program);
     command.args(["node", tells, "--once", "--name", &local_name(number)]);
     command.args(["--join", &format!("tcp://{}", server.tcp()), "--device", &device.device.to_string()]);
+    command.args(["--expect", &coordinator.public().to_string()]);
     if let Some(threads) = device.threads {
         command.args(["--threads", &threads.to_string()]);
     }

@@ -53,12 +53,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         sampling: args.how.sampling.sampling(),
         stop: args.stop,
         ignore_eos: args.ignore_eos,
+        speculate: args.how.speculate.into(),
     };
     swarm::check_ask(&prepared, &ask)?;
-    let mut swarm = Swarm::start(&prepared, args.nodes.into(), &args.how.device, args.how.wire.codec())?;
+    let wire = args.how.wire.wire.resolve(prepared.measured.as_ref())?;
+    let mut swarm = Swarm::start(&prepared, args.nodes.into(), &args.how.device, &wire)?;
     swarm.ready().await?;
     show::say(swarm.device());
-    answer::print(swarm.server(), &prepared, Question { ask, text, wire: args.how.wire, json: args.json }).await
+    answer::print(swarm.server(), &prepared, Question { ask, text, wire, json: args.json }).await
 }
 
 /// The prompt as ids, and as text where there is a tokenizer.

@@ -8,6 +8,7 @@ mod demo;
 mod doctor;
 mod generate;
 mod interrupt;
+mod keys;
 mod machine;
 mod model;
 mod node;
@@ -17,6 +18,7 @@ mod progress;
 mod show;
 mod split;
 mod swarm;
+mod wire;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use syn1_node_host::{HostConfig, HostEvent, Join, NodeEvent};
+use syn1_node_host::{HostConfig, HostEvent, Join, Key, NodeEvent};
 
 use crate::interrupt::{Interrupted, interrupt};
 use crate::options::DeviceOptions;
 use crate::progress::ByteBar;
-use crate::{machine, node_event, show};
+use crate::{keys, machine, node_event, show};
 
 /// Options of `syn1 node`.
 #[derive(clap::Args)]
@@ -24,6 +24,12 @@ pub(crate) struct Args {
     /// What others see this node as [default: this machine's name]
     #[arg(long)]
     name: Option<String>,
+    /// The file with this node's key, made if it is not there [default: node.key among the user's data]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// Join only the coordinator that proves this key; `syn1 coordinator` prints its own [default: any]
+    #[arg(long, value_name = "KEY")]
+    expect: Option<Key>,
     /// Weights that are on this machine already: a Hugging Face folder or one that `syn1 split` made
     #[arg(long, value_name = "DIR")]
     shards: Option<PathBuf>,
@@ -45,8 +51,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
+    let keys = keys::load(args.key.as_deref(), "node.key")?;
+    if !args.quiet && !args.json {
+        show::say(&format!("this node's key: {}", keys.public()));
+    }
     let config = HostConfig {
         join: args.join,
+        keys,
+        expect: args.expect,
         name: args.name.unwrap_or_else(machine::name),
         device: args.device.device,
         threads: args.device.threads,

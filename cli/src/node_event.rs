@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use syn1_coordinator::placement::size;
-use syn1_node_host::{HostEvent, NodeEvent};
+use syn1_node_host::{HostEvent, Key, NodeEvent};
 
 /// An event in words; `None` for what is shown as a bar.
 pub(crate) fn sentence(event: &HostEvent) -> Option<String> {
@@ -18,6 +18,8 @@ pub(crate) fn sentence(event: &HostEvent) -> Option<String> {
 
 fn node_sentence(event: &NodeEvent) -> Option<String> {
     Some(match event {
+        NodeEvent::Met { key: Some(key) } => format!("the coordinator has proved its key: {}", Key(*key)),
+        NodeEvent::Met { key: None } => "the coordinator has no key".into(),
         NodeEvent::Joined { model } => format!("joined: the coordinator serves {model}"),
         NodeEvent::Profiled(figures) => format!(
             "offering {} of memory, reads {}/s, {:.0} us a layer",
@@ -58,6 +60,9 @@ pub(crate) fn json(event: &HostEvent) -> Option<Value> {
 
 fn node_json(event: &NodeEvent) -> Option<Value> {
     Some(match event {
+        NodeEvent::Met { key } => {
+            json!({ "event": "met", "coordinator_key": key.map(|key| Key(key).to_string()) })
+        }
         NodeEvent::Joined { model } => json!({ "event": "joined", "model": model }),
         NodeEvent::Profiled(figures) => json!({
             "event": "profiled",
@@ -100,6 +105,8 @@ mod tests {
         let (cause, layers) = (String::from("because"), 0..4);
         let figures = ProfileFigures { device: "cpu".into(), memory_bytes: 1, read_bytes_per_s: 2, layer_ns: 3 };
         let node = [
+            NodeEvent::Met { key: Some([7; 32]) },
+            NodeEvent::Met { key: None },
             NodeEvent::Joined { model: "tiny".into() },
             NodeEvent::Profiled(figures),
             NodeEvent::Assigned { generation: 1, layers: layers.clone(), of: 8 },
@@ -138,6 +145,8 @@ mod tests {
             "connecting",
             "notice",
             "retrying",
+            "met",
+            "met",
             "joined",
             "profiled",
             "assigned",
@@ -151,6 +160,6 @@ mod tests {
         assert_eq!(kinds, expected);
         assert!(objects.iter().all(|object| object.as_object().unwrap().len() > 1));
         assert_eq!(objects[3], json!({ "event": "retrying", "cause": "because", "pause_ms": 1500 }));
-        assert_eq!(objects[6], json!({ "event": "assigned", "generation": 1, "layers": [0, 4], "of": 8 }));
+        assert_eq!(objects[8], json!({ "event": "assigned", "generation": 1, "layers": [0, 4], "of": 8 }));
     }
 }

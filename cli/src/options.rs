@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use syn1_coordinator::sample::{Sampling, fresh_seed};
-use syn1_core::Codec;
 use syn1_model::plan::WeightFormat;
 use syn1_node_host::DeviceChoice;
+
+use crate::wire::WireChoice;
 
 /// Which model, and how its weights are stored.
 #[derive(Args, Clone)]
@@ -56,27 +57,12 @@ pub(crate) struct DeviceOptions {
 }
 
 /// How activations travel between nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Wire {
-    /// 4 bytes an element: a split gives the same bits as one node.
-    F32,
-    /// 2 bytes an element.
-    F16,
-    /// About 1 byte an element: int8 with the 8 largest values of each row beside it.
-    Q8,
-    /// About 5 bits an element, for the slowest links: measure what it does to your model with `syn1 bench wire`.
-    Q4,
-}
-
-impl Wire {
-    pub(crate) fn codec(self) -> Codec {
-        match self {
-            Self::F32 => Codec::F32,
-            Self::F16 => Codec::F16,
-            Self::Q8 => Codec::Q8,
-            Self::Q4 => Codec::Q4,
-        }
-    }
+#[derive(Args, Clone, Copy)]
+pub(crate) struct WireOptions {
+    /// How activations travel between nodes: auto (what `syn1 bench wire --save` picked for the model, else f16), f32,
+    /// f16, q8, q4, and q8+compressed, q8+delta, q8+delta+compressed, q4+delta
+    #[arg(long, value_name = "FORM", default_value = "auto")]
+    pub(crate) wire: WireChoice,
 }
 
 /// How a text is made: what computes, how activations travel, how many tokens and which.
@@ -84,9 +70,12 @@ impl Wire {
 pub(crate) struct TextOptions {
     #[command(flatten)]
     pub(crate) device: DeviceOptions,
-    /// How activations travel between nodes.
-    #[arg(long, value_enum, default_value_t = Wire::F16)]
-    pub(crate) wire: Wire,
+    #[command(flatten)]
+    pub(crate) wire: WireOptions,
+    /// Guess up to K tokens ahead from what the text has said before and compute them together: the same text in fewer
+    /// passes through the nodes, where it repeats itself.
+    #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
+    pub(crate) speculate: u16,
     /// Tokens to generate at most
     #[arg(long, value_name = "M", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: u32,

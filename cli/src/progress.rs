@@ -47,6 +47,35 @@ impl Drop for ByteBar {
     }
 }
 
+/// Steps of long work. Gone when it is dropped.
+pub(crate) struct CountBar {
+    bar: ProgressBar,
+}
+
+impl CountBar {
+    /// A bar of `steps` steps; `what` is done in each.
+    pub(crate) fn new(what: &'static str, steps: usize) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr()).with_message(what);
+        let style = ProgressStyle::with_template("{msg:20} [{wide_bar}] {pos}/{len} {eta}");
+        let bar = match style {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        };
+        Self { bar }
+    }
+
+    /// One more step is done.
+    pub(crate) fn step(&self) {
+        self.bar.inc(1);
+    }
+}
+
+impl Drop for CountBar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// What the swarm does until it is ready: one line that changes, or one line per event. Gone when it is dropped.
 pub(crate) struct SwarmProgress {
     /// The changing line; without it events are lines.

@@ -11,7 +11,9 @@ use syn1_coordinator::placement::{Policy, Unplaced};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::update::Event;
-use syn1_core::Codec;
+use syn1_coordinator::wire::Wire;
+use syn1_core::{Codec, Form};
+use syn1_identity::Keys;
 use syn1_node_host::{HostConfig, HostError, HostEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -31,8 +33,9 @@ pub(crate) struct Swarm {
 
 impl Swarm {
     /// Starts a coordinator on free ports and `nodes` nodes that join it over TCP.
-    pub(crate) fn start(prepared: &Prepared, nodes: usize, device: &DeviceOptions, wire: Codec) -> Result<Self> {
-        let server = Server::start(server_config(prepared, Policy::Exactly(nodes), wire, 1))?;
+    pub(crate) fn start(prepared: &Prepared, nodes: usize, device: &DeviceOptions, wire: &Wire) -> Result<Self> {
+        let keys = Keys::generate()?;
+        let server = Server::start(server_config(prepared, Policy::Exactly(nodes), wire, 1, keys.clone()))?;
         let events = server.events();
         let (stop, stopped) = watch::channel(false);
         let device_line = Arc::new(OnceLock::new());
@@ -42,6 +45,8 @@ impl Swarm {
             let config = HostConfig {
                 join: join.parse()?,
                 name: local_name(number),
+                keys: Keys::generate()?,
+                expect: Some(keys.public()),
                 device: device.device.clone(),
                 threads: device.threads,
                 weights: Some(prepared.shards.clone()),
@@ -131,30 +136,43 @@ pub(crate) fn check_nodes(prepared: &Prepared, nodes: usize) -> Result<(), Unpla
 
 /// Whether the coordinator would take this request, known before anything is loaded.
 pub(crate) fn check_ask(prepared: &Prepared, ask: &Generate) -> Result<()> {
-    let mut core = Core::new(server_config(prepared, Policy::Auto, Codec::F16, 1).core);
+    let wire = Wire::everywhere(Form::plain(Codec::F16));
+    let mut core = Core::new(core_config(prepared, Policy::Auto, &wire, 1));
     core.submit(Duration::ZERO, ask.clone()).map(drop).map_err(anyhow::Error::msg)
 }
 
 /// A coordinator for `prepared` on free local ports.
-pub(crate) fn server_config(prepared: &Prepared, policy: Policy, wire: Codec, slots: usize) -> ServerConfig {
+pub(crate) fn server_config(
+    prepared: &Prepared,
+    policy: Policy,
+    wire: &Wire,
+    slots: usize,
+    keys: Keys,
+) -> ServerConfig {
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     ServerConfig {
-        core: CoreConfig {
-            name: prepared.name.clone(),
-            spec: prepared.spec.clone(),
-            format: prepared.format,
-            manifest_sha256: *prepared.manifest.sha256().as_bytes(),
-            http_port: 0,
-            policy,
-            wire,
-            max_positions: prepared.max_positions,
-            slots,
-            chunk: PREFILL_ROWS.min(prepared.max_positions),
-            tokenizer: prepared.tokenizer.clone(),
-        },
+        core: core_config(prepared, policy, wire, slots),
         shards: prepared.shards.clone(),
         tcp: local,
         http: local,
+        keys,
+        allow: Vec::new(),
+    }
+}
+
+fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -> CoreConfig {
+    CoreConfig {
+        name: prepared.name.clone(),
+        spec: prepared.spec.clone(),
+        format: prepared.format,
+        manifest_sha256: *prepared.manifest.sha256().as_bytes(),
+        http_port: 0,
+        policy,
+        wire: wire.clone(),
+        max_positions: prepared.max_positions,
+        slots,
+        chunk: PREFILL_ROWS.min(prepared.max_positions),
+        tokenizer: prepared.tokenizer.clone(),
     }
 }
 

@@ -4,12 +4,12 @@ mod support;
 
 use support::{Golden, Model, Node, collect, greedy, ready};
 use syn1_coordinator::placement::Policy;
-use syn1_core::Codec;
+use syn1_core::{Codec, Form};
 use syn1_model::plan::WeightFormat;
 use syn1_node_host::DeviceChoice;
 
 /// Every golden prompt on `counts` nodes each, all at the same time as far as there are slots.
-async fn every_prompt(model: &str, format: WeightFormat, device: DeviceChoice, counts: &[usize], wires: &[Codec]) {
+async fn every_prompt(model: &str, format: WeightFormat, device: DeviceChoice, counts: &[usize], wires: &[Form]) {
     let (golden, split) = (Golden::of(model), Model::split(model, format));
     let cache = tempfile::tempdir().unwrap();
     for &nodes in counts {
@@ -35,7 +35,7 @@ async fn every_prompt(model: &str, format: WeightFormat, device: DeviceChoice, c
     }
 }
 
-const WIRES: [Codec; 2] = [Codec::F32, Codec::F16];
+const WIRES: [Form; 2] = [Form::plain(Codec::F32), Form::plain(Codec::F16)];
 
 fn software_gpu() -> DeviceChoice {
     DeviceChoice::Adapter("llvmpipe".into())

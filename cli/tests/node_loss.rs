@@ -8,7 +8,7 @@ use support::{Model, Running, collect, greedy, ready, syn1};
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_coordinator::update::Update;
-use syn1_core::Codec;
+use syn1_core::{Codec, Form};
 use syn1_model::plan::WeightFormat;
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ fn node(server: &Server, name: &str, cache: &TempDir) -> Running {
 #[tokio::test]
 async fn a_killed_node_is_named_and_waiting_requests_are_served_by_its_successor() {
     let model = Model::split("models/tiny-rust-docs", WeightFormat::F16);
-    let server = model.server(Policy::Exactly(2), Codec::F16, 1);
+    let server = model.server(Policy::Exactly(2), Form::plain(Codec::F16), 1);
     let cache = tempfile::tempdir().unwrap();
     let _first = node(&server, "first", &cache);
     let second = node(&server, "second", &cache);

@@ -5,7 +5,7 @@ mod support;
 use support::{Golden, Model, Node, collect, greedy, ready};
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::update::Event;
-use syn1_core::Codec;
+use syn1_core::{Codec, Form};
 use syn1_model::plan::WeightFormat;
 use syn1_node_host::DeviceChoice;
 
@@ -15,7 +15,7 @@ async fn shards_are_sent_once_and_then_come_from_the_cache() {
     let cache = tempfile::tempdir().unwrap();
     let mut fetched = Vec::new();
     for _ in 0..2 {
-        let server = model.server(Policy::Exactly(2), Codec::F16, 1);
+        let server = model.server(Policy::Exactly(2), Form::plain(Codec::F16), 1);
         let mut events = server.events();
         let _nodes = ["a", "b"].map(|name| Node::join(&server, name, &DeviceChoice::Cpu, None, cache.path()));
         ready(&server).await;
@@ -35,7 +35,7 @@ async fn shards_are_sent_once_and_then_come_from_the_cache() {
 async fn text_streams_over_http() {
     let model = Model::split("models/tiny-rust-docs", WeightFormat::F16);
     let cache = tempfile::tempdir().unwrap();
-    let server = model.server(Policy::Auto, Codec::F16, 2);
+    let server = model.server(Policy::Auto, Form::plain(Codec::F16), 2);
     let base = format!("http://{}", server.http());
     let url = format!("{base}/ready");
     let before = tokio::task::spawn_blocking(move || ureq::get(&url).call().map(drop)).await.unwrap();
@@ -69,7 +69,7 @@ async fn text_streams_over_http() {
 async fn many_requests_at_once_give_what_each_gives_alone() {
     let (golden, model) = (Golden::of("fixtures/gpt2"), Model::split("fixtures/gpt2", WeightFormat::F16));
     let cache = tempfile::tempdir().unwrap();
-    let server = model.server(Policy::Exactly(2), Codec::F32, 3);
+    let server = model.server(Policy::Exactly(2), Form::plain(Codec::F32), 3);
     let weights = Some(model.shards.path().to_owned());
     let _nodes = ["a", "b"].map(|name| Node::join(&server, name, &DeviceChoice::Cpu, weights.clone(), cache.path()));
     ready(&server).await;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
+use syn1_coordinator::wire::Wire;
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
 use syn1_model::manifest::load_piece;
 use syn1_model::plan::{Gemv, Op, Plan};
@@ -17,7 +18,7 @@ use super::{block_on, median};
 use crate::answer;
 use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
-use crate::options::{DeviceOptions, ModelOptions, Wire};
+use crate::options::{DeviceOptions, ModelOptions, WireOptions};
 use crate::show;
 use crate::swarm::{Swarm, check_nodes};
 
@@ -47,8 +48,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     nodes: Vec<usize>,
     /// How activations travel between nodes.
-    #[arg(long, value_enum, default_value_t = Wire::F16)]
-    wire: Wire,
+    #[command(flatten)]
+    wire: WireOptions,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,6 +68,7 @@ struct Report {
     read_bytes_per_second: f64,
     limit_bytes_per_second: f64,
     share_of_limit: f64,
+    wire: String,
     split: Vec<SplitReport>,
 }
 
@@ -100,7 +102,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let (args, prepared) = (args.clone(), prepared.clone());
         blocking(move || engine(&args, &prepared)).await?
     };
-    report.split = split(&args, &prepared, &counts).await?;
+    let wire = args.wire.wire.resolve(prepared.measured.as_ref())?;
+    report.split = split(&args, &prepared, &counts, &wire).await?;
+    report.wire = wire.to_string();
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
     }
@@ -162,6 +166,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
         read_bytes_per_second: pace * (weight_bytes + kv_bytes) as f64,
         limit_bytes_per_second: median(limits),
         share_of_limit: median(shares),
+        wire: String::new(),
         split: Vec::new(),
     })
 }
@@ -200,16 +205,17 @@ fn bytes_per_token(plan: &Plan) -> u64 {
 }
 
 /// The same text on 1, 2, .. local nodes, in turns.
-async fn split(args: &Args, prepared: &Prepared, counts: &[usize]) -> Result<Vec<SplitReport>> {
+async fn split(args: &Args, prepared: &Prepared, counts: &[usize], wire: &Wire) -> Result<Vec<SplitReport>> {
     let mut arms = Vec::new();
     for &nodes in counts {
-        let mut swarm = Swarm::start(prepared, nodes, &args.device, args.wire.codec())?;
+        let mut swarm = Swarm::start(prepared, nodes, &args.device, wire)?;
         swarm.ready().await?;
         arms.push((nodes, swarm, Vec::new()));
     }
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let prompt = prompt_ids(args, prepared);
-    let ask = Generate { prompt, max_tokens: args.tokens.into(), sampling, stop: Vec::new(), ignore_eos: true };
+    let ask =
+        Generate { prompt, max_tokens: args.tokens.into(), sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
     for run in 0..=args.runs {
         for (_, swarm, figures) in &mut arms {
             let generation = swarm.server().generate(ask.clone()).map_err(anyhow::Error::msg)?;
@@ -271,8 +277,7 @@ fn table(report: &Report, args: &Args) -> String {
     if report.split.is_empty() {
         return text;
     }
-    text +=
-        &format!("\nsplit over local nodes: SYN1 over TCP through a coordinator, wire {}\n", args.wire.codec().name());
+    text += &format!("\nsplit over local nodes: SYN1 over TCP through a coordinator, wire {}\n", report.wire);
     text += "nodes      tok/s   of one node   us per token: compute     wire   coordinator\n";
     for split in &report.split {
         let share = split.of_one_node.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0));

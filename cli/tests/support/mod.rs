@@ -13,7 +13,9 @@ use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Generation, Server, ServerConfig};
 use syn1_coordinator::update::{Finished, Update};
-use syn1_core::Codec;
+use syn1_coordinator::wire::Wire;
+use syn1_core::Form;
+use syn1_identity::Keys;
 use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::WeightFormat;
@@ -64,7 +66,7 @@ impl Model {
         Self { folder: ModelFolder::open(&dir).expect("a model"), manifest, shards, format }
     }
 
-    pub fn server(&self, policy: Policy, wire: Codec, slots: usize) -> Server {
+    pub fn server(&self, policy: Policy, wire: Form, slots: usize) -> Server {
         let spec = self.folder.spec().clone();
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let core = CoreConfig {
@@ -75,14 +77,21 @@ impl Model {
             manifest_sha256: *self.manifest.sha256().as_bytes(),
             http_port: 0,
             policy,
-            wire,
+            wire: Wire::everywhere(wire),
             slots,
             chunk: 16,
             tokenizer: self.folder.tokenizer().cloned(),
         };
         let shards = self.shards.path().to_owned();
-        Server::start(ServerConfig { core, shards, tcp: local, http: local }).expect("free ports")
+        let keys = coordinator_keys();
+        Server::start(ServerConfig { core, shards, tcp: local, http: local, keys, allow: Vec::new() })
+            .expect("free ports")
     }
+}
+
+/// What every node of these tests expects of its coordinator.
+fn coordinator_keys() -> Keys {
+    Keys::from_secret(&[1; 32])
 }
 
 /// A node in this process; it leaves when this is dropped.
@@ -95,6 +104,8 @@ impl Node {
         let config = HostConfig {
             join: format!("tcp://{}", server.tcp()).parse().expect("an address"),
             name: name.into(),
+            keys: Keys::generate().expect("random numbers"),
+            expect: Some(coordinator_keys().public()),
             device: device.clone(),
             threads: Some(2),
             weights,
@@ -126,7 +137,7 @@ pub async fn ready(server: &Server) {
 
 pub fn greedy(prompt: &[u32], max_tokens: usize) -> Generate {
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-    Generate { prompt: prompt.to_vec(), max_tokens, sampling, stop: Vec::new(), ignore_eos: true }
+    Generate { prompt: prompt.to_vec(), max_tokens, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 }
 }
 
 /// All of an answer.

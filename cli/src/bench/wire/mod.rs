@@ -1,28 +1,36 @@
-//! `syn1 bench wire`: what each codec costs and what it does to the model's answers.
+//! `syn1 bench wire`: what each form costs at each boundary and what it does to the model's answers.
+
+mod chain;
+mod coding;
+mod quality;
+mod report;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
-use syn1_core::{Codec, Header, codec, encoded_len};
-use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
-use syn1_model::manifest::load_piece;
-use syn1_model::plan::Plan;
+use syn1_core::{Codec, Form, Header};
 
+use self::chain::{Chain, Window};
+use self::coding::Coding;
+use self::quality::Quality;
+use self::report::{BoundaryReport, ChainReport, Report, SizeReport};
 use super::{block_on, median};
 use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
 use crate::options::ModelOptions;
+use crate::progress::CountBar;
 use crate::show;
+use crate::wire::{Boundary, Gate, Measured};
 
 /// Options of `syn1 bench wire`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Every position of a text is fed with the right tokens before it (teacher forcing), once with exact activations and
-once with each codec at every boundary between nodes. Agreement: the most likely next token is the same. KL: how far
-the codec's distribution is from the exact one, in nats per token.")]
+Every position of a text is fed with the right tokens before it (teacher forcing): once with exact activations, once
+with each form at one boundary and all others exact, and once with each form at every boundary between nodes.
+Agreement: the most likely next token is the same. KL: how far the distribution is from the exact one, in nats per
+token. A form passes the gate at a boundary if it keeps 99.5 % agreement and a mean KL of at most 0.0001 there; of
+those that pass, the one with the fewest bytes is picked (delta and compressed only where they save 2 %), and
+`--wire auto` uses it once it is saved.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
@@ -35,186 +43,146 @@ pub(crate) struct Args {
     /// Nodes to split over, each count in turn [default: 2 and one per layer]
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     nodes: Vec<usize>,
+    /// Write what was picked to wire.json in the model's folder, where `--wire auto` finds it
+    #[arg(long)]
+    save: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Serialize)]
-struct Report {
-    model: String,
-    positions: usize,
-    header_bytes: usize,
-    rows: Vec<RowReport>,
-    quality: Vec<QualityReport>,
-}
-
-#[derive(Serialize)]
-struct RowReport {
-    width: u16,
-    codec: &'static str,
-    payload_bytes: u32,
-    bits_per_element: f64,
-    encode_ns: f64,
-    decode_ns: f64,
-}
-
-#[derive(Serialize)]
-struct QualityReport {
-    nodes: usize,
-    codec: &'static str,
-    agreement: f64,
-    mean_kl: f64,
-    worst_kl: f64,
-}
-
 pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
-    let json = args.json;
+    let (json, save) = (args.json, args.save);
+    let folder = model::find(args.model.model.as_deref())?;
     let report = blocking(move || measure(&args, &prepared)).await?;
+    if save {
+        report.picked.save(&folder)?;
+        show::say(&format!("picked forms are written to {}", folder.join(Measured::FILE).display()));
+    }
     if json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
     }
-    Ok(show::out(&table(&report))?)
+    Ok(show::out(&report.table())?)
 }
 
 /// Everything that is printed. Blocks for as long as it takes.
 fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
     let ids = text(args, prepared)?;
     let layers = prepared.spec.layers;
+    if layers < 2 {
+        bail!("{} has {layers} layer: there is no boundary to cross", prepared.name);
+    }
     let counts = if args.nodes.is_empty() { vec![2, layers] } else { args.nodes.clone() };
     if let Some(wrong) = counts.iter().find(|nodes| !(2..=layers).contains(nodes)) {
         bail!("{wrong} nodes: a model of {layers} layers has a boundary with 2 to {layers} nodes");
     }
     let mut chain = Chain::new(prepared)?;
-    let (quality, activations) = compare(&mut chain, &ids, &counts)?;
-    let mut widths = vec![prepared.spec.width as u16];
-    if prepared.spec.width != GPT2_WIDTH {
-        widths.push(GPT2_WIDTH as u16);
-    }
-    let rows = widths.iter().flat_map(|width| CODECS.map(|codec| row(codec, *width, &activations)));
-    let rows = rows.collect::<Result<Vec<_>>>()?;
-    Ok(Report { model: prepared.name.clone(), positions: ids.len(), header_bytes: Header::LEN, rows, quality })
-}
+    let windows: Vec<&[u32]> = ids.chunks(chain.window).collect();
+    let forms = Form::ALL.len();
+    let bar = CountBar::new("passes", windows.len() * ((layers - 1) * forms + counts.len() * (forms + 1)));
+    let windows = windows.into_iter().map(|ids| block_on(chain.exact(ids))).collect::<Result<Vec<_>>>()?;
 
-/// The model as one engine per layer, so that a codec can sit at any boundary.
-struct Chain {
-    engines: Vec<(CpuEngine, Slot)>,
-    width: usize,
-    vocab: usize,
-    window: usize,
-}
-
-impl Chain {
-    fn new(prepared: &Prepared) -> Result<Self> {
-        let window = prepared.max_positions.min(WINDOW);
-        let config = EngineConfig { max_positions: window, slots: 1, max_rows: window };
-        let mut engines = Vec::new();
-        for layer in 0..prepared.spec.layers {
-            let plan = Plan::new(&prepared.spec, prepared.format, layer..layer + 1);
-            let pieces = plan.pieces.iter().map(|piece| {
-                let listed = prepared.manifest.find(*piece).context("the manifest lacks a piece of the model")?;
-                Ok(load_piece(&prepared.shards, listed)?)
-            });
-            let pieces = pieces.collect::<Result<Vec<_>>>()?;
-            let mut engine = CpuEngine::new(plan, &pieces, config, None)?;
-            let slot = engine.open()?;
-            engines.push((engine, slot));
-        }
-        Ok(Self { engines, width: prepared.spec.width, vocab: prepared.spec.vocab, window })
-    }
-
-    /// Logits of every position of `ids`, with `codec` at the boundaries between `nodes` nodes. `seen` gets the
-    /// activations that crossed.
-    async fn logits(&mut self, ids: &[u32], wire: Option<(Codec, usize)>, seen: &mut Vec<f32>) -> Result<Vec<f32>> {
-        let layers = self.engines.len();
-        let mut rows = Vec::new();
-        for layer in 0..layers {
-            let (engine, slot) = &mut self.engines[layer];
-            let input = if layer == 0 { Input::Tokens(ids) } else { Input::Rows(&rows) };
-            let mut out = Vec::new();
-            engine.run(Step { slot: *slot, position: 0, input, wanted: 0 }, &mut out).await?;
-            rows = out;
-            let crosses = |nodes: usize| (1..nodes).any(|node| node * layers / nodes == layer + 1);
-            if let Some((codec, nodes)) = wire
-                && crosses(nodes)
-            {
-                seen.extend_from_slice(&rows);
-                rows = through(codec, &rows, self.width)?;
-            }
-        }
-        Ok(rows)
-    }
-}
-
-/// Quality of every codec for every node count, and the activations that crossed boundaries.
-fn compare(chain: &mut Chain, ids: &[u32], counts: &[usize]) -> Result<(Vec<QualityReport>, Vec<f32>)> {
-    let arms: Vec<(usize, Codec)> = counts.iter().flat_map(|&nodes| CODECS.map(|codec| (nodes, codec))).collect();
-    let mut divergences: Vec<Vec<f64>> = vec![Vec::new(); arms.len()];
-    let mut same = vec![0usize; arms.len()];
-    let mut activations = Vec::new();
-    let vocab = chain.vocab;
-    for window in ids.chunks(chain.window) {
-        let exact = block_on(chain.logits(window, None, &mut Vec::new()))?;
-        for (arm, &(nodes, codec)) in arms.iter().enumerate() {
-            activations.clear();
-            let coded = block_on(chain.logits(window, Some((codec, nodes)), &mut activations))?;
-            for (exact, coded) in exact.chunks_exact(vocab).zip(coded.chunks_exact(vocab)) {
-                same[arm] += usize::from(best(exact) == best(coded));
-                divergences[arm].push(divergence(exact, coded));
-            }
+    let mut boundaries = Vec::new();
+    for layer in 1..layers {
+        for form in Form::ALL {
+            boundaries.push(boundary(&mut chain, &windows, layer, form, &bar)?);
         }
     }
-    let reports = arms.iter().zip(divergences).zip(same).map(|((&(nodes, codec), kl), same)| QualityReport {
-        nodes,
-        codec: codec.name(),
-        agreement: same as f64 / kl.len() as f64,
-        mean_kl: kl.iter().sum::<f64>() / kl.len() as f64,
-        worst_kl: kl.iter().copied().fold(0.0, f64::max),
-    });
-    Ok((reports.collect(), activations))
-}
-
-/// `rows` as they come out at the other end.
-fn through(wanted: Codec, rows: &[f32], width: usize) -> Result<Vec<f32>> {
-    let chosen = codec::choose(wanted, rows)?;
-    let (count, cols) = (rows.len() / width, width as u16);
-    let len = encoded_len(chosen, count as u16, cols).context("the activations do not fit a frame")?;
-    let mut payload = vec![0; len as usize];
-    codec::encode(chosen, rows, cols, &mut payload)?;
-    let mut back = vec![0.0; rows.len()];
-    codec::decode(chosen, &payload, count as u16, cols, &mut back)?;
-    Ok(back)
-}
-
-/// Size and speed of one row of `width` elements, cut from real activations.
-fn row(codec: Codec, width: u16, activations: &[f32]) -> Result<RowReport> {
-    let mut values: Vec<f32> = activations.iter().copied().take(width.into()).collect();
-    values.resize(width.into(), 0.0);
-    let payload_bytes = encoded_len(codec, 1, width).context("a row that does not fit a frame")?;
-    let mut payload = vec![0; payload_bytes as usize];
-    let mut back = vec![0.0; values.len()];
-    let (mut encodes, mut decodes) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let begun = Instant::now();
-        for _ in 0..REPEATS {
-            codec::encode(codec, std::hint::black_box(&values), width, &mut payload)?;
+    let picked = pick(layers, ids.len(), &boundaries);
+    let wire = picked.wire()?;
+    let mut chains = Vec::new();
+    for &nodes in &counts {
+        let crossings: Vec<usize> = (1..nodes).map(|node| node * layers / nodes).collect();
+        for form in Form::ALL {
+            let (bits, quality) = whole(&mut chain, &windows, &crossings, |_| form, &bar)?;
+            chains.push(ChainReport::new(nodes, form.to_string(), bits, &quality));
         }
-        let between = Instant::now();
-        for _ in 0..REPEATS {
-            codec::decode(codec, std::hint::black_box(&payload), 1, width, &mut back)?;
-        }
-        encodes.push((between - begun).as_nanos() as f64 / f64::from(REPEATS));
-        decodes.push(between.elapsed().as_nanos() as f64 / f64::from(REPEATS));
+        let (bits, quality) = whole(&mut chain, &windows, &crossings, |layer| wire.before(layer), &bar)?;
+        chains.push(ChainReport::new(nodes, "auto".into(), bits, &quality));
     }
-    Ok(RowReport {
-        width,
-        codec: codec.name(),
-        payload_bytes,
-        bits_per_element: f64::from(payload_bytes) * 8.0 / f64::from(width),
-        encode_ns: median(encodes),
-        decode_ns: median(decodes),
+    drop(bar);
+    Ok(Report {
+        model: prepared.name.clone(),
+        positions: ids.len(),
+        header_bytes: Header::LEN,
+        sizes: sizes(prepared.spec.width as u16)?,
+        boundaries,
+        chains,
+        picked,
     })
+}
+
+/// One form at the boundary before `layer`, every other boundary exact.
+fn boundary(chain: &mut Chain, windows: &[Window], layer: usize, form: Form, bar: &CountBar) -> Result<BoundaryReport> {
+    let mut coding = Coding::new(form, chain.width);
+    let mut quality = Quality::default();
+    for window in windows {
+        let back = coding.through(window.before(layer))?;
+        let logits = block_on(chain.from(layer, back))?;
+        quality.compare(window, &logits);
+        bar.step();
+    }
+    Ok(BoundaryReport::new(layer, form, coding.figures(), &quality))
+}
+
+/// `form` at each of `crossings`; bits per element of all of them, and the quality.
+fn whole(
+    chain: &mut Chain,
+    windows: &[Window],
+    crossings: &[usize],
+    form: impl Fn(usize) -> Form,
+    bar: &CountBar,
+) -> Result<(f64, Quality)> {
+    let mut codings: Vec<(usize, Coding)> =
+        crossings.iter().map(|&layer| (layer, Coding::new(form(layer), chain.width))).collect();
+    let mut quality = Quality::default();
+    for window in windows {
+        let mut rows: Option<Vec<f32>> = None;
+        for index in 0..codings.len() {
+            let next = codings.get(index + 1).map(|next| next.0);
+            let (layer, coding) = &mut codings[index];
+            let back = coding.through(rows.as_deref().unwrap_or_else(|| window.before(*layer)))?;
+            rows = Some(match next {
+                Some(next) => block_on(chain.between(*layer, next, back))?,
+                None => block_on(chain.from(*layer, back))?,
+            });
+        }
+        quality.compare(window, &rows.unwrap_or_default());
+        bar.step();
+    }
+    let bits = codings.iter().map(|(_, coding)| coding.figures().bits_per_element).sum::<f64>();
+    Ok((bits / codings.len() as f64, quality))
+}
+
+/// For every boundary the form of the fewest bytes among those that keep to the gate, which f32 always does. Forms stand
+/// in the order of their cost, and one that costs more must be worth it.
+fn pick(layers: usize, positions: usize, reports: &[BoundaryReport]) -> Measured {
+    let boundaries = (1..layers).filter_map(|layer| {
+        let passing = reports.iter().filter(|report| report.layer == layer).filter(|report| report.passes(&GATE));
+        let fewer = |next: &BoundaryReport, best: &BoundaryReport| next.bits_per_element < WORTH * best.bits_per_element;
+        let best = passing.reduce(|best, next| if fewer(next, best) { next } else { best });
+        best.map(|best| Boundary {
+            before_layer: layer,
+            wire: best.form.clone(),
+            bits_per_element: best.bits_per_element,
+            agreement: best.agreement,
+            mean_kl: best.mean_kl,
+        })
+    });
+    Measured::new(layers, positions, GATE, boundaries.collect())
+}
+
+/// What one row takes whatever is in it, for the model's width and for the one that public figures are about.
+fn sizes(width: u16) -> Result<Vec<SizeReport>> {
+    let widths = if width == GPT2_WIDTH { vec![width] } else { vec![width, GPT2_WIDTH] };
+    let plain = [Codec::F32, Codec::F16, Codec::Q8, Codec::Q4].map(Form::plain);
+    let sizes = widths.into_iter().flat_map(|width| plain.map(|form| (width, form)));
+    let sizes = sizes.map(|(width, form)| {
+        let payload_bytes = form.max_len(1, width).context("a row that does not fit a frame")?;
+        Ok(SizeReport { width, form: form.to_string(), payload_bytes })
+    });
+    sizes.collect()
 }
 
 fn text(args: &Args, prepared: &Prepared) -> Result<Vec<u32>> {
@@ -236,58 +204,12 @@ fn text(args: &Args, prepared: &Prepared) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Index of the largest logit, the lowest among equals.
-fn best(logits: &[f32]) -> usize {
-    let better = |best: usize, index: usize| if logits[index] > logits[best] { index } else { best };
-    (1..logits.len()).fold(0, better)
-}
+/// The quality that a form must keep at one boundary. The divergence of several boundaries adds up: with eight nodes it
+/// stays below a thousandth of a nat per token, which no text shows.
+const GATE: Gate = Gate { agreement: 0.995, mean_kl: 1e-4 };
 
-/// Kullback-Leibler divergence of the softmax of `coded` from that of `exact`, in nats.
-fn divergence(exact: &[f32], coded: &[f32]) -> f64 {
-    let normaliser = |logits: &[f32]| {
-        let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = logits.iter().map(|logit| f64::from(logit - top).exp()).sum();
-        f64::from(top) + sum.ln()
-    };
-    let (p, q) = (normaliser(exact), normaliser(coded));
-    let terms = exact.iter().zip(coded).map(|(exact, coded)| {
-        let (p, q) = (f64::from(*exact) - p, f64::from(*coded) - q);
-        p.exp() * (p - q)
-    });
-    terms.sum::<f64>().max(0.0)
-}
-
-fn table(report: &Report) -> String {
-    let mut text = format!("a frame's header: {} bytes; one row:\n", report.header_bytes);
-    text += "width  codec   bytes   bits/element   encode ns   decode ns\n";
-    for row in &report.rows {
-        text += &format!(
-            "{:5}  {:5} {:7} {:14.2} {:11.0} {:11.0}\n",
-            row.width, row.codec, row.payload_bytes, row.bits_per_element, row.encode_ns, row.decode_ns
-        );
-    }
-    text += &format!("\n{}: {} teacher-forced positions against exact activations\n", report.model, report.positions);
-    text += "nodes  codec   same next token   mean KL (nats)   worst KL\n";
-    for line in &report.quality {
-        text += &format!(
-            "{:5}  {:5} {:15.2} % {:16.2e} {:10.2e}\n",
-            line.nodes,
-            line.codec,
-            line.agreement * 100.0,
-            line.mean_kl,
-            line.worst_kl
-        );
-    }
-    text
-}
-
-const CODECS: [Codec; 4] = [Codec::F32, Codec::F16, Codec::Q8, Codec::Q4];
+/// A form with more work for both ends must save at least 2 % of the bytes.
+const WORTH: f64 = 0.98;
 
 /// Width of GPT-2 124M, the row that public figures are about.
-const GPT2_WIDTH: usize = 768;
-
-/// Positions fed at once; every window begins without a past.
-const WINDOW: usize = 256;
-
-const ROUNDS: usize = 21;
-const REPEATS: u32 = 200;
+const GPT2_WIDTH: u16 = 768;

@@ -1,0 +1,88 @@
+//! The model as one engine per layer, so that a form can sit at any boundary.
+
+use anyhow::{Context, Result};
+use syn1_kernels::cpu::CpuEngine;
+use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
+use syn1_model::manifest::load_piece;
+use syn1_model::plan::Plan;
+
+use crate::model::Prepared;
+
+/// The layers. Each pass begins without a past.
+pub(super) struct Chain {
+    engines: Vec<(CpuEngine, Slot)>,
+    pub(super) width: usize,
+    vocab: usize,
+    /// Positions of a pass.
+    pub(super) window: usize,
+}
+
+/// One pass with exact activations.
+pub(super) struct Window {
+    /// The activations in front of layer 1, 2, and so on.
+    boundaries: Vec<Vec<f32>>,
+    /// The logits of every position.
+    pub(super) logits: Vec<f32>,
+    pub(super) vocab: usize,
+}
+
+impl Window {
+    /// The activations that go to `layer`, which is not the first.
+    pub(super) fn before(&self, layer: usize) -> &[f32] {
+        &self.boundaries[layer - 1]
+    }
+}
+
+impl Chain {
+    pub(super) fn new(prepared: &Prepared) -> Result<Self> {
+        let window = prepared.max_positions.min(WINDOW);
+        let config = EngineConfig { max_positions: window, slots: 1, max_rows: window };
+        let mut engines = Vec::new();
+        for layer in 0..prepared.spec.layers {
+            let plan = Plan::new(&prepared.spec, prepared.format, layer..layer + 1);
+            let pieces = plan.pieces.iter().map(|piece| {
+                let listed = prepared.manifest.find(*piece).context("the manifest lacks a piece of the model")?;
+                Ok(load_piece(&prepared.shards, listed)?)
+            });
+            let pieces = pieces.collect::<Result<Vec<_>>>()?;
+            let mut engine = CpuEngine::new(plan, &pieces, config, None)?;
+            let slot = engine.open()?;
+            engines.push((engine, slot));
+        }
+        Ok(Self { engines, width: prepared.spec.width, vocab: prepared.spec.vocab, window })
+    }
+
+    /// The pass that others are compared with.
+    pub(super) async fn exact(&mut self, ids: &[u32]) -> Result<Window> {
+        let mut boundaries = vec![self.layer(0, Input::Tokens(ids)).await?];
+        for layer in 1..self.engines.len() {
+            let rows = self.layer(layer, Input::Rows(&boundaries[layer - 1])).await?;
+            boundaries.push(rows);
+        }
+        let logits = boundaries.pop().unwrap_or_default();
+        Ok(Window { boundaries, logits, vocab: self.vocab })
+    }
+
+    /// The logits that follow from `rows` in front of `layer`.
+    pub(super) async fn from(&mut self, layer: usize, rows: Vec<f32>) -> Result<Vec<f32>> {
+        self.between(layer, self.engines.len(), rows).await
+    }
+
+    /// What comes out before layer `end` of `rows` in front of layer `begin`.
+    pub(super) async fn between(&mut self, begin: usize, end: usize, mut rows: Vec<f32>) -> Result<Vec<f32>> {
+        for layer in begin..end {
+            rows = self.layer(layer, Input::Rows(&rows)).await?;
+        }
+        Ok(rows)
+    }
+
+    async fn layer(&mut self, layer: usize, input: Input<'_>) -> Result<Vec<f32>> {
+        let (engine, slot) = &mut self.engines[layer];
+        let mut out = Vec::new();
+        engine.run(Step { slot: *slot, position: 0, input, wanted: 0 }, &mut out).await?;
+        Ok(out)
+    }
+}
+
+/// Positions fed at once.
+const WINDOW: usize = 256;
