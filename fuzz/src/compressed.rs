@@ -21,7 +21,8 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     finite(&hostile, bytes);
 
     let count = usize::from(rows) * usize::from(cols);
-    let values: Vec<f32> = bytes.iter().cycle().take(count).map(|byte| f32::from(byte.cast_signed()).powi(3) / 64.0).collect();
+    let values: Vec<f32> =
+        bytes.iter().cycle().take(count).map(|byte| f32::from(byte.cast_signed()).powi(3) / 64.0).collect();
     if values.len() < count {
         return Ok(());
     }

@@ -1,5 +1,7 @@
 //! The example does what it says.
 
+// What it offers is for another crate.
+#[allow(unreachable_pub)]
 #[path = "../examples/hello_frame.rs"]
 mod hello_frame;
 

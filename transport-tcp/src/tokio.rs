@@ -46,7 +46,7 @@ impl TcpLink {
 
 #[cfg(test)]
 mod tests {
-    use syn1_core::testing::{Harness, LIMITS, links, streams};
+    use syn1_core::testing::{Harness, LIMITS, StreamHarness, links, streams};
     use syn1_core::{Control, Link, Receive, Transmit, encode_control};
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
@@ -66,13 +66,16 @@ mod tests {
 
     impl Harness for Loopback {
         type Link = TcpLink;
-        type Raw = TcpStream;
 
         async fn pair(&mut self) -> (TcpLink, TcpLink) {
             let (a, b) = Self::streams().await;
             let link = |stream| TcpLink::from_stream(stream, LIMITS.max_payload).unwrap();
             (link(a), link(b))
         }
+    }
+
+    impl StreamHarness for Loopback {
+        type Raw = TcpStream;
 
         async fn raw(&mut self) -> (TcpStream, TcpLink) {
             let (raw, link) = Self::streams().await;

@@ -1,40 +1,59 @@
-//! `cargo xtask demo | test`: what would otherwise be shell scripts.
+//! `cargo xtask demo | test | ..`: what would otherwise be shell scripts.
 #![forbid(unsafe_code)]
 
+mod big_endian;
+mod documented;
+mod elf;
 mod footprint;
+mod fuzz;
+mod logged;
+mod package;
+mod powerset;
 mod setup;
 mod spec;
+mod suite;
+mod toolchain;
 
 use std::env;
+use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 const HELP: &str = "\
 Usage: cargo xtask <COMMAND>
 
   demo [ARGS]   build syn1 and run `syn1 demo ARGS`: text from the bundled model, split across two node processes
                 (--once stops after the text; by default the coordinator goes on serving until Ctrl-C)
-  test          everything CI runs: format, lints, tests on the CPU and on software Vulkan, fuzz seeds, footprint, docs
-  footprint     build the protocol crate for a Cortex-M4, prove that no panic can be reached, and measure it
+  test          everything CI runs: format, lints, every combination of features, tests on the CPU, on software Vulkan
+                and on a big-endian machine, fuzzing, footprint, package, docs
+  fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
+  footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, and
+                measure its code and stack
+  big-endian    the protocol crate's tests on an emulated big-endian machine
+  peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   help          this text
 
-The tests install what they need where they may (software Vulkan, Python, a compiler for Cortex-M; as root on Debian).
-Elsewhere they say what to install and leave out what needs it, except in CI.";
+The commands install what they need where they may (as root on Debian, and libraries of other targets by rustup).
+Elsewhere they say what to install; `test` leaves out what needs it, except in CI.";
 
 fn main() -> ExitCode {
     let mut args = env::args().skip(1);
-    let done = match args.next().as_deref() {
-        Some("demo") => demo(&args.collect::<Vec<_>>()),
-        Some("test") => test(),
+    let command = args.next();
+    let args: Vec<String> = args.collect();
+    let done = match command.as_deref() {
+        Some("demo") => demo(&args),
+        Some("test") => suite::test(),
+        Some("fuzz") => fuzz::command(&args),
         Some("footprint") => footprint::check(),
+        Some("big-endian") => big_endian(),
+        Some("peers") => peers(),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(())
         }
-        None => Err(anyhow::anyhow!("no command given\n\n{HELP}")),
-        Some(other) => Err(anyhow::anyhow!("unknown command {other:?}\n\n{HELP}")),
+        None => Err(anyhow!("no command given\n\n{HELP}")),
+        Some(other) => Err(anyhow!("unknown command {other:?}\n\n{HELP}")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,77 +66,36 @@ fn main() -> ExitCode {
 
 fn demo(args: &[String]) -> Result<()> {
     cargo(&["build", "--release", "--package", "syn1"])?;
-    let args = [&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &strs(args)].concat();
-    cargo(&args)
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &args].concat())
 }
 
-/// Every check, in the order in which a mistake is cheapest to find. What a user's machine lacks and may not be given is
-/// left out by name; CI leaves out nothing.
-fn test() -> Result<()> {
-    let begun = Instant::now();
-    let vulkan = setup::software_vulkan()?;
-    let python = setup::python()?;
-    step("format", || cargo(&["fmt", "--all", "--check"]))?;
-    step("lints", || cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    step("every MUST of the specification is cited", spec::check)?;
-    step("no_std core", no_std)?;
-    step("tests", || tests(vulkan, python))?;
-    step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
-    let footprint = step("no panic and small on a Cortex-M4", footprint::check);
-    let footprint = match footprint {
-        Err(error) if env::var_os("CI").is_none() => {
-            eprintln!("note: NOT checked: {error:#}");
-            false
-        }
-        checked => checked.map(|()| true)?,
-    };
-    step("docs", || {
-        run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
-    })?;
-    let all = vulkan && python && footprint;
-    let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
-    println!("{what}, in {} s", begun.elapsed().as_secs());
+fn big_endian() -> Result<()> {
+    if !big_endian::check()? {
+        bail!("the tests did not run");
+    }
     Ok(())
 }
 
-fn tests(vulkan: bool, python: bool) -> Result<()> {
-    let mut skipped = Vec::new();
-    if !vulkan {
-        skipped.extend(["--skip", "software_vulkan"]);
-    }
-    if !python {
-        skipped.extend(["--skip", "the_reference"]);
-    }
-    if vulkan {
-        return cargo(&[&["test", "--workspace", "--"][..], &skipped].concat());
-    }
-    cargo(&[&["test", "--workspace", "--exclude", "syn1-kernels", "--"][..], &skipped].concat())?;
-    cargo(&["test", "--package", "syn1-kernels", "--lib", "--test", "cpu", "--test", "cpu_allocation"])
-}
-
-/// The core and the stream transport without `std`, each built alone so that no other crate switches it on.
-fn no_std() -> Result<()> {
-    cargo(&["check", "--package", "syn1-core"])?;
-    cargo(&["check", "--package", "syn1-core", "--features", "defmt"])?;
-    cargo(&["check", "--package", "syn1-transport-tcp", "--no-default-features"])
-}
-
-fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    println!("== {name}");
-    let begun = Instant::now();
-    work().with_context(|| format!("{name} failed"))?;
-    println!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
-    Ok(())
+fn peers() -> Result<()> {
+    let folder = root()?.join("peers");
+    run(cargo_command(&["test", "--quiet"]).current_dir(&folder))?;
+    run(cargo_command(&["bench"]).current_dir(&folder))
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
     run(&mut cargo_command(args))
 }
 
-fn cargo_command(args: &[&str]) -> Command {
+pub(crate) fn cargo_command(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args);
     command
+}
+
+/// The repository.
+pub(crate) fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in no workspace")
 }
 
 pub(crate) fn run(command: &mut Command) -> Result<()> {
@@ -126,8 +104,4 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{command:?} ended with {status}");
     }
     Ok(())
-}
-
-fn strs(args: &[String]) -> Vec<&str> {
-    args.iter().map(String::as_str).collect()
 }

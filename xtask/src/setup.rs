@@ -1,10 +1,11 @@
 //! What the tests need beside Rust: installed where that is allowed, else named.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::run;
 
@@ -20,27 +21,54 @@ pub(crate) fn software_vulkan() -> Result<bool> {
 
 /// Python, in which the protocol's second implementation is written. Says whether it is here.
 pub(crate) fn python() -> Result<bool> {
-    let python = || {
-        let version = Command::new("python3").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        version.is_ok_and(|status| status.success())
-    };
-    ensure("Python 3 for the protocol's second implementation", python, &["python3"])
+    ensure("Python 3 for the protocol's second implementation", || answers("python3"), &["python3"])
+}
+
+/// A C++ compiler, which builds libFuzzer. Says whether it is here.
+pub(crate) fn cpp_compiler() -> Result<bool> {
+    let compiler = || env::var_os("CXX").is_some() || answers("c++");
+    ensure("a C++ compiler for libFuzzer", compiler, &["g++"])
+}
+
+/// The triple of this machine, as the compiler in use calls it.
+pub(crate) fn host() -> Result<String> {
+    let output = Command::new(rustc()).arg("-vV").output().context("cannot run rustc")?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = said.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}
+
+/// The compiler in use.
+pub(crate) fn rustc() -> OsString {
+    env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())
+}
+
+/// Whether a program runs at all.
+pub(crate) fn answers(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// What could not be had is an error in CI; elsewhere it is named and left out.
+pub(crate) fn or_note<T>(what: &str, had: Result<T>) -> Result<Option<T>> {
+    match had {
+        Err(error) if env::var_os("CI").is_none() => {
+            eprintln!("note: NOT tested: {what}: {error:#}");
+            Ok(None)
+        }
+        had => had.map(Some),
+    }
 }
 
 /// Installs Debian packages as root. In CI what cannot be had is an error; elsewhere it is named and left out.
-fn ensure(what: &str, is_here: impl Fn() -> bool, packages: &[&str]) -> Result<bool> {
+pub(crate) fn ensure(what: &str, is_here: impl Fn() -> bool, packages: &[&str]) -> Result<bool> {
     if is_here() {
         return Ok(true);
     }
     let packages_text = packages.join(" ");
     if is_root() && Path::new("/usr/bin/apt-get").exists() {
-        println!("== install {packages_text}");
-        run(Command::new("apt-get").args(["update", "-qq"]))?;
-        run(Command::new("apt-get")
-            .args(["install", "-y", "-qq", "--no-install-recommends"])
-            .args(packages)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdout(Stdio::null()))?;
+        install(packages)?;
         if !is_here() {
             bail!("{packages_text} did not bring {what}");
         }
@@ -53,7 +81,18 @@ fn ensure(what: &str, is_here: impl Fn() -> bool, packages: &[&str]) -> Result<b
     Ok(false)
 }
 
-fn is_root() -> bool {
+/// Installs Debian packages.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    println!("== install {}", packages.join(" "));
+    run(Command::new("apt-get").args(["update", "-qq"]))?;
+    run(Command::new("apt-get")
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdout(Stdio::null()))
+}
+
+pub(crate) fn is_root() -> bool {
     let id = Command::new("id").arg("-u").output();
     id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

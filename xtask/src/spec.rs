@@ -10,9 +10,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::root;
+
 /// Compares the specification with the sources of the core and of the stream transport.
 pub(crate) fn check() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in no workspace")?;
+    let root = root()?;
     let spec = read(&root.join("syn1-core/SPEC.md"))?;
     let mut sources = Vec::new();
     for folder in ["syn1-core/src", "transport-tcp/src"] {
@@ -29,7 +31,7 @@ pub(crate) fn check() -> Result<()> {
 }
 
 /// A file's path from the root of the repository and its text.
-type Source = (String, String);
+pub(crate) type Source = (String, String);
 
 /// The number of each clause and whether it says MUST.
 fn clauses(spec: &str) -> Result<BTreeMap<String, bool>> {
@@ -84,7 +86,8 @@ fn is_number(text: &str) -> bool {
     text.split_once('.').is_some_and(|(section, clause)| digits(section) && digits(clause))
 }
 
-fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) -> Result<()> {
+/// Reads the Rust sources below a folder.
+pub(crate) fn collect(root: &Path, folder: &Path, sources: &mut Vec<Source>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() {

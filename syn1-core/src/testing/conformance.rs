@@ -12,6 +12,20 @@ use crate::{
 };
 
 /// How the suite gets links of one kind.
+///
+/// ```
+/// use syn1_core::testing::{Harness, LIMITS, MemoryLink, memory_pair};
+///
+/// struct Memory;
+///
+/// impl Harness for Memory {
+///     type Link = MemoryLink;
+///
+///     async fn pair(&mut self) -> (MemoryLink, MemoryLink) {
+///         memory_pair(LIMITS.max_payload, 1 << 16)
+///     }
+/// }
+/// ```
 #[allow(async_fn_in_trait)]
 pub trait Harness {
     /// The links under test. They must take payloads of [`LIMITS`]'s `max_payload`.
@@ -22,6 +36,33 @@ pub trait Harness {
 }
 
 /// How the suite gets at the bytes of links over byte streams.
+///
+/// ```
+/// use syn1_core::testing::{Harness, LIMITS, MemoryLink, PipeWriter, StreamHarness, memory_pair, pipe};
+///
+/// struct Memory;
+///
+/// impl Harness for Memory {
+///     type Link = MemoryLink;
+///
+///     async fn pair(&mut self) -> (MemoryLink, MemoryLink) {
+///         memory_pair(LIMITS.max_payload, 1 << 16)
+///     }
+/// }
+///
+/// impl StreamHarness for Memory {
+///     type Raw = PipeWriter;
+///
+///     async fn raw(&mut self) -> (PipeWriter, MemoryLink) {
+///         let (writer, reader) = pipe(1 << 16);
+///         (writer, MemoryLink::new(reader, pipe(1).0, LIMITS.max_payload))
+///     }
+///
+///     async fn write(raw: &mut PipeWriter, bytes: &[u8]) {
+///         raw.write_all(bytes).await.expect("the link reads");
+///     }
+/// }
+/// ```
 #[allow(async_fn_in_trait)]
 pub trait StreamHarness: Harness {
     /// The bare sending end of a byte stream; dropping it ends the stream.
@@ -39,6 +80,22 @@ pub const LIMITS: Limits =
     Limits { max_payload: 1 << 23, max_rows: 2048, width: 1024, vocab: 100_000, flags: Flags::NONE };
 
 /// What every link must do, whatever it is made of.
+///
+/// ```
+/// use syn1_core::testing::{Harness, LIMITS, MemoryLink, block_on, links, memory_pair};
+///
+/// struct Memory;
+///
+/// impl Harness for Memory {
+///     type Link = MemoryLink;
+///
+///     async fn pair(&mut self) -> (MemoryLink, MemoryLink) {
+///         memory_pair(LIMITS.max_payload, 1 << 16)
+///     }
+/// }
+///
+/// block_on(links(&mut Memory));
+/// ```
 pub async fn links(harness: &mut impl Harness) {
     every_kind_arrives_unchanged(harness).await;
     both_ends_send_big_frames_at_once(harness).await;

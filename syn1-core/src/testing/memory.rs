@@ -12,6 +12,22 @@ use crate::{
 };
 
 /// Two connected links that receive payloads of up to `max_payload` bytes and hold `capacity` bytes in each direction.
+///
+/// ```
+/// use syn1_core::testing::{block_on, memory_pair};
+/// use syn1_core::{Control, Header, Link, Receive, Transmit};
+///
+/// let (a, b) = memory_pair(1 << 16, 1 << 12);
+/// let ((_, mut tx), (mut rx, _)) = (a.split(), b.split());
+/// let mut payload = [0; 16];
+/// let len = Control::Ping(7).encode(&mut payload)?;
+/// block_on(async {
+///     tx.send(&Header::control(len as u32), &payload[..len]).await.expect("there is room");
+///     let frame = rx.recv().await.expect("a frame arrives");
+///     assert_eq!(Control::decode(frame.payload), Ok(Control::Ping(7)));
+/// });
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[must_use]
 pub fn memory_pair(max_payload: u32, capacity: usize) -> (MemoryLink, MemoryLink) {
     let (a_out, b_in) = pipe(capacity);
@@ -20,6 +36,18 @@ pub fn memory_pair(max_payload: u32, capacity: usize) -> (MemoryLink, MemoryLink
 }
 
 /// One direction of bytes: at most `capacity` of them wait between the two ends.
+///
+/// ```
+/// use syn1_core::testing::{block_on, pipe};
+///
+/// let (mut writer, mut reader) = pipe(100);
+/// block_on(writer.write_all(b"bytes"))?;
+/// let mut out = [0; 10];
+/// assert_eq!(block_on(reader.read(&mut out)), 5);
+/// drop(writer);
+/// assert_eq!(block_on(reader.read(&mut out)), 0);
+/// # Ok::<(), syn1_core::testing::MemoryError>(())
+/// ```
 #[must_use]
 pub fn pipe(capacity: usize) -> (PipeWriter, PipeReader) {
     let pipe =

@@ -8,6 +8,10 @@ use std::task::{Wake, Waker};
 use std::thread::Thread;
 
 /// Runs a future to its end on this thread.
+///
+/// ```
+/// assert_eq!(syn1_core::testing::block_on(async { 7 }), 7);
+/// ```
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
@@ -20,6 +24,12 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Runs two futures side by side to the end of both.
+///
+/// ```
+/// use syn1_core::testing::{block_on, join};
+///
+/// assert_eq!(block_on(join(async { 1 }, async { "a" })), (1, "a"));
+/// ```
 pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
     let (mut a, mut b) = (pin!(a), pin!(b));
     let (mut a_output, mut b_output) = (None, None);
@@ -46,6 +56,13 @@ pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
 }
 
 /// Polls a future once and drops it: its output if it was ready at once.
+///
+/// ```
+/// use syn1_core::testing::{block_on, poll_once};
+///
+/// assert_eq!(block_on(poll_once(async { 7 })), Some(7));
+/// assert_eq!(block_on(poll_once(core::future::pending::<()>())), None);
+/// ```
 pub async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| {
@@ -58,6 +75,12 @@ pub async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
 }
 
 /// Lets everything else that is ready run first.
+///
+/// ```
+/// use syn1_core::testing::{block_on, poll_once, yield_now};
+///
+/// assert_eq!(block_on(poll_once(yield_now())), None);
+/// ```
 pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {

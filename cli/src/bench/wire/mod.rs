@@ -160,7 +160,8 @@ fn whole(
 fn pick(layers: usize, positions: usize, reports: &[BoundaryReport]) -> Measured {
     let boundaries = (1..layers).filter_map(|layer| {
         let passing = reports.iter().filter(|report| report.layer == layer).filter(|report| report.passes(&GATE));
-        let fewer = |next: &BoundaryReport, best: &BoundaryReport| next.bits_per_element < WORTH * best.bits_per_element;
+        let fewer =
+            |next: &BoundaryReport, best: &BoundaryReport| next.bits_per_element < WORTH * best.bits_per_element;
         let best = passing.reduce(|best, next| if fewer(next, best) { next } else { best });
         best.map(|best| Boundary {
             before_layer: layer,

@@ -1,0 +1,76 @@
+//! `syn1-core` as its users will get it: packed, unpacked, built from the package alone, and by the oldest promised compiler.
+
+use std::env;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{cargo_command, run};
+
+/// `cargo publish` up to the upload must have nothing to complain of.
+pub(crate) fn publishable() -> Result<()> {
+    let (published, said) = output(&["publish", "--dry-run", "--allow-dirty", "--package", "syn1-core"])?;
+    let complaints = complaints(&said);
+    if !published {
+        // Without a network the registry can't be asked whether the version is free; all else can be checked.
+        let (packed, also_said) = output(&["package", "--offline", "--allow-dirty", "--package", "syn1-core"])?;
+        ensure!(packed, "{said}\n{also_said}");
+        eprintln!("note: the registry was not asked: {said}");
+    } else if !complaints.is_empty() {
+        bail!("cargo publish complains:\n{}", complaints.join("\n"));
+    }
+    let (_, files) = output(&["package", "--list", "--allow-dirty", "--package", "syn1-core"])?;
+    let missing: Vec<_> =
+        WANTED.into_iter().filter(|wanted| files.lines().all(|file| !file.starts_with(wanted))).collect();
+    ensure!(missing.is_empty(), "the package lacks {}", missing.join(", "));
+    println!("the package builds from its {} files", files.lines().count());
+    Ok(())
+}
+
+/// The compiler that `rust-version` promises builds the core with every feature. Says whether it could be tried.
+pub(crate) fn oldest_compiler() -> Result<bool> {
+    let oldest = concat!(env!("CARGO_PKG_RUST_VERSION"), ".0");
+    let rustup = |args: &[&str]| {
+        let mut command = Command::new("rustup");
+        command.args(args).env("RUSTUP_MAX_RETRIES", "0");
+        command
+    };
+    let here = rustup(&["run", oldest, "rustc", "-V"]).output().is_ok_and(|output| output.status.success());
+    if !here && run(&mut rustup(&["toolchain", "install", oldest, "--profile", "minimal"])).is_err() {
+        ensure!(env::var_os("CI").is_none(), "the tests need Rust {oldest}: rustup toolchain install {oldest}");
+        eprintln!("note: NOT tested: Rust {oldest} is not here; get it by rustup toolchain install {oldest}");
+        return Ok(false);
+    }
+    let check = ["run", oldest, "cargo", "check", "--quiet", "--package", "syn1-core", "--all-features"];
+    run(rustup(&check).env_remove("RUSTC").env_remove("CARGO"))?;
+    println!("Rust {oldest} builds it");
+    Ok(true)
+}
+
+/// What a cargo command says, and whether it succeeded.
+fn output(args: &[&str]) -> Result<(bool, String)> {
+    let mut command = cargo_command(args);
+    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+/// Warnings, but for the one that nothing was uploaded.
+fn complaints(said: &str) -> Vec<&str> {
+    said.lines().filter(|line| line.starts_with("warning:") && !line.ends_with("due to dry run")).collect()
+}
+
+/// What a stranger needs beside the code.
+const WANTED: [&str; 7] =
+    ["README.md", "CHANGELOG.md", "SPEC.md", "LICENSE-MIT", "LICENSE-APACHE", "vectors/", "reference/"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_nothing_was_uploaded_is_no_complaint() {
+        let said = "   Packaging x\nwarning: manifest has no documentation\nwarning: aborting upload due to dry run\n";
+        assert_eq!(complaints(said), ["warning: manifest has no documentation"]);
+    }
+}

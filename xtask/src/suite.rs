@@ -1,0 +1,91 @@
+//! `cargo xtask test`: every check, in the order in which a mistake is cheapest to find.
+//!
+//! What a user's machine lacks and may not be given is left out by name; CI leaves out nothing.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::setup::or_note;
+use crate::{
+    big_endian, cargo, cargo_command, documented, footprint, fuzz, logged, package, powerset, root, run, setup, spec,
+};
+
+/// Runs them all.
+pub(crate) fn test() -> Result<()> {
+    let begun = Instant::now();
+    let vulkan = setup::software_vulkan()?;
+    let python = setup::python()?;
+    step("format", format)?;
+    step("lints", lints)?;
+    step("every MUST of the specification is cited", spec::check)?;
+    step("defmt on every public type", logged::check)?;
+    let bare = step("every combination of features", powerset::check)?;
+    step("tests", || tests(vulkan, python))?;
+    step("examples", examples)?;
+    let big_endian = step("tests on a big-endian machine", big_endian::check)?;
+    step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
+    let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
+    let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
+    step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
+    let oldest = step("the oldest compiler", package::oldest_compiler)?;
+    step("package", package::publishable)?;
+    step("docs", || {
+        run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    step("an example in the docs of every public item", documented::check)?;
+    let all = vulkan && python && bare && big_endian && fuzzed && footprint && oldest;
+    let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
+    println!("{what}, in {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    cargo(&["fmt", "--all", "--check"])?;
+    apart(&["fmt", "--check"])?;
+    run(cargo_command(&["fmt", "--check"]).current_dir("syn1-core/proof"))
+}
+
+fn lints() -> Result<()> {
+    cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    apart(&["clippy", "--quiet", "--no-default-features", "--all-targets", "--", "-D", "warnings"])
+}
+
+/// The workspaces of their own that this machine can build.
+fn apart(args: &[&str]) -> Result<()> {
+    for folder in ["fuzz", "peers"] {
+        run(cargo_command(args).current_dir(root()?.join(folder)))?;
+    }
+    Ok(())
+}
+
+fn tests(vulkan: bool, python: bool) -> Result<()> {
+    let mut skipped = Vec::new();
+    if !vulkan {
+        skipped.extend(["--skip", "software_vulkan"]);
+    }
+    if !python {
+        skipped.extend(["--skip", "the_reference"]);
+    }
+    if vulkan {
+        return cargo(&[&["test", "--workspace", "--"][..], &skipped].concat());
+    }
+    cargo(&[&["test", "--workspace", "--exclude", "syn1-kernels", "--"][..], &skipped].concat())?;
+    cargo(&["test", "--package", "syn1-kernels", "--lib", "--test", "cpu", "--test", "cpu_allocation"])
+}
+
+/// Those with a `main`; the others are built with what proves that no panic can be reached.
+fn examples() -> Result<()> {
+    for example in ["custom_link", "tcp_echo"] {
+        cargo(&["run", "--quiet", "--package", "syn1-transport-tcp", "--example", example])?;
+    }
+    Ok(())
+}
+
+fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("== {name}");
+    let begun = Instant::now();
+    let done = work().with_context(|| format!("{name} failed"))?;
+    println!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(done)
+}
