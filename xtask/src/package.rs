@@ -1,11 +1,8 @@
-//! `syn1-core` as its users will get it: packed, unpacked, built from the package alone, and by the oldest promised compiler.
-
-use std::env;
-use std::process::Command;
+//! `syn1-core` as its users will get it: packed, unpacked, and built from the package alone.
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{cargo_command, run};
+use crate::cargo_command;
 
 /// `cargo publish` up to the upload must have nothing to complain of.
 pub(crate) fn publishable() -> Result<()> {
@@ -25,26 +22,6 @@ pub(crate) fn publishable() -> Result<()> {
     ensure!(missing.is_empty(), "the package lacks {}", missing.join(", "));
     println!("the package builds from its {} files", files.lines().count());
     Ok(())
-}
-
-/// The compiler that `rust-version` promises builds the core with every feature. Says whether it could be tried.
-pub(crate) fn oldest_compiler() -> Result<bool> {
-    let oldest = concat!(env!("CARGO_PKG_RUST_VERSION"), ".0");
-    let rustup = |args: &[&str]| {
-        let mut command = Command::new("rustup");
-        command.args(args).env("RUSTUP_MAX_RETRIES", "0");
-        command
-    };
-    let here = rustup(&["run", oldest, "rustc", "-V"]).output().is_ok_and(|output| output.status.success());
-    if !here && run(&mut rustup(&["toolchain", "install", oldest, "--profile", "minimal"])).is_err() {
-        ensure!(env::var_os("CI").is_none(), "the tests need Rust {oldest}: rustup toolchain install {oldest}");
-        eprintln!("note: NOT tested: Rust {oldest} is not here; get it by rustup toolchain install {oldest}");
-        return Ok(false);
-    }
-    let check = ["run", oldest, "cargo", "check", "--quiet", "--package", "syn1-core", "--all-features"];
-    run(rustup(&check).env_remove("RUSTC").env_remove("CARGO"))?;
-    println!("Rust {oldest} builds it");
-    Ok(true)
 }
 
 /// What a cargo command says, and whether it succeeded.

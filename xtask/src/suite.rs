@@ -28,13 +28,12 @@ pub(crate) fn test() -> Result<()> {
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
-    let oldest = step("the oldest compiler", package::oldest_compiler)?;
     step("package", package::publishable)?;
     step("docs", || {
         run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("an example in the docs of every public item", documented::check)?;
-    let all = vulkan && python && bare && big_endian && fuzzed && footprint && oldest;
+    let all = vulkan && python && bare && big_endian && fuzzed && footprint;
     let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
     println!("{what}, in {} s", begun.elapsed().as_secs());
     Ok(())
@@ -46,6 +45,7 @@ fn format() -> Result<()> {
     run(cargo_command(&["fmt", "--check"]).current_dir("syn1-core/proof"))
 }
 
+/// Among them clippy's `incompatible_msrv`: nothing that came after the promised compiler is used.
 fn lints() -> Result<()> {
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
     apart(&["clippy", "--quiet", "--no-default-features", "--all-targets", "--", "-D", "warnings"])
