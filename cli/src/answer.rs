@@ -63,7 +63,7 @@ struct WireReport {
     form: String,
     frames: u64,
     bytes: u64,
-    /// Bytes per position that passed through the model, prompt included.
+    /// Bytes per position of the text, prompt included; those of wrong guesses count.
     bytes_per_token: f64,
 }
 

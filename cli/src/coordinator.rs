@@ -10,12 +10,11 @@ use syn1_identity::Key;
 
 use crate::keys;
 use crate::machine::reachable;
-use crate::model::{self, Prepared};
+use crate::model;
 use crate::options::{ModelOptions, WireOptions};
 use crate::progress::SwarmProgress;
 use crate::show;
 use crate::swarm::{check_nodes, server_config};
-use crate::wire::WireChoice;
 
 /// Options of `syn1 coordinator`.
 #[derive(clap::Args)]
@@ -47,7 +46,8 @@ pub(crate) struct Args {
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Let only the nodes with these keys join; `syn1 node` prints its own [default: any node]
+    /// Let only the nodes with these keys join; `syn1 node` prints its own. HTTP stays open to all, and nothing is
+    /// encrypted [default: any node]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
     check_nodes(&prepared, args.nodes.unwrap_or_default().into())?;
     let policy = args.nodes.map_or(Policy::Auto, |nodes| Policy::Exactly(nodes.into()));
-    let wire = args.wire.wire.resolve(prepared.measured.as_ref())?;
+    let (wire, why) = args.wire.wire.resolve(&prepared)?;
     let keys = keys::load(args.key.as_deref(), "coordinator.key")?;
     let key = keys.public();
     let mut config = server_config(&prepared, policy, &wire, args.slots.into(), keys);
@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
              people ask:  http://{}/\n",
             prepared.name,
             prepared.spec.layers,
-            measured(args.wire.wire, &prepared),
+            why.map_or_else(String::new, |why| format!(" ({why})")),
             reachable(server.tcp()),
             reachable(server.http())
         ))?;
@@ -94,13 +94,4 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     }
     anyhow::bail!("the coordinator's event loop ended")
-}
-
-/// Where a wire that nobody asked for comes from.
-fn measured(choice: WireChoice, prepared: &Prepared) -> String {
-    match (choice, &prepared.measured) {
-        (WireChoice::Form(_), _) => String::new(),
-        (WireChoice::Auto, Some(measured)) => format!(" (measured on {} positions)", measured.positions),
-        (WireChoice::Auto, None) => " (not measured for this model: see `syn1 bench wire --save`)".into(),
-    }
 }

@@ -1,6 +1,7 @@
 //! `syn1 demo`: the whole thing on one machine, as separate programs that speak SYN1 over TCP.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -61,7 +62,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     swarm::check_nodes(&prepared, count)?;
     swarm::check_ask(&prepared, &ask)?;
-    let wire = args.how.wire.wire.resolve(prepared.measured.as_ref())?;
+    let (wire, _) = args.how.wire.wire.resolve(&prepared)?;
     let keys = Keys::generate()?;
     let mut config = server_config(&prepared, Policy::Exactly(count), &wire, 4, keys.clone());
     // With --once nobody is to find the ports afterwards, so they need not be the usual ones.
@@ -72,9 +73,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut events = server.events();
     let (name, layers, tcp) = (&prepared.name, prepared.spec.layers, server.tcp());
     show::say(&format!("coordinator: {name} ({layers} layers), nodes join at tcp://{tcp}"));
+    // The nodes' keys are the demo's own: the user's node keeps the one that it is known by.
+    let folder = tempfile::tempdir().context("cannot make a folder for the nodes' keys")?;
     let mut nodes = Vec::new();
     for number in 1..=count {
-        let node = spawn_node(&server, number, &args.how.device, &keys)?;
+        let node = spawn_node(&server, number, &args.how.device, &keys, folder.path())?;
         show::say(&format!("{}: process {}", local_name(number), node.id().unwrap_or_default()));
         nodes.push(node);
     }
@@ -106,13 +109,19 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 /// Starts a node process; the first one tells what happens to it.
-fn spawn_node(server: &Server, number: usize, device: &DeviceOptions, coordinator: &Keys) -> Result<Child> {
+fn spawn_node(
+    server: &Server,
+    number: usize,
+    device: &DeviceOptions,
+    coordinator: &Keys,
+    folder: &Path,
+) -> Result<Child> {
     let program = std::env::current_exe().context("cannot find this program to start nodes with")?;
     let (tells, stdout) = if number == 1 { ("--json", Stdio::piped()) } else { ("--quiet", Stdio::null()) };
     let mut command = Command::new(program);
     command.args(["node", tells, "--once", "--name", &local_name(number)]);
     command.args(["--join", &format!("tcp://{}", server.tcp()), "--device", &device.device.to_string()]);
-    command.args(["--expect", &coordinator.public().to_string()]);
+    command.args(["--expect", &coordinator.public().to_string(), "--key"]).arg(folder.join(format!("{number}.key")));
     if let Some(threads) = device.threads {
         command.args(["--threads", &threads.to_string()]);
     }

@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         speculate: args.how.speculate.into(),
     };
     swarm::check_ask(&prepared, &ask)?;
-    let wire = args.how.wire.wire.resolve(prepared.measured.as_ref())?;
+    let (wire, _) = args.how.wire.wire.resolve(&prepared)?;
     let mut swarm = Swarm::start(&prepared, args.nodes.into(), &args.how.device, &wire)?;
     swarm.ready().await?;
     show::say(swarm.device());

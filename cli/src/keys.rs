@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use syn1_identity::Keys;
 
+use crate::show;
+
 /// The keys in `file`, or in `name` among the user's data; made at the first use.
 pub(crate) fn load(file: Option<&Path>, name: &str) -> Result<Keys> {
-    let path = match file {
-        Some(path) => path.to_owned(),
-        None => data_dir(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
-            .context("no place for a key: set SYN1_DATA to a folder that may be written, or name a file with --key")?
-            .join(name),
+    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let Some(path) = file.map(Path::to_owned).or_else(|| Some(data_dir(var)?.join(name))) else {
+        show::say("no place to keep a key, so it is a new one each time: set SYN1_DATA, or name a file with --key");
+        return Ok(Keys::generate()?);
     };
     Keys::load_or_create(&path).context("a key proves who this end is: --key names another file for it")
 }

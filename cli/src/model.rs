@@ -15,7 +15,6 @@ use syn1_node_host::cache::Cache;
 use crate::interrupt::blocking;
 use crate::options::ModelOptions;
 use crate::progress::ByteBar;
-use crate::wire::Measured;
 
 /// A model that is ready to be served.
 pub(crate) struct Prepared {
@@ -28,8 +27,8 @@ pub(crate) struct Prepared {
     pub(crate) tokenizer: Option<Tokenizer>,
     /// Positions a request may take.
     pub(crate) max_positions: usize,
-    /// What was measured of its activations, if anything was.
-    pub(crate) measured: Option<Measured>,
+    /// Where it came from; none for random weights.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// Opens the model and makes sure that its shards are on disk.
@@ -43,8 +42,8 @@ pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
         let max_positions = context(options.context, folder.spec())?;
         let (shards, manifest) = shards(&dir, &folder, format)?;
         let (name, spec) = (folder.name().to_owned(), folder.spec().clone());
-        let measured = Measured::load(&dir, spec.layers)?;
-        Ok(Prepared { name, spec, format, manifest, shards, tokenizer, max_positions, measured })
+        let folder = Some(dir);
+        Ok(Prepared { name, spec, format, manifest, shards, tokenizer, max_positions, folder })
     })
     .await
 }

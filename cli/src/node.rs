@@ -52,7 +52,9 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<()> {
     let keys = keys::load(args.key.as_deref(), "node.key")?;
-    if !args.quiet && !args.json {
+    if args.json {
+        show::out(&format!("{}\n", serde_json::json!({ "event": "key", "key": keys.public().to_string() })))?;
+    } else if !args.quiet {
         show::say(&format!("this node's key: {}", keys.public()));
     }
     let config = HostConfig {

@@ -72,8 +72,8 @@ pub(crate) struct TextOptions {
     pub(crate) device: DeviceOptions,
     #[command(flatten)]
     pub(crate) wire: WireOptions,
-    /// Guess up to K tokens ahead from what the text has said before and compute them together: the same text in fewer
-    /// passes through the nodes, where it repeats itself.
+    /// Guess up to K tokens ahead from what the text has said before and compute them together: the same text (but in delta
+    /// forms) in fewer passes through the nodes, where it repeats itself.
     #[arg(long, value_name = "K", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub(crate) speculate: u16,
     /// Tokens to generate at most

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 
+use crate::model::Prepared;
+
 /// What `--wire` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WireChoice {
@@ -19,14 +21,25 @@ pub(crate) enum WireChoice {
 }
 
 impl WireChoice {
-    /// A form for every boundary of a model of which `measured` is known.
-    pub(crate) fn resolve(self, measured: Option<&Measured>) -> Result<Wire> {
-        match (self, measured) {
-            (Self::Form(form), _) => Ok(Wire::everywhere(form)),
-            (Self::Auto, Some(measured)) => measured.wire(),
-            (Self::Auto, None) => Ok(Wire::everywhere(UNMEASURED)),
+    /// A form for every boundary of a model, and where it comes from if nobody asked for it.
+    pub(crate) fn resolve(self, model: &Prepared) -> Result<(Wire, Option<String>)> {
+        match self {
+            Self::Form(form) => Ok((Wire::everywhere(form), None)),
+            Self::Auto => measured(model.folder.as_deref(), model.spec.layers, &model.manifest.sha256().to_string()),
         }
     }
+}
+
+/// What the measurement in `folder` picked for the weights with this manifest; f16 without one.
+fn measured(folder: Option<&Path>, layers: usize, manifest_sha256: &str) -> Result<(Wire, Option<String>)> {
+    let why = match folder.map(|folder| Measured::load(folder, layers)).transpose()?.flatten() {
+        Some(measured) if measured.manifest_sha256 == manifest_sha256 => {
+            return Ok((measured.wire()?, Some(format!("measured on {} positions", measured.positions))));
+        }
+        Some(_) => "wire.json was measured with other weights: see `syn1 bench wire --save`",
+        None => "not measured for this model: see `syn1 bench wire --save`",
+    };
+    Ok((Wire::everywhere(UNMEASURED), Some(why.into())))
 }
 
 impl FromStr for WireChoice {
@@ -46,6 +59,8 @@ impl FromStr for WireChoice {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Measured {
     version: u32,
+    /// The weights that it was measured with.
+    manifest_sha256: String,
     /// Layers of the model.
     layers: usize,
     /// Positions of text that it was measured on.
@@ -81,12 +96,18 @@ impl Measured {
     /// The file's name.
     pub(crate) const FILE: &str = "wire.json";
 
-    pub(crate) fn new(layers: usize, positions: usize, gate: Gate, boundaries: Vec<Boundary>) -> Self {
-        Self { version: VERSION, layers, positions, gate, boundaries }
+    pub(crate) fn new(
+        manifest_sha256: String,
+        layers: usize,
+        positions: usize,
+        gate: Gate,
+        boundaries: Vec<Boundary>,
+    ) -> Self {
+        Self { version: VERSION, manifest_sha256, layers, positions, gate, boundaries }
     }
 
     /// What was measured for the model of `layers` layers in `folder`, if anything was.
-    pub(crate) fn load(folder: &Path, layers: usize) -> Result<Option<Self>> {
+    fn load(folder: &Path, layers: usize) -> Result<Option<Self>> {
         let path = folder.join(Self::FILE);
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
@@ -143,16 +164,21 @@ mod tests {
             mean_kl: 0.0,
         };
         let gate = Gate { agreement: 0.99, mean_kl: 1e-3 };
-        Measured::new(3, 100, gate, vec![boundary(1, "q8"), boundary(2, "q8+compressed")])
+        Measured::new("ab".into(), 3, 100, gate, vec![boundary(1, "q8"), boundary(2, "q8+compressed")])
     }
 
     #[test]
     fn auto_takes_what_was_measured_and_else_f16() {
-        let wire = WireChoice::Auto.resolve(Some(&measured())).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let auto = |sha256| super::measured(Some(folder.path()), 3, sha256).unwrap();
+        let (wire, why) = auto("ab");
+        assert!(wire.to_string() == "f16" && why.unwrap().contains("not measured"));
+        measured().save(folder.path()).unwrap();
+        let (wire, why) = auto("ab");
         assert_eq!((wire.before(1).to_string(), wire.before(2).to_string()), ("q8".into(), "q8+compressed".into()));
-        assert_eq!(WireChoice::Auto.resolve(None).unwrap().to_string(), "f16");
-        let asked: WireChoice = "q4".parse().unwrap();
-        assert_eq!(asked.resolve(Some(&measured())).unwrap().to_string(), "q4");
+        assert!(why.unwrap().contains("100 positions"));
+        let (wire, why) = auto("cd");
+        assert!(wire.to_string() == "f16" && why.unwrap().contains("other weights"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::placement::{Demand, Offer, Policy, Unplaced, place, predicted_ns};
 use crate::request::{EPOCH, Generate, Request};
 use crate::sample::Sampling;
 use crate::update::{Event, Update};
-use crate::wire::{Needs, Wire};
+use crate::wire::Wire;
 
 /// What the coordinator serves and how.
 #[derive(Clone)]
@@ -95,6 +95,8 @@ pub struct Core {
 
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// What its frames may carry.
+    pub(crate) flags: Flags,
     pub(crate) device: String,
     pub(crate) offer: Option<Offer>,
     pub(crate) read_bytes_per_s: u64,
@@ -151,6 +153,7 @@ impl Core {
         let id = NodeId(self.last_node);
         let node = Node {
             name: address.into(),
+            flags: negotiated.flags,
             device: String::new(),
             offer: None,
             read_bytes_per_s: 0,
@@ -160,10 +163,7 @@ impl Core {
             done_bytes: 0,
         };
         self.nodes.insert(id, node);
-        let Needs { codecs, flags } = self.config.wire.needs();
-        // Any request may guess ahead.
-        let needs = Needs { codecs, flags: flags.union(Flags::PREDICTED) };
-        if let Some(missing) = needs.missing(negotiated.codecs, negotiated.flags) {
+        if let Some(missing) = self.config.wire.needs().missing(negotiated.codecs, negotiated.flags) {
             let why = format!("this node cannot receive {missing}, which activations travel with here: update it");
             self.refuse(now, id, Reason::Refused, &why);
             return id;
@@ -493,6 +493,11 @@ impl Core {
 
     pub(crate) fn chain_nodes(&self) -> Vec<NodeId> {
         self.chain.iter().flat_map(|chain| chain.parts.iter().map(|part| part.0)).collect()
+    }
+
+    /// Whether every node of the chain takes frames with `flags`.
+    pub(crate) fn chain_has(&self, flags: Flags) -> bool {
+        self.chain_nodes().iter().all(|id| self.nodes.get(id).is_some_and(|node| node.flags.contains(flags)))
     }
 
     fn is_in_chain(&self, id: NodeId) -> bool {

@@ -45,9 +45,12 @@ pub(crate) const MAX_LINKS: usize = 1024;
 /// Links that have not said Hello: enough for a room of laptops, too few to exhaust anything.
 pub(crate) const MAX_STRANGERS: usize = 64;
 
-/// Frames that wait for one node's socket. A request has at most one more frame in flight than the chain has nodes, so
-/// only a peer that does not read fills it.
+/// Frames that wait for one node's socket or credit. A request has at most one more frame in flight than the chain has
+/// nodes, so in any swarm of a usual size only a peer that does not read fills it.
 pub(crate) const OUTBOX: usize = 4096;
+
+/// Frames of the session itself that wait: what it says once, pings, and the answers to a few.
+pub(crate) const OWN: usize = 16;
 
 /// A goodbye that takes longer than this is not waited for.
 pub(crate) const GOODBYE: Duration = Duration::from_millis(500);

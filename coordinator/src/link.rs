@@ -1,5 +1,6 @@
 //! One task per node's link: reads frames, keeps the session, hands both to the core.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::core::{CoreConfig, NodeId};
-use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX};
+use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN};
 use crate::server::Shared;
 use crate::update::Event;
 
@@ -68,6 +69,7 @@ struct LinkTask {
     address: SocketAddr,
     talk: Arc<Talk>,
     node: Option<NodeId>,
+    linked: Option<Arc<()>>,
 }
 
 /// The session, which both directions of a link need: what comes changes it, and a data frame goes only with credit.
@@ -76,15 +78,57 @@ struct Talk {
     granted: Notify,
 }
 
+/// A frame on its way to a node.
+type Outgoing = (Header, Vec<u8>);
+
 impl Talk {
     fn session(&self) -> MutexGuard<'_, Session<Keys>> {
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Waits until the node takes one more data frame.
-    async fn credit(&self) {
-        while !self.session().take_credit() {
-            self.granted.notified().await;
+/// Sends what the session and the core have to say, until the core lets go of the link.
+///
+/// The core's frames go in their order, and a data frame waits for credit; the session's own and a goodbye wait for
+/// nothing. When the core has let go, data that still waits goes nowhere, and the rest is said.
+async fn write(
+    talk: Arc<Talk>,
+    mut tx: impl Transmit,
+    mut own: mpsc::Receiver<Outgoing>,
+    mut frames: mpsc::Receiver<Outgoing>,
+) -> String {
+    let mut waiting: VecDeque<Outgoing> = VecDeque::new();
+    let mut held_on = true;
+    let mut first = None;
+    loop {
+        let next = match first.take().or_else(|| own.try_recv().ok()) {
+            Some(frame) => Some(frame),
+            None => {
+                if !held_on {
+                    waiting.retain(|(header, _)| header.kind == Kind::Control);
+                }
+                let is_control = waiting.front().map(|(header, _)| header.kind == Kind::Control);
+                let may_go = is_control.is_some_and(|is_control| is_control || talk.session().take_credit());
+                if may_go { waiting.pop_front() } else { None }
+            }
+        };
+        if let Some((header, payload)) = next {
+            if let Err(error) = tx.send(&header, &payload).await {
+                return error.to_string();
+            }
+            continue;
+        }
+        if !held_on {
+            return String::from("the coordinator closed the link");
+        }
+        tokio::select! {
+            biased;
+            Some(frame) = own.recv() => first = Some(frame),
+            frame = frames.recv(), if waiting.len() < OUTBOX => match frame {
+                Some(frame) => waiting.push_back(frame),
+                None => held_on = false,
+            },
+            () = talk.granted.notified(), if !waiting.is_empty() => {}
         }
     }
 }
@@ -123,7 +167,7 @@ impl LinkTask {
         };
         let session = Session::new(config, shared.keys.clone(), nonce()?, shared.millis());
         let talk = Arc::new(Talk { session: Mutex::new(session), granted: Notify::new() });
-        Ok(Self { shared, address, talk, node: None })
+        Ok(Self { shared, address, talk, node: None, linked: None })
     }
 
     async fn run(mut self, stream: TcpStream, permit: tokio::sync::OwnedSemaphorePermit) {
@@ -131,27 +175,15 @@ impl LinkTask {
             Ok(link) => link,
             Err(error) => return tracing::warn!("link from {}: {error}", self.address),
         };
-        let (mut rx, mut tx) = link.split();
-        let (outbox, mut frames) = mpsc::channel::<(Header, Vec<u8>)>(OUTBOX);
-        let talk = self.talk.clone();
-        let writer = async move {
-            while let Some((header, payload)) = frames.recv().await {
-                if header.kind != Kind::Control {
-                    talk.credit().await;
-                }
-                if let Err(error) = tx.send(&header, &payload).await {
-                    return error.to_string();
-                }
-            }
-            // Closed by the core: the last frame is out.
-            String::from("the coordinator closed the link")
-        };
-        let mut writer = tokio::spawn(writer);
+        let (mut rx, tx) = link.split();
+        let (outbox, frames) = mpsc::channel(OUTBOX);
+        let (own, own_frames) = mpsc::channel(OWN);
+        let mut writer = tokio::spawn(write(self.talk.clone(), tx, own_frames, frames));
         // The core is to hold the only strong end: when it lets go, the writer ends, and with it this link.
         let sender = outbox.downgrade();
         let mut stranger = Some((permit, outbox));
         let ended = loop {
-            self.flush(&sender);
+            self.flush(&own);
             let negotiated = self.talk.session().negotiated();
             if let Some(negotiated) = negotiated
                 && let Some((permit, outbox)) = stranger.take()
@@ -181,23 +213,29 @@ impl LinkTask {
                 break ended;
             }
         };
-        if let (Some(reason), Some(outbox)) = (ended.say, sender.upgrade()) {
-            say(&outbox, &Control::Bye(Bye { reason, text: &ended.why }));
+        if let Some(reason) = ended.say {
+            say(&own, &Control::Bye(Bye { reason, text: &ended.why }));
         }
+        drop(own);
         match self.node {
             Some(node) => self.shared.disconnected(node, &ended.why),
             None => self.shared.event(Event::Refused { node: self.address.to_string(), why: ended.why }),
         }
         drop(stranger);
-        // What is queued, a goodbye say, still goes out; a peer that does not take it is not waited for.
-        if !writer.is_finished() {
-            let _ = tokio::time::timeout(GOODBYE, &mut writer).await;
-        }
+        // What is queued, a goodbye say, still goes out, and what comes is still taken: a socket that is closed with bytes
+        // unread takes the goodbye with it. A peer that does not listen is not waited for.
+        let goodbye = async {
+            while rx.recv().await.is_ok() {}
+            if !writer.is_finished() {
+                let _ = (&mut writer).await;
+            }
+        };
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         writer.abort();
     }
 
     /// Makes a node that has greeted, and proved who it is where that is asked for, known to the core.
-    fn admit(&mut self, negotiated: &Negotiated, outbox: &mpsc::Sender<(Header, Vec<u8>)>) -> Result<(), Ended> {
+    fn admit(&mut self, negotiated: &Negotiated, outbox: &mpsc::Sender<Outgoing>) -> Result<(), Ended> {
         let key = self.talk.session().peer().filter(|peer| peer.proven).map(|peer| Key(peer.key));
         let allow = &self.shared.allow;
         if !allow.is_empty() && !key.is_some_and(|key| allow.contains(&key)) {
@@ -205,6 +243,7 @@ impl LinkTask {
             let why = format!("it has {key}, which may not join: `--allow` names those that may");
             return Err(Ended { why, say: Some(Reason::Refused) });
         }
+        self.linked = Some(self.shared.linked.clone());
         self.node = Some(self.shared.connected(&self.address.to_string(), negotiated, outbox.clone()));
         let (width, vocab) =
             self.shared.look(|core| (core.config().spec.width as u16, core.config().spec.vocab as u32));
@@ -244,12 +283,12 @@ impl LinkTask {
     }
 
     /// Passes on what the session has to say.
-    fn flush(&mut self, outbox: &mpsc::WeakSender<(Header, Vec<u8>)>) {
-        let Some(outbox) = outbox.upgrade() else { return };
+    fn flush(&mut self, own: &mpsc::Sender<Outgoing>) {
         let mut frame = [0; Header::LEN + MAX_CONTROL as usize];
         while let Some(len) = self.talk.session().poll_transmit(&mut frame) {
             let payload = frame.get(Header::LEN..len).unwrap_or_default().to_vec();
-            if outbox.try_send((Header::control(payload.len() as u32), payload)).is_err() {
+            // Full: the peer does not read. It will be found silent.
+            if own.try_send((Header::control(payload.len() as u32), payload)).is_err() {
                 return;
             }
         }
@@ -257,7 +296,7 @@ impl LinkTask {
 }
 
 /// Queues a control message.
-fn say(outbox: &mpsc::Sender<(Header, Vec<u8>)>, message: &Control<'_>) {
+fn say(outbox: &mpsc::Sender<Outgoing>, message: &Control<'_>) {
     let mut payload = vec![0; MAX_CONTROL as usize];
     if let Ok(len) = message.encode(&mut payload) {
         payload.truncate(len);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use syn1_core::control::{Open, Output};
 use syn1_core::output::{full_decode, top_decode};
-use syn1_core::{Codec, Form, Header, Kind};
+use syn1_core::{Codec, Flags, Form, Header, Kind};
 use syn1_model::tokenizer::{Detokenizer, Tokenizer};
 
 use crate::core::NodeId;
@@ -28,7 +28,7 @@ pub struct Generate {
     /// Whether the model's own end-of-text is treated like any other token.
     pub ignore_eos: bool,
     /// Tokens that may be guessed ahead and computed with the next one; 0 for none. The text does not depend on it, only
-    /// the number of passes through the chain does.
+    /// the number of passes through the chain does; except in delta forms, whose rounding depends on what was sent before.
     pub speculate: usize,
 }
 
@@ -50,6 +50,8 @@ pub(crate) struct Request {
     model: Model,
     /// Rows of a prefill chunk.
     chunk: usize,
+    /// How the activations of each hop travel.
+    forms: Vec<Form>,
     fed: usize,
     flights: VecDeque<Flight>,
 }
@@ -125,6 +127,7 @@ impl Request {
             closing: None,
             model,
             chunk: 1,
+            forms: Vec::new(),
             fed: 0,
             flights: VecDeque::new(),
         }
@@ -146,9 +149,10 @@ impl Request {
         }
     }
 
-    /// Starts the clock; gives the prompt's first chunk, of at most `chunk` rows, for the first hop.
-    pub(crate) fn begin(&mut self, now: Duration, chunk: usize) -> Option<(Header, Vec<u8>)> {
-        (self.started, self.progressed, self.chunk) = (now, now, chunk);
+    /// Starts the clock; gives the prompt's first chunk, of at most `chunk` rows, for the first hop. `forms` are those that
+    /// the hops were opened with.
+    pub(crate) fn begin(&mut self, now: Duration, chunk: usize, forms: Vec<Form>) -> Option<(Header, Vec<u8>)> {
+        (self.started, self.progressed, self.chunk, self.forms) = (now, now, chunk, forms);
         self.next_chunk(1)
     }
 
@@ -174,11 +178,24 @@ impl Request {
         let at = self.flights.iter().position(|flight| flight.hop == hop);
         let at = at.ok_or("an answer that nothing asked for")?;
         let flight = &self.flights[at];
+        let guessed = !flight.guesses.is_empty();
+        if header.flags.contains(Flags::PREDICTED) != guessed {
+            return Err(format!("an answer with flags {} to a frame that was predicted: {guessed}", header.flags));
+        }
         if hop + 1 < hops {
             if header.kind != Kind::Activation || (header.position, header.rows) != (flight.position, flight.rows) {
                 return Err(format!(
                     "{:?} of {} rows at position {} in place of an activation of {} rows at position {}",
                     header.kind, header.rows, header.position, flight.rows, flight.position
+                ));
+            }
+            // It goes on to the next node as it is, so it must be what that node was told to expect.
+            let form = self.forms.get(hop).copied().unwrap_or(Form::plain(Codec::F32));
+            let extra = header.flags.without(form.flags()).without(Flags::QUANTIZED).without(Flags::PREDICTED);
+            if ![form.codec(), Codec::F32].contains(&header.codec) || !extra.is_empty() {
+                return Err(format!(
+                    "an activation in {} with flags {} in place of {form}",
+                    header.codec, header.flags
                 ));
             }
             self.flights[at].hop += 1;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use syn1_core::{Control, Header};
+use syn1_core::{Control, Flags, Header};
 
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::request::{self, Closing, Generate, Next, Request};
@@ -26,11 +26,16 @@ impl Core {
 
     pub(crate) fn start(&mut self, now: Duration, mut request: Request) {
         let id = request.id;
+        if !self.chain_has(Flags::PREDICTED) {
+            // A node that does not know the flag is not sent it: the text is the same.
+            request.ask.speculate = 0;
+        }
         let parts = self.chain.as_ref().map_or(&[][..], |chain| &chain.parts);
         let opens: Vec<_> =
             parts.iter().map(|(node, layers)| (*node, request.open(self.config.wire.before(layers.end)))).collect();
         let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
-        let first = request.begin(now, chunk);
+        let forms = parts.iter().map(|(_, layers)| self.config.wire.before(layers.end)).collect();
+        let first = request.begin(now, chunk, forms);
         self.requests.insert(id, request);
         for (node, open) in opens {
             self.send(node, &Control::Open(open));

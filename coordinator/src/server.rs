@@ -16,6 +16,7 @@ use syn1_identity::{Key, Keys};
 use tokio::sync::{Notify, mpsc};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
+use crate::limits::GOODBYE;
 use crate::request::Generate;
 use crate::update::{Event, Topology, Update};
 use crate::{http, link};
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) max_payload: u32,
     pub(crate) keys: Keys,
     pub(crate) allow: Vec<Key>,
+    /// Held by every link of a node that was let in.
+    pub(crate) linked: Arc<()>,
     state: Mutex<State>,
     started: Instant,
     sooner: Notify,
@@ -108,6 +111,7 @@ impl Server {
             shards: config.shards,
             keys: config.keys,
             allow: config.allow,
+            linked: Arc::new(()),
             state: Mutex::new(State {
                 core: Core::new(config.core),
                 links: HashMap::new(),
@@ -299,8 +303,11 @@ async fn serve(shared: &Arc<Shared>, tcp: TcpListener, http: TcpListener) {
         () = shared.stop.notified() => {}
     }
     shared.with(|core, _| core.shut_down("the coordinator is shutting down"));
-    // The goodbyes are on their way to the writers; a peer that takes longer is not waited for.
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    // The goodbyes are on their way; a node that does not take its own is not waited for.
+    let begun = Instant::now();
+    while Arc::strong_count(&shared.linked) > 1 && begun.elapsed() < GOODBYE {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 async fn tick(shared: &Shared) {

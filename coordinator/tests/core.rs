@@ -163,19 +163,24 @@ impl Stage {
 
 impl Toy {
     fn compute(&self, header: &Header) -> (Header, Vec<u8>) {
+        let (answer, payload) = self.answer(header);
+        (if header.flags.contains(Flags::PREDICTED) { answer.predicted() } else { answer }, payload)
+    }
+
+    fn answer(&self, header: &Header) -> (Header, Vec<u8>) {
         let Header { request, epoch, position, rows, .. } = *header;
         if !self.is_last {
             let header = Header::activation(request, epoch, position, Codec::F32, rows, 8).unwrap();
             return (header, vec![0; header.payload_len as usize]);
         }
         let end = position + u32::from(rows);
-        if self.open.get(&request).is_none_or(|open| end <= open.wanted_from) {
+        let wanted = self.open.get(&request).map_or(end, |open| open.wanted_from.max(position));
+        if wanted >= end {
             return (Header::acknowledge(request, epoch, end), Vec::new());
         }
-        let header = Header::top(request, epoch, end - 1, 1, 1).unwrap();
-        let mut row = [0u8; 16];
-        row[8..12].copy_from_slice(&token_after(end - 1).to_le_bytes());
-        (header, row.to_vec())
+        let header = Header::top(request, epoch, wanted, (end - wanted) as u16, 1).unwrap();
+        let row = |position| [&[0; 8][..], &token_after(position).to_le_bytes(), &[0; 4]].concat();
+        (header, (wanted..end).flat_map(row).collect())
     }
 }
 
@@ -229,6 +234,60 @@ fn requests_interleave_and_each_gets_its_own_tokens() {
         assert_eq!(stage.ids(request), tokens(prompt - 1, 7));
         let Some(Update::Finished(end)) = stage.updates[&request].last() else { panic!("no end") };
         assert_eq!((end.reason, end.figures.compute), (Finish::Length, Duration::from_micros(15)));
+    }
+}
+
+#[test]
+fn right_guesses_save_passes_and_wrong_ones_change_nothing() {
+    let mut stage = Stage::new(Policy::Exactly(2));
+    for name in ["a", "b"] {
+        stage.join(name);
+    }
+    // What follows a position repeats itself after 15 of them, and the prompt's own tokens never come again.
+    for (max_tokens, right) in [(12, 0), (40, 1)] {
+        let before = stage.sent.len();
+        let plain = stage.ask(3, max_tokens);
+        let passes = stage.sent.len() - before;
+        let request = stage.core.submit(stage.now, Generate { speculate: 3, ..ask(3, max_tokens) }).unwrap();
+        let before = stage.sent.len();
+        stage.run();
+        assert_eq!(stage.ids(request), stage.ids(plain));
+        let Some(Update::Finished(end)) = stage.updates[&request].last() else { panic!("no end") };
+        let saved = passes.saturating_sub(stage.sent.len() - before);
+        assert_eq!(saved > 0, right > 0, "{max_tokens} tokens, {:?}", end.figures);
+        // A guess that is right saves one frame to each of two nodes.
+        assert_eq!(saved, 2 * end.figures.accepted);
+    }
+}
+
+#[test]
+fn nothing_is_guessed_where_a_node_does_not_know_the_flag() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let old = Negotiated { flags: Flags::NONE, ..negotiated() };
+    let id = stage.core.connected(stage.now, "old", &old);
+    stage.toys.insert(id, Toy::default());
+    let profile = Profile { name: "old", device: "toy", memory_bytes: 1 << 30, read_bytes_per_s: 1, layer_ns: 1000 };
+    stage.core.control(stage.now, id, &Control::Profile(profile));
+    stage.run();
+    let request = stage.core.submit(stage.now, Generate { speculate: 3, ..ask(3, 40) }).unwrap();
+    stage.run();
+    assert_eq!(stage.ids(request), tokens(2, 40));
+    assert!(matches!(stage.updates[&request].last(), Some(Update::Finished(end)) if end.figures.guessed == 0));
+}
+
+#[test]
+fn activations_in_another_form_than_agreed_are_their_senders_fault() {
+    for (codec, flags) in [(Codec::Q8, Flags::NONE), (Codec::F32, Flags::PREDICTED)] {
+        let mut stage = Stage::new(Policy::Exactly(2));
+        let nodes = [stage.join("a"), stage.join("b")];
+        stage.silent.extend(nodes);
+        let request = stage.ask(3, 5);
+        let header = Header::activation(request, 1, 0, codec, 3, 8).unwrap();
+        let header = if flags.is_empty() { header } else { header.predicted() };
+        stage.core.data(stage.now, nodes[0], &header, &vec![0; header.payload_len as usize]);
+        stage.run();
+        assert!(stage.failure(request).contains("node a"), "{}", stage.failure(request));
+        assert_eq!(stage.closed, [nodes[0]]);
     }
 }
 

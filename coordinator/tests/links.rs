@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::request::Generate;
+use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Server, ServerConfig, StartError};
 use syn1_coordinator::update::Event;
 use syn1_coordinator::wire::Wire;
-use syn1_core::control::Bye;
+use syn1_core::control::{Bye, Closed, Loaded, Profile};
 use syn1_core::{
-    Anonymous, Codec, CodecSet, Control, Decoder, Flags, Form, Identity, Limits, Millis, Reason, Role, Session,
-    SessionConfig,
+    Anonymous, Codec, CodecSet, Control, Decoder, Event as SessionEvent, Flags, Form, Header, Identity, Kind, Limits,
+    Millis, Reason, Role, Session, SessionConfig, encode_control,
 };
 use syn1_identity::Keys;
 use syn1_model::plan::WeightFormat;
@@ -156,6 +158,111 @@ fn only_nodes_whose_key_is_allowed_may_join() {
         assert!(begun.elapsed() < Duration::from_secs(60), "the node with the right key is not let in");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The node's end of a link, for a node that takes one frame and never another.
+struct Miser {
+    link: TcpStream,
+    session: Session,
+    decoder: Decoder<Vec<u8>>,
+}
+
+impl Miser {
+    fn join(server: &Server) -> Self {
+        let config = SessionConfig {
+            role: Role::Node,
+            agent: "test",
+            codecs: CodecSet::ACTIVATIONS,
+            flags: Flags::NEGOTIABLE,
+            max_payload: 1 << 20,
+            max_rows: 8,
+            credit: 1,
+            model: [0; 32],
+            prove: false,
+        };
+        let link = TcpStream::connect(server.tcp()).unwrap();
+        link.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let session = Session::new(config, Anonymous, [0; 32], Millis(0));
+        Self { link, session, decoder: Decoder::new(vec![0; 1 << 20], Limits::handshake()) }
+    }
+
+    fn say(&mut self, message: &Control<'_>) {
+        let mut out = [0; 2048];
+        let frame = encode_control(message, &mut out).unwrap();
+        self.link.write_all(frame).unwrap();
+    }
+
+    /// Reads until `found` gives something for a message or a frame of data (`None`).
+    fn until<T>(&mut self, mut found: impl FnMut(Option<&Control<'_>>) -> Option<T>) -> T {
+        loop {
+            let mut out = [0; 2048];
+            while let Some(len) = self.session.poll_transmit(&mut out) {
+                self.link.write_all(&out[..len]).unwrap();
+            }
+            while let Some(frame) = self.decoder.next().unwrap() {
+                let is_data = frame.header.kind != Kind::Control;
+                let event = self.session.handle(Millis(0), frame).unwrap();
+                let bye;
+                let message = match &event {
+                    SessionEvent::Control(message) => Some(message),
+                    SessionEvent::Bye(said) => {
+                        bye = Control::Bye(*said);
+                        Some(&bye)
+                    }
+                    _ => None,
+                };
+                if let Some(Control::Model(model)) = message {
+                    self.session.set_model(model.width, model.vocab);
+                }
+                let got = if message.is_some() || is_data { found(message) } else { None };
+                self.decoder.set_limits(self.session.limits());
+                if let Some(got) = got {
+                    return got;
+                }
+            }
+            let read = self.link.read(self.decoder.spare()).unwrap();
+            assert!(read > 0, "the coordinator closed the link without a goodbye");
+            self.decoder.commit(read).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_frame_that_waits_for_credit_holds_back_no_goodbye() {
+    let server = Server::start(config()).unwrap();
+    let mut node = Miser::join(&server);
+    node.until(|message| matches!(message, Some(Control::Model(_))).then_some(()));
+    let (name, device) = ("miser", "test");
+    node.say(&Control::Profile(Profile { name, device, memory_bytes: 1 << 40, read_bytes_per_s: 1, layer_ns: 1 }));
+    let generation = node.until(|message| match message {
+        Some(Control::Assign(assign)) => Some(assign.generation),
+        _ => None,
+    });
+    node.say(&Control::Loaded(Loaded { generation, fetched_bytes: 0, layer_ns: 1, slots: 1 }));
+    // The proof of the chain takes the only credit; it is answered, and no more is granted.
+    let request = node.until(|message| match message {
+        Some(Control::Open(open)) => Some(open.request),
+        _ => None,
+    });
+    node.until(|message| message.is_none().then_some(()));
+    let header = Header::top(request, 1, 0, 1, 1).unwrap();
+    node.link.write_all(&header.emit()).unwrap();
+    node.link.write_all(&[0; 16]).unwrap();
+    node.until(|message| matches!(message, Some(Control::Close { .. })).then_some(()));
+    node.say(&Control::Closed(Closed { request, compute_us: 0 }));
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let ask = Generate { prompt: vec![1], max_tokens: 2, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
+    let _generation = server.generate(ask).unwrap();
+    node.until(|message| matches!(message, Some(Control::Open(_))).then_some(()));
+    let stopping = std::thread::spawn(move || drop(server));
+    let reason = node.until(|message| match message {
+        Some(Control::Bye(bye)) => Some(bye.reason),
+        None => panic!("a data frame came without credit"),
+        _ => None,
+    });
+    assert_eq!(reason, Reason::Shutdown);
+    drop(node);
+    stopping.join().unwrap();
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn q8(row: &[f32], back: &[f32], bytes: &[u8]) {
     let scale = if rest / 127.0 >= f32::MIN_POSITIVE { rest / 127.0 } else { 0.0 };
     let side = &columns[..SIDE.min(row.len())];
     assert_eq!(bytes[..4], scale.to_le_bytes());
-    let bound = (f64::from(rest) / 254.0 * 1.00001).max(127.0 * f64::from(f32::MIN_POSITIVE));
+    let bound = (f64::from(rest) / 254.0 * 1.000_04).max(127.0 * f64::from(f32::MIN_POSITIVE));
     for (column, (&x, &y)) in row.iter().zip(back).enumerate() {
         let q = bytes[Q8_OVERHEAD + column].cast_signed();
         if side.contains(&column) {

@@ -21,7 +21,7 @@ pub enum KeyFileError {
         source: io::Error,
     },
     /// The file holds something else.
-    #[error("{path} has {bytes} bytes and is no key file (32): delete it to be known by a new key", path = path.display())]
+    #[error("{path} has {bytes} bytes and is no key file, which has 32: name another file", path = path.display())]
     Length {
         /// The file.
         path: PathBuf,
@@ -65,9 +65,16 @@ impl Keys {
         write_private(&draft, &secret).map_err(failed("write", &draft))?;
         // A link fails where another process was first, and the file is never seen half written.
         let linked = fs::hard_link(&draft, path);
-        let removed = fs::remove_file(&draft).map_err(failed("remove the draft of", &draft));
-        match linked {
-            Ok(()) => removed.map(|()| Self::from_secret(&secret)),
+        fs::remove_file(&draft).map_err(failed("remove the draft of", &draft))?;
+        let written = match linked {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                // A file system without links: the next best is to be the one who creates the file.
+                write_private(path, &secret)
+            }
+            linked => linked,
+        };
+        match written {
+            Ok(()) => Ok(Self::from_secret(&secret)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let bytes = fs::read(path).map_err(failed("read", path))?;
                 Self::from_file(path, &bytes)

@@ -306,7 +306,14 @@ fn outcome(config: &HostConfig, ended: Result<Ended, NodeError>) -> Outcome {
     let join = config.join.clone();
     match ended {
         Ok(Ended::Stopped) => Outcome::Over(Ok(())),
-        Ok(Ended::Bye { reason, text }) => match reason {
+        // Nobody that has proved to be the right one: it must not send the node away for good.
+        Ok(Ended::Bye { text, open: false, .. }) if config.expect.is_some() => {
+            Outcome::Lost(HostError::Dismissed { join, text: format!("before it proved its key: {text}") })
+        }
+        Ok(Ended::Bye { reason, text, open }) => match reason {
+            Reason::Done if !open => {
+                Outcome::Lost(HostError::Dismissed { join, text: format!("before its Hello: {text}") })
+            }
             Reason::Done => Outcome::Over(Ok(())),
             // A node that is to go when its coordinator goes has done its work.
             Reason::Shutdown if !config.reconnect => Outcome::Over(Ok(())),

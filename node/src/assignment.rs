@@ -1,7 +1,7 @@
 //! Whether an Assign is one that this node can take.
 
 use syn1_core::control::Assign;
-use syn1_core::{Codec, Negotiated, encoded_len};
+use syn1_core::{Form, Negotiated};
 use syn1_kernels::engine::EngineConfig;
 use syn1_model::plan::Plan;
 
@@ -36,8 +36,9 @@ pub(crate) fn check(assign: &Assign, model: &ModelInfo, negotiated: &Negotiated)
     if max_rows > negotiated.max_rows {
         return Err(AssignError::Rows { got: max_rows, max: negotiated.max_rows });
     }
-    // F32 is what any codec falls back to, and the widest.
-    let bytes = encoded_len(Codec::F32, max_rows, model.width).map_or(u64::MAX, u64::from);
+    // Any form may be asked for, and F32 is what any falls back to.
+    let longest = Form::ALL.map(|form| form.max_len(max_rows, model.width).map_or(u64::MAX, u64::from));
+    let bytes = longest.into_iter().max().unwrap_or(u64::MAX);
     if bytes > u64::from(negotiated.max_payload) {
         return Err(AssignError::Payload { rows: max_rows, width: model.width, bytes, max: negotiated.max_payload });
     }

@@ -13,6 +13,8 @@ pub enum Ended {
         reason: Reason,
         /// In words.
         text: String,
+        /// Whether it had greeted, and proved its key if it has one, before.
+        open: bool,
     },
 }
 

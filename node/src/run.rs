@@ -43,22 +43,44 @@ pub async fn run<L: Link, H: Host>(link: L, host: &H, config: &NodeConfig) -> Re
     let session = Session::new(session, host.identity(), nonce, host.now());
     let mut node =
         Node { host, config, session, tx, model: None, profiled: false, newest: None, load: None, shard: None };
-    let result = node.converse(&mut rx).await;
+    let mut result = node.converse(&mut rx).await;
+    let bye = match &result {
+        Ok(Ended::Stopped) => Some((Reason::Shutdown, "the node was stopped".to_owned())),
+        Ok(Ended::Bye { .. }) => None,
+        Err(err) => err.reason().map(|reason| (reason, err.to_string())),
+    };
+    let open = node.session.negotiated().is_some();
+    if let Some((reason, text)) = bye {
+        node.say_bye(reason, &text).await;
+        // A link that is closed with bytes unread takes the goodbye with it.
+        last_words(host, &mut rx).await;
+    } else if matches!(result, Err(NodeError::Link { .. })) {
+        // What could not be sent may have been refused by name just before.
+        if let Some((reason, text)) = last_words(host, &mut rx).await {
+            result = Ok(Ended::Bye { reason, text, open });
+        }
+    }
     let cause = match &result {
-        Ok(Ended::Stopped) => {
-            node.say_bye(Reason::Shutdown, "the node was stopped").await;
-            "stopped".to_owned()
-        }
+        Ok(Ended::Stopped) => "stopped".to_owned(),
         Ok(Ended::Bye { text, .. }) => text.clone(),
-        Err(err) => {
-            if let Some(reason) = err.reason() {
-                node.say_bye(reason, &err.to_string()).await;
-            }
-            err.to_string()
-        }
+        Err(err) => err.to_string(),
     };
     host.event(NodeEvent::Left { cause });
     result
+}
+
+/// Reads until the coordinator closes the link, for a short while; gives its goodbye if there is one.
+async fn last_words<H: Host, R: Receive>(host: &H, rx: &mut R) -> Option<(Reason, String)> {
+    let mut said = None;
+    let words = async {
+        while let Ok(frame) = rx.recv().await {
+            if let (Kind::Control, Ok(Control::Bye(bye))) = (frame.header.kind, Control::decode(frame.payload)) {
+                said = Some((bye.reason, bye.text.to_owned()));
+            }
+        }
+    };
+    before(host, host.now().plus(LAST_WORDS_MS), words).await;
+    said
 }
 
 struct Node<'h, H: Host, T> {
@@ -194,7 +216,10 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
                 Ok(Next::Wait)
             }
             Event::Established(_) => self.met(),
-            Event::Bye(Bye { reason, text }) => Ok(Next::End(Ended::Bye { reason, text: text.to_owned() })),
+            Event::Bye(Bye { reason, text }) => {
+                let open = self.session.negotiated().is_some();
+                Ok(Next::End(Ended::Bye { reason, text: text.to_owned(), open }))
+            }
             Event::Nothing | Event::Rtt { .. } | Event::Granted => Ok(Next::Wait),
         }
     }
@@ -448,5 +473,7 @@ async fn send<H: Host, T: Transmit>(host: &H, tx: &mut T, header: &Header, paylo
 
 /// Loading messages go out this often at most.
 const PROGRESS_EVERY_MS: u64 = 500;
+/// A goodbye that takes longer is not waited for.
+const LAST_WORDS_MS: u64 = 500;
 /// As long as a silent peer is waited for.
 const STALL_MS: u64 = 15_000;

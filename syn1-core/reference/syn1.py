@@ -102,7 +102,7 @@ def header(data, limits):
         need(h["payload_len"] <= 1024, "TooLong")
         return h
     need((not delta or codec in (3, 4)) and (not compressed or codec == 3), "FlagsOfCodec")
-    need(limits["width"], "NoModel")
+    need(limits["width"] and limits["vocab"], "NoModel")
     full = name == "output" and codec == 1
     if (name, rows, cols) != ("output", 0, 0) or full:
         need(full or 1 <= rows <= limits["max_rows"], "Rows")
@@ -160,7 +160,8 @@ def add(before, weight, residual):
 def row_hash(row):
     def step(h, x):
         mixed = (h ^ x) * 2654435761 % (1 << 32)
-        return mixed ^ mixed >> 15
+        mixed = (mixed ^ mixed >> 15) * 2246822519 % (1 << 32)
+        return mixed ^ mixed >> 13
 
     lanes, out = [1398361649] * 16, 1398361649
     row = row + [0.0] * (-len(row) % 16)
@@ -229,7 +230,7 @@ def decode_row(codec, data, cols):
 
 def decode_q8(data, cols):
     scale = floats(data[:4])[0]
-    need(not data[3] & 0x80 and 0 <= scale <= f32(65504 / 127), "Scale")
+    need(not data[3] & 0x80 and (scale == 0 or 2.0 ** -126 <= scale <= f32(65504 / 127)), "Scale")
     need(0x80 not in data[36:], "Minus128")
     return beside([f32(q * scale) for q in struct.unpack(f"<{cols}b", data[36:])], data[4:36])
 

@@ -27,6 +27,13 @@ use crate::codec::{self, delta, entropy};
 use crate::{CodecError, Flags, Form, Frame, Header, Kind};
 
 /// Where a frame's first row stands.
+///
+/// ```
+/// use syn1_core::Place;
+///
+/// // The eighth token of request 1, on its first route.
+/// let place = Place { request: 1, epoch: 0, position: 7 };
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Place {
@@ -46,6 +53,18 @@ impl Place {
 }
 
 /// The sending end of one request's activations.
+///
+/// ```
+/// use syn1_core::{Form, Outbound, Place};
+///
+/// // Both buffers are empty where neither delta nor compressed is used.
+/// let mut sender = Outbound::new([], []);
+/// let form = Form::from_name("q8").expect("a form that exists");
+/// let place = Place { request: 1, epoch: 0, position: 7 };
+/// let header = sender.encode(form, place, false, &[0.5; 16], 16, &mut [0; 64])?;
+/// assert_eq!((header.position, header.payload_len), (7, 36 + 16));
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Outbound<R, S> {
@@ -58,6 +77,13 @@ pub struct Outbound<R, S> {
 impl<R: AsMut<[f32]>, S: AsMut<[u8]>> Outbound<R, S> {
     /// An end that has sent nothing. `rows` holds two rows (2 x width values) where delta is used, `scratch` a frame's
     /// payload in plain Q8 where compressed is; each may be empty otherwise.
+    ///
+    /// ```
+    /// use syn1_core::Outbound;
+    ///
+    /// // For delta and compressed, rows of 768 values and frames of up to 4 rows.
+    /// let sender = Outbound::new(vec![0.0; 2 * 768], vec![0; 4 * (36 + 768)]);
+    /// ```
     pub const fn new(rows: R, scratch: S) -> Self {
         Self { rows, scratch, next: None }
     }
@@ -67,6 +93,20 @@ impl<R: AsMut<[f32]>, S: AsMut<[u8]>> Outbound<R, S> {
     /// uncompressed. `out` must hold [`Form::max_len`] bytes, or those of f32.
     ///
     /// `predicted` marks rows of tokens that are not accepted yet.
+    ///
+    /// ```
+    /// # use syn1_core::{Codec, Form, Frame, Inbound, Outbound, Place};
+    /// # let place = Place { request: 1, epoch: 0, position: 7 };
+    /// # let (row, mut payload) = ([0.5; 16], [0; 64]);
+    /// # let mut sender = Outbound::new([0.0; 32], []);
+    /// let form = Form::from_name("q8+delta").expect("a form that exists");
+    /// let header = sender.encode(form, place, false, &row, 16, &mut payload)?;
+    /// assert_eq!(header.payload_len, 4 + 1 + 36 + 16);
+    /// // Magnitudes above 65504 go as f32.
+    /// let header = sender.encode(form, place, false, &[1e6; 16], 16, &mut payload)?;
+    /// assert_eq!((header.codec, header.payload_len), (Codec::F32, 64));
+    /// # Ok::<(), syn1_core::CodecError>(())
+    /// ```
     ///
     /// # Errors
     /// Values that are not whole rows or not finite, a codec that activations do not travel in, or a buffer that is too
@@ -87,6 +127,18 @@ impl<R: AsMut<[f32]>, S: AsMut<[u8]>> Outbound<R, S> {
 }
 
 /// The receiving end of one request's activations.
+///
+/// ```
+/// # use syn1_core::{Codec, Form, Frame, Inbound, Outbound, Place};
+/// # let place = Place { request: 1, epoch: 0, position: 7 };
+/// # let (row, mut payload) = ([0.5; 16], [0; 64]);
+/// let header = Outbound::new([], []).encode(Form::plain(Codec::F16), place, false, &row, 16, &mut payload)?;
+/// let frame = Frame { header, payload: &payload[..header.payload_len as usize] };
+/// let mut received = [0.0; 16];
+/// Inbound::new([]).decode(&frame, &mut received)?;
+/// assert_eq!(received, row);
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Inbound<R> {
@@ -98,11 +150,35 @@ pub struct Inbound<R> {
 impl<R: AsMut<[f32]>> Inbound<R> {
     /// An end that has received nothing. `reference` holds one row (width values) where delta is used, and may be empty
     /// otherwise.
+    ///
+    /// ```
+    /// use syn1_core::Inbound;
+    ///
+    /// // For delta with rows of 768 values; `[]` does where it is not used.
+    /// let receiver = Inbound::new([0.0; 768]);
+    /// ```
     pub const fn new(reference: R) -> Self {
         Self { reference, next: None }
     }
 
     /// Reads the rows of an activation frame into `out`, which must hold rows x cols values.
+    ///
+    /// ```
+    /// # use syn1_core::{Codec, Form, Frame, Inbound, Outbound, Place};
+    /// # let place = Place { request: 1, epoch: 0, position: 7 };
+    /// # let (row, mut payload) = ([0.5; 16], [0; 64]);
+    /// use syn1_core::CodecError;
+    ///
+    /// # let form = Form::from_name("q8+delta").expect("a form that exists");
+    /// # let mut sender = Outbound::new([0.0; 32], []);
+    /// # sender.encode(form, place, false, &row, 16, &mut payload)?;
+    /// # let header = sender.encode(form, Place { position: 8, ..place }, false, &row, 16, &mut payload)?;
+    /// // The second frame of a stream, whose first one was lost.
+    /// let frame = Frame { header, payload: &payload[..header.payload_len as usize] };
+    /// let lost = Inbound::new([0.0; 16]).decode(&frame, &mut [0.0; 16]);
+    /// assert_eq!(lost, Err(CodecError::Reference));
+    /// # Ok::<(), syn1_core::CodecError>(())
+    /// ```
     ///
     /// # Errors
     /// A payload that breaks a rule of its form, a delta frame whose previous row is not the one held here
@@ -287,7 +363,7 @@ mod tests {
             rows in prop::collection::vec(prop::collection::vec(-9.0..9.0f32, 48), 2..7),
             which in 0..2usize,
         ) {
-            let (form, steps) = [(form("q8+delta"), 254.0 / 1.00001), (form("q4+delta"), 14.0 / 1.001)][which];
+            let (form, steps) = [(form("q8+delta"), 254.0 / 1.000_04), (form("q4+delta"), 14.0 / 1.001)][which];
             let mut ends = Ends::new();
             let mut previous = vec![0.0; 48];
             for (position, row) in (0..).zip(&rows) {

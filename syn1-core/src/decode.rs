@@ -11,6 +11,25 @@ use crate::header::{Parsed, parse};
 use crate::{Header, HeaderError, Limits};
 
 /// Finds frames in a stream of bytes.
+///
+/// ```
+/// # let mut buffer = [0; 64];
+/// # let ping = syn1_core::encode_control(&syn1_core::Control::Ping(7), &mut buffer).unwrap();
+/// use syn1_core::{Decoder, Header, Kind, Limits};
+///
+/// let mut decoder = Decoder::new([0; Header::LEN + 1024], Limits::handshake());
+/// let mut kinds = Vec::new();
+/// for piece in ping.chunks(5) {
+///     decoder.spare()[..piece.len()].copy_from_slice(piece);
+///     decoder.commit(piece.len())?;
+///     while let Some(frame) = decoder.next()? {
+///         kinds.push(frame.header.kind);
+///     }
+/// }
+/// decoder.finish()?;
+/// assert_eq!(kinds, [Kind::Control]);
+/// # Ok::<(), syn1_core::DecodeError>(())
+/// ```
 #[derive(Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Decoder<B> {
@@ -27,16 +46,39 @@ pub struct Decoder<B> {
 impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
     /// A decoder at the start of a stream. `buffer` must hold the longest frame: a header and
     /// [`Limits::max_payload`] bytes.
+    ///
+    /// ```
+    /// use syn1_core::{Decoder, Header, Limits};
+    ///
+    /// // An array, a slice or a `Vec`, for control messages and payloads of up to 4096 bytes.
+    /// let decoder = Decoder::new([0; Header::LEN + 4096], Limits::handshake());
+    /// ```
     pub const fn new(buffer: B, limits: Limits) -> Self {
         Self { buffer, start: 0, end: 0, skip: 0, limits, failed: None }
     }
 
     /// What frames must obey from the next one on.
+    ///
+    /// ```
+    /// use syn1_core::{Decoder, Flags, Header, Limits};
+    ///
+    /// let mut decoder = Decoder::new([0; Header::LEN + 4096], Limits::handshake());
+    /// // The model is known now.
+    /// let flags = Flags::NONE;
+    /// decoder.set_limits(Limits { max_payload: 4096, max_rows: 8, width: 64, vocab: 1000, flags });
+    /// ```
     pub const fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
     /// Where the next bytes of the stream go. Not empty after [`next`](Self::next) has given `None`.
+    ///
+    /// ```
+    /// use syn1_core::{Decoder, Header, Limits};
+    ///
+    /// let mut decoder = Decoder::new([0; Header::LEN + 1024], Limits::handshake());
+    /// assert_eq!(decoder.spare().len(), Header::LEN + 1024);
+    /// ```
     pub fn spare(&mut self) -> &mut [u8] {
         let buffer = self.buffer.as_mut();
         if self.start >= self.end {
@@ -49,6 +91,16 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
     }
 
     /// Says that the first `count` bytes of [`spare`](Self::spare) now hold input.
+    ///
+    /// ```
+    /// use syn1_core::{DecodeError, Decoder, Limits};
+    ///
+    /// let mut decoder = Decoder::new([0; 100], Limits::handshake());
+    /// decoder.commit(10)?;
+    /// let overcommitted = decoder.commit(100);
+    /// assert_eq!(overcommitted, Err(DecodeError::Overcommitted { count: 100, offered: 90 }));
+    /// # Ok::<(), syn1_core::DecodeError>(())
+    /// ```
     ///
     /// # Errors
     /// `count` is more than `spare` offered, or the decoder has failed before.
@@ -64,6 +116,20 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
 
     /// The next whole frame, or `None` when more bytes are needed.
     ///
+    /// ```
+    /// # let mut buffer = [0; 64];
+    /// # let ping = syn1_core::encode_control(&syn1_core::Control::Ping(7), &mut buffer).unwrap();
+    /// use syn1_core::{Control, Decoder, Limits};
+    ///
+    /// let mut decoder = Decoder::new([0; 100], Limits::handshake());
+    /// assert_eq!(decoder.next()?, None);
+    /// decoder.spare()[..ping.len()].copy_from_slice(ping);
+    /// decoder.commit(ping.len())?;
+    /// let frame = decoder.next()?.expect("the frame is whole");
+    /// assert_eq!(Control::decode(frame.payload)?, Control::Ping(7));
+    /// # Ok::<(), Box<dyn core::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// A header that breaks a rule, or a frame longer than the buffer.
     #[allow(clippy::should_implement_trait, reason = "frames borrow from the decoder, which Iterator can't say")]
@@ -76,9 +142,33 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
 
     /// Whether a whole frame is there, without borrowing it: for loops that read until there is one and then return it.
     ///
+    /// ```
+    /// use syn1_core::{DecodeError, Decoder, Frame};
+    ///
+    /// /// Reads until a frame is there, which borrows the decoder only once it is.
+    /// fn receive<'d>(
+    ///     decoder: &'d mut Decoder<Vec<u8>>,
+    ///     mut read: impl FnMut(&mut [u8]) -> usize,
+    /// ) -> Result<Frame<'d>, DecodeError> {
+    ///     let complete = loop {
+    ///         if let Some(complete) = decoder.poll()? {
+    ///             break complete;
+    ///         }
+    ///         let count = read(decoder.spare());
+    ///         decoder.commit(count)?;
+    ///     };
+    ///     Ok(decoder.take(complete))
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// As [`next`](Self::next).
     pub fn poll(&mut self) -> Result<Option<Complete>, DecodeError> {
+        Ok(self.advance()?.ok().map(Complete))
+    }
+
+    /// The complete frame at the front, or how many bytes what stands there needs: none where nothing does.
+    fn advance(&mut self) -> Result<Result<Header, usize>, DecodeError> {
         self.alive()?;
         loop {
             // SPEC 7.1: progress lies in `self`, whatever came at a time.
@@ -88,7 +178,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
             let have = self.buffer.as_ref().len();
             let held = self.buffer.as_ref().get(self.start..self.end).unwrap_or_default();
             let Some((bytes, payload)) = held.split_first_chunk() else {
-                return if have < Header::LEN { self.too_long(Header::LEN, have) } else { Ok(None) };
+                let need = if held.is_empty() { self.skip } else { Header::LEN };
+                return if have < Header::LEN { self.too_long(Header::LEN, have) } else { Ok(Err(need)) };
             };
             // SPEC 1.15
             match parse(bytes, &self.limits) {
@@ -96,8 +187,10 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
                     // SPEC 7.5
                     return self.too_long(header.frame_len(), have);
                 }
-                Ok(Parsed::Frame(header)) if header.frame_len() - Header::LEN > payload.len() => return Ok(None),
-                Ok(Parsed::Frame(header)) => return Ok(Some(Complete(header))),
+                Ok(Parsed::Frame(header)) if header.frame_len() - Header::LEN > payload.len() => {
+                    return Ok(Err(header.frame_len()));
+                }
+                Ok(Parsed::Frame(header)) => return Ok(Ok(header)),
                 Ok(Parsed::Skip { payload_len }) => {
                     self.start += Header::LEN;
                     self.skip = usize::try_from(payload_len).unwrap_or(usize::MAX);
@@ -108,6 +201,19 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
     }
 
     /// Takes the frame that [`poll`](Self::poll) has found.
+    ///
+    /// ```
+    /// # let mut buffer = [0; 64];
+    /// # let ping = syn1_core::encode_control(&syn1_core::Control::Ping(7), &mut buffer).unwrap();
+    /// use syn1_core::{Decoder, Limits};
+    ///
+    /// let mut decoder = Decoder::new([0; 100], Limits::handshake());
+    /// decoder.spare()[..ping.len()].copy_from_slice(ping);
+    /// decoder.commit(ping.len())?;
+    /// let complete = decoder.poll()?.expect("the frame is whole");
+    /// assert_eq!(decoder.take(complete).payload, [2, 7]);
+    /// # Ok::<(), syn1_core::DecodeError>(())
+    /// ```
     pub fn take(&mut self, complete: Complete) -> Frame<'_> {
         let Complete(header) = complete;
         let (start, len) = (self.start, header.frame_len());
@@ -118,22 +224,24 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
 
     /// Says that the stream has ended; call it after [`next`](Self::next) has given `None`.
     ///
+    /// ```
+    /// use syn1_core::{DecodeError, Decoder, Header, Limits};
+    ///
+    /// let mut decoder = Decoder::new([0; 100], Limits::handshake());
+    /// decoder.finish()?;
+    /// decoder.spare()[..4].copy_from_slice(b"SYN1");
+    /// decoder.commit(4)?;
+    /// assert_eq!(decoder.next()?, None);
+    /// assert_eq!(decoder.finish(), Err(DecodeError::Torn { have: 4, need: Header::LEN }));
+    /// # Ok::<(), syn1_core::DecodeError>(())
+    /// ```
+    ///
     /// # Errors
     /// The stream ended inside a frame, or the decoder has failed before.
     pub fn finish(&mut self) -> Result<(), DecodeError> {
-        if self.poll()?.is_some() {
-            return Ok(());
-        }
-        let held = self.buffer.as_ref().get(self.start..self.end).unwrap_or_default();
-        let have = held.len();
+        let Some(need) = self.advance()?.err().filter(|need| *need > 0) else { return Ok(()) };
         // SPEC 7.3
-        let need = match held.split_first_chunk().map(|(bytes, _)| parse(bytes, &self.limits)) {
-            Some(Ok(Parsed::Frame(header))) => header.frame_len(),
-            _ if self.skip > 0 => self.skip,
-            _ if have == 0 => return Ok(()),
-            _ => Header::LEN,
-        };
-        self.fail(DecodeError::Torn { have, need })
+        self.fail(DecodeError::Torn { have: self.end.saturating_sub(self.start), need })
     }
 
     fn alive(&self) -> Result<(), DecodeError> {
@@ -152,11 +260,30 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Decoder<B> {
 }
 
 /// The header of a frame that lies whole in a [`Decoder`]'s buffer.
+///
+/// ```
+/// use syn1_core::{Decoder, Limits};
+///
+/// let mut decoder = Decoder::new([0; 100], Limits::handshake());
+/// assert_eq!(decoder.poll()?, None, "nothing has come");
+/// # Ok::<(), syn1_core::DecodeError>(())
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Complete(Header);
 
 /// A checked header and its payload.
+///
+/// ```
+/// # let mut buffer = [0; 64];
+/// # let ping = syn1_core::encode_control(&syn1_core::Control::Ping(7), &mut buffer).unwrap();
+/// use syn1_core::{Control, Frame, Limits};
+///
+/// let Frame { header, payload } = Frame::from_message(ping, &Limits::handshake())?.expect("not to ignore");
+/// assert_eq!(header.payload_len as usize, payload.len());
+/// assert_eq!(Control::decode(payload)?, Control::Ping(7));
+/// # Ok::<(), Box<dyn core::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Frame<'a> {
@@ -168,6 +295,18 @@ pub struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// The frame that a message of a message transport holds, or `None` for one to ignore.
+    ///
+    /// ```
+    /// use syn1_core::{DecodeError, Frame, Header, Limits};
+    ///
+    /// let limits = Limits::handshake();
+    /// // A kind with bit 7 set that this version does not know is passed over.
+    /// let mut message = Header::control(0).emit();
+    /// message[4] = 0x99;
+    /// assert_eq!(Frame::from_message(&message, &limits), Ok(None));
+    /// let cut = Frame::from_message(&message[..10], &limits);
+    /// assert_eq!(cut, Err(DecodeError::Torn { have: 10, need: Header::LEN }));
+    /// ```
     ///
     /// # Errors
     /// A header that breaks a rule, or a message that is not exactly one frame.
@@ -184,6 +323,14 @@ impl<'a> Frame<'a> {
 }
 
 /// Why bytes are not frames.
+///
+/// ```
+/// use syn1_core::{DecodeError, Frame, HeaderError, Limits};
+///
+/// let error = Frame::from_message(b"GET / HTTP/1.1\r\nHost: a.example", &Limits::handshake()).unwrap_err();
+/// assert_eq!(error, DecodeError::Header(HeaderError::Magic(*b"GET ")));
+/// println!("{error}");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum DecodeError {

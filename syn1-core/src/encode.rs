@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::codec::copy;
 use crate::{Control, ControlError, Header};
 
 /// Writes a header and its payload into `out` and gives the bytes of the frame.
@@ -25,7 +26,7 @@ pub fn encode_frame<'o>(header: &Header, payload: &[u8], out: &'o mut [u8]) -> R
     let out = out.get_mut(..need).ok_or(EncodeError::Buffer { need, have })?;
     let (head, body) = out.split_first_chunk_mut().ok_or(EncodeError::Buffer { need, have })?;
     *head = header.emit();
-    body.copy_from_slice(payload);
+    copy(payload, body);
     Ok(out)
 }
 
@@ -51,6 +52,14 @@ pub fn encode_control<'o>(message: &Control<'_>, out: &'o mut [u8]) -> Result<&'
 }
 
 /// Why a frame could not be written.
+///
+/// ```
+/// use syn1_core::{EncodeError, Header, encode_frame};
+///
+/// let error = encode_frame(&Header::tokens(1, 0, 0, 1), &[0; 3], &mut [0; 64]).unwrap_err();
+/// assert_eq!(error, EncodeError::Length { payload_len: 4, have: 3 });
+/// println!("{error}");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum EncodeError {

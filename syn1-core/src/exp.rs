@@ -4,22 +4,26 @@
 ///
 /// The largest value is taken out first (the usual form that can't overflow). The relative error is that of f32.
 pub(crate) fn log_sum_exp(values: &[f32]) -> Option<f32> {
-    let (blocks, tail) = values.as_chunks::<LANES>();
-    let (mut largest, mut unsound) = ([f32::NEG_INFINITY; LANES], [0u32; LANES]);
-    for block in blocks {
-        for ((max, bad), &x) in largest.iter_mut().zip(&mut unsound).zip(block) {
-            *max = if x > *max { x } else { *max };
-            *bad |= u32::from(x.is_nan() | (x == f32::INFINITY));
-        }
+    // In the order of their keys NaNs stand beyond the infinities, on the side of their sign.
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
+    for x in values {
+        let key = key(x.to_bits().cast_signed());
+        (least, most) = (least.min(key), most.max(key));
     }
-    let max = largest.iter().chain(tail).fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    let sound = unsound.iter().all(|&bad| bad == 0) && tail.iter().all(|&x| x < f32::INFINITY);
-    if !sound || max == f32::NEG_INFINITY {
+    let bounds = [f32::NEG_INFINITY, f32::INFINITY].map(|x| key(x.to_bits().cast_signed()));
+    let [lowest, highest] = bounds;
+    if least < lowest || most >= highest || most <= lowest {
         return None;
     }
+    let max = f32::from_bits(key(most).cast_unsigned());
     // f32 sums of short runs, so that rounding does not pile up over a large vocabulary.
     let total: f64 = values.chunks(RUN).map(|run| f64::from(sum_exp(run, max))).sum();
     Some((f64::from(max) + ln(total)) as f32)
+}
+
+/// An integer for the bits of a float, or the bits for the integer: integers compare as their floats do, in fewer steps.
+const fn key(bits: i32) -> i32 {
+    bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
 }
 
 fn sum_exp(values: &[f32], max: f32) -> f32 {
@@ -51,14 +55,16 @@ fn exp(x: f32) -> f32 {
 fn ln(x: f64) -> f64 {
     let bits = x.to_bits();
     let half = u64::from(bits & MANTISSA > SQRT2_MANTISSA);
-    let exponent = (bits >> 52).wrapping_add(half).cast_signed() - 1023;
+    let exponent = (bits >> 52) as i32 + half as i32 - 1023;
     let m = f64::from_bits(bits & MANTISSA | (1023 - half) << 52);
     let s = (m - 1.0) / (m + 1.0);
     let square = s * s;
-    let series = (0..9).rev().fold(0.0, |sum, k| sum * square + 1.0 / f64::from(2 * k + 1));
-    2.0 * s * series + exponent as f64 * core::f64::consts::LN_2
+    let series = ODD_PARTS.iter().fold(0.0, |sum, part| sum * square + part);
+    2.0 * s * series + f64::from(exponent) * core::f64::consts::LN_2
 }
 
+const ODD_PARTS: [f64; 9] =
+    [1.0 / 17.0, 1.0 / 15.0, 1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 1.0 / 5.0, 1.0 / 3.0, 1.0];
 const LANES: usize = 16;
 const RUN: usize = 1024;
 const ROUND: f32 = 12_582_912.0;

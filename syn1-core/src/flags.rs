@@ -3,6 +3,16 @@
 use core::fmt;
 
 /// What a frame says about its payload. Bits without a name are reserved and refused.
+///
+/// ```
+/// use syn1_core::Flags;
+///
+/// let both = Flags::DELTA.union(Flags::COMPRESSED);
+/// assert!(both.contains(Flags::DELTA) && !both.contains(Flags::PREDICTED));
+/// assert_eq!(both.without(Flags::DELTA), Flags::COMPRESSED);
+/// assert_eq!(Flags::from_bits(both.bits()), Some(both));
+/// assert_eq!(Flags::from_bits(0x80), None);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Flags(u8);

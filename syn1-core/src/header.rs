@@ -9,12 +9,21 @@
 
 use core::fmt;
 
-use crate::codec::{Codec, encoded_len};
+use crate::codec::{Codec, CodecSet, encoded_len};
 use crate::limits::MAX_CONTROL;
 use crate::output::logits_grid;
 use crate::{Flags, Form, HeaderError, Limits};
 
 /// What a frame is, for which request and where in it.
+///
+/// ```
+/// use syn1_core::{Codec, Flags, Header, Kind};
+///
+/// let header = Header::activation(1, 0, 7, Codec::Q8, 2, 768).expect("two rows are short");
+/// assert_eq!((header.kind, header.flags), (Kind::Activation, Flags::QUANTIZED));
+/// assert_eq!(header.payload_len, 2 * (36 + 768));
+/// assert_eq!(header.emit()[..4], *b"SYN1");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Header {
@@ -43,12 +52,23 @@ impl Header {
     pub const LEN: usize = 24;
 
     /// The header of a control message of `len` bytes.
+    ///
+    /// ```
+    /// use syn1_core::{Header, Kind};
+    ///
+    /// assert_eq!(Header::control(10).kind, Kind::Control);
+    /// ```
     #[must_use]
     pub const fn control(len: u32) -> Self {
         Self { payload_len: len, ..Self::empty(Kind::Control, Codec::Bytes, 0, 0, 0) }
     }
 
     /// The header of `rows` token ids, the first of which stands at `position`.
+    ///
+    /// ```
+    /// let header = syn1_core::Header::tokens(1, 0, 0, 5);
+    /// assert_eq!((header.rows, header.payload_len), (5, 20));
+    /// ```
     #[must_use]
     pub const fn tokens(request: u32, epoch: u8, position: u32, rows: u16) -> Self {
         let payload_len = 4 * rows as u32;
@@ -57,6 +77,13 @@ impl Header {
 
     /// The header of `rows` activations of `cols` elements; `None` when `codec` is not one for activations or the payload
     /// passes `u32`.
+    ///
+    /// ```
+    /// use syn1_core::{Codec, Header};
+    ///
+    /// assert!(Header::activation(1, 0, 7, Codec::F16, 1, 768).is_some());
+    /// assert!(Header::activation(1, 0, 7, Codec::Ids, 1, 768).is_none());
+    /// ```
     #[must_use]
     pub fn activation(request: u32, epoch: u8, position: u32, codec: Codec, rows: u16, cols: u16) -> Option<Self> {
         let flags = if codec.is_quantized() { Flags::QUANTIZED } else { Flags::NONE };
@@ -65,6 +92,11 @@ impl Header {
     }
 
     /// The header of the `k` most likely tokens after each of `rows` positions; `None` when the payload passes `u32`.
+    ///
+    /// ```
+    /// let header = syn1_core::Header::top(1, 0, 7, 1, 40).expect("short");
+    /// assert_eq!(header.payload_len, 8 + 40 * 8);
+    /// ```
     #[must_use]
     pub fn top(request: u32, epoch: u8, position: u32, rows: u16, k: u16) -> Option<Self> {
         Self::empty(Kind::Output, Codec::Top, request, epoch, position).shaped(rows, k)
@@ -72,6 +104,11 @@ impl Header {
 
     /// The header of all `vocab` logits after one position, laid out by [`logits_grid`]; `None` when they pass `u32`
     /// bytes.
+    ///
+    /// ```
+    /// let header = syn1_core::Header::full(1, 0, 7, 100_000).expect("short");
+    /// assert_eq!((header.rows, header.cols), (2, 50_000));
+    /// ```
     #[must_use]
     pub fn full(request: u32, epoch: u8, position: u32, vocab: u32) -> Option<Self> {
         let (rows, cols) = logits_grid(vocab);
@@ -79,30 +116,57 @@ impl Header {
     }
 
     /// The frame that says: positions below `position` are in the KV cache.
+    ///
+    /// ```
+    /// let header = syn1_core::Header::acknowledge(1, 0, 32);
+    /// assert_eq!((header.position, header.payload_len), (32, 0));
+    /// ```
     #[must_use]
     pub const fn acknowledge(request: u32, epoch: u8, position: u32) -> Self {
         Self::empty(Kind::Output, Codec::Top, request, epoch, position)
     }
 
     /// The same header, marked as that of rows of tokens that are not accepted yet.
+    ///
+    /// ```
+    /// use syn1_core::{Flags, Header};
+    ///
+    /// assert!(Header::tokens(1, 0, 8, 4).predicted().flags.contains(Flags::PREDICTED));
+    /// ```
     #[must_use]
     pub const fn predicted(self) -> Self {
         Self { flags: self.flags.union(Flags::PREDICTED), ..self }
     }
 
     /// Whether this is an [`acknowledge`](Self::acknowledge) frame.
+    ///
+    /// ```
+    /// use syn1_core::Header;
+    ///
+    /// assert!(Header::acknowledge(1, 0, 32).is_acknowledge());
+    /// assert!(!Header::tokens(1, 0, 0, 5).is_acknowledge());
+    /// ```
     #[must_use]
     pub fn is_acknowledge(&self) -> bool {
         self.kind == Kind::Output && self.codec == Codec::Top && self.rows == 0
     }
 
     /// Bytes of the whole frame, saturating where `usize` is too small for it.
+    ///
+    /// ```
+    /// assert_eq!(syn1_core::Header::tokens(1, 0, 0, 5).frame_len(), 24 + 20);
+    /// ```
     #[must_use]
     pub fn frame_len(&self) -> usize {
         usize::try_from(self.payload_len).unwrap_or(usize::MAX).saturating_add(Self::LEN)
     }
 
     /// The bytes of this header. [`parse`] gives the same header back if its limits admit it.
+    ///
+    /// ```
+    /// let bytes = syn1_core::Header::tokens(0x11223344, 0, 7, 5).emit();
+    /// assert_eq!((&bytes[..5], &bytes[12..16]), (&b"SYN1\x01"[..], &[0x44, 0x33, 0x22, 0x11][..]));
+    /// ```
     #[must_use]
     pub const fn emit(&self) -> [u8; Self::LEN] {
         // SPEC 1.1
@@ -131,6 +195,13 @@ impl Header {
 }
 
 /// What a payload means.
+///
+/// ```
+/// use syn1_core::{Header, Kind};
+///
+/// assert_eq!(Header::acknowledge(1, 0, 32).kind, Kind::Output);
+/// assert_eq!(Kind::Control as u8, 4);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(u8)]
@@ -157,6 +228,17 @@ impl fmt::Display for Kind {
 }
 
 /// What 24 bytes announce.
+///
+/// ```
+/// use syn1_core::header::parse;
+/// use syn1_core::{Header, Limits, Parsed};
+///
+/// let mut bytes = Header::control(300).emit();
+/// assert_eq!(parse(&bytes, &Limits::handshake())?, Parsed::Frame(Header::control(300)));
+/// bytes[4] |= syn1_core::header::IGNORABLE;
+/// assert_eq!(parse(&bytes, &Limits::handshake())?, Parsed::Skip { payload_len: 300 });
+/// # Ok::<(), syn1_core::HeaderError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Parsed {
@@ -170,6 +252,17 @@ pub enum Parsed {
 }
 
 /// Reads and checks a header.
+///
+/// ```
+/// use syn1_core::header::parse;
+/// use syn1_core::{Header, HeaderError, Limits, Parsed};
+///
+/// let header = Header::control(10);
+/// assert_eq!(parse(&header.emit(), &Limits::handshake()), Ok(Parsed::Frame(header)));
+/// let mut newer = header.emit();
+/// newer[3] = b'2';
+/// assert_eq!(parse(&newer, &Limits::handshake()), Err(HeaderError::Version(b'2')));
+/// ```
 ///
 /// # Errors
 /// The first rule that is broken; nothing about the payload needs to be looked at to know it.
@@ -222,35 +315,44 @@ pub fn parse(bytes: &[u8; Header::LEN], limits: &Limits) -> Result<Parsed, Heade
 }
 
 fn check(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
-    let Header { kind, codec, payload_len, .. } = *header;
-    check_flags(header, limits)?;
-    match (kind, codec) {
-        (Kind::Control, Codec::Bytes) => return check_control(header),
-        (Kind::Tokens, Codec::Ids) | (Kind::Output, Codec::Top | Codec::F32) => {}
-        (Kind::Activation, _) if codec.is_activation() => {}
-        // SPEC 1.6
-        _ => return Err(HeaderError::CodecOfKind { kind, codec }),
+    let Header { kind, flags, codec, payload_len, rows, cols, .. } = *header;
+    let (meaningful, codecs) = match kind {
+        Kind::Tokens => (Flags::PREDICTED, const { CodecSet::of(&[Codec::Ids]) }),
+        Kind::Activation => (Flags::NEGOTIABLE, CodecSet::ACTIVATIONS),
+        Kind::Output => (Flags::PREDICTED, const { CodecSet::of(&[Codec::Top, Codec::F32]) }),
+        Kind::Control => (Flags::NONE, const { CodecSet::of(&[Codec::Bytes]) }),
+    };
+    check_flags(header, meaningful, limits)?;
+    // SPEC 1.6
+    if !codecs.contains(codec) {
+        return Err(HeaderError::CodecOfKind { kind, codec });
+    }
+    if kind == Kind::Control {
+        return check_control(header);
     }
     // SPEC 2.6
-    let flags = header.flags.intersect(Flags::DELTA.union(Flags::COMPRESSED));
+    let flags = flags.intersect(Flags::DELTA.union(Flags::COMPRESSED));
     let form = if flags.is_empty() { Some(Form::plain(codec)) } else { Form::new(codec, flags) };
     let form = form.ok_or(HeaderError::FlagsOfCodec { flags, codec })?;
     // SPEC 1.14
-    if limits.width == 0 {
+    if limits.width == 0 || limits.vocab == 0 {
         return Err(HeaderError::NoModel(kind));
     }
     check_shape(header, limits)?;
-    match form.lengths(header.rows, header.cols) {
-        // SPEC 1.10
-        Some((least, _)) if payload_len < least => Err(HeaderError::Length { payload_len, len: least }),
-        Some((_, most)) if payload_len > most => Err(HeaderError::Length { payload_len, len: most }),
-        // SPEC 1.11
-        Some(_) if payload_len <= limits.max_payload => Ok(()),
-        _ => Err(HeaderError::TooLong { payload_len, limit: limits.max_payload }),
+    // The general way serves every frame; most have no flags, and a bigger machine has room for a short cut.
+    let plain = || encoded_len(codec, rows, cols).map(|len| (len, len));
+    let lengths = if flags.is_empty() && HAS_ROOM { plain() } else { form.lengths(rows, cols) };
+    let limit = limits.max_payload;
+    let (least, most) = lengths.ok_or(HeaderError::TooLong { payload_len, limit })?;
+    // SPEC 1.10
+    if payload_len < least || payload_len > most {
+        return Err(HeaderError::Length { payload_len, len: if payload_len < least { least } else { most } });
     }
+    // SPEC 1.11
+    if payload_len <= limit { Ok(()) } else { Err(HeaderError::TooLong { payload_len, limit }) }
 }
 
-fn check_flags(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
+fn check_flags(header: &Header, meaningful: Flags, limits: &Limits) -> Result<(), HeaderError> {
     let Header { kind, flags, codec, .. } = *header;
     // SPEC 2.2
     if flags.contains(Flags::QUANTIZED) != codec.is_quantized() {
@@ -263,11 +365,6 @@ fn check_flags(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
         return Err(HeaderError::NotNegotiated(unknown));
     }
     // SPEC 2.4
-    let meaningful = match kind {
-        Kind::Activation => Flags::NEGOTIABLE,
-        Kind::Tokens | Kind::Output => Flags::PREDICTED,
-        Kind::Control => Flags::NONE,
-    };
     let misplaced = asked.without(meaningful);
     if misplaced.is_empty() { Ok(()) } else { Err(HeaderError::FlagsOfKind { kind, flags: misplaced }) }
 }
@@ -282,12 +379,19 @@ fn check_control(header: &Header) -> Result<(), HeaderError> {
     if payload_len <= limit { Ok(()) } else { Err(HeaderError::TooLong { payload_len, limit }) }
 }
 
+// Apart from `parse`, which would otherwise spill what it holds: a microcontroller has few registers.
+#[inline(never)]
 fn check_shape(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
     let Header { kind, codec, rows, cols, position, .. } = *header;
-    if header.is_acknowledge() && cols == 0 {
-        return Ok(());
-    }
-    let full = kind == Kind::Output && codec == Codec::F32;
+    // SPEC 1.7
+    let (full, fits) = match kind {
+        Kind::Activation => (false, cols == limits.width),
+        Kind::Output if codec == Codec::F32 => (true, (rows, cols) == logits_grid(limits.vocab)),
+        // An acknowledgement.
+        Kind::Output if (rows, cols) == (0, 0) => return Ok(()),
+        Kind::Output => (false, cols > 0 && u32::from(cols) <= limits.vocab),
+        Kind::Tokens | Kind::Control => (false, cols == 1),
+    };
     let positions = if full { 1 } else { rows };
     // SPEC 1.8
     if !full && !(1..=limits.max_rows).contains(&rows) {
@@ -297,15 +401,11 @@ fn check_shape(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
     if position.checked_add(u32::from(positions)).is_none() {
         return Err(HeaderError::Position { position, rows });
     }
-    // SPEC 1.7
-    let fits = match kind {
-        Kind::Activation => cols == limits.width,
-        Kind::Output if full => (rows, cols) == logits_grid(limits.vocab),
-        Kind::Output => cols > 0 && u32::from(cols) <= limits.vocab,
-        Kind::Tokens | Kind::Control => cols == 1,
-    };
     if fits { Ok(()) } else { Err(HeaderError::Shape { kind, rows, cols }) }
 }
+
+/// Whether code may be longer to be faster: not on a microcontroller.
+const HAS_ROOM: bool = cfg!(not(target_os = "none"));
 
 /// The protocol's major version, the fourth byte of the magic.
 pub const MAJOR: u8 = b'1';

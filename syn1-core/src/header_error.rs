@@ -6,6 +6,15 @@ use crate::header::MAJOR;
 use crate::{Codec, Flags, Kind};
 
 /// The first rule that a header breaks.
+///
+/// ```
+/// use syn1_core::header::parse;
+/// use syn1_core::{Header, HeaderError, Limits};
+///
+/// let error = parse(&Header::control(5000).emit(), &Limits::handshake()).unwrap_err();
+/// assert_eq!(error, HeaderError::TooLong { payload_len: 5000, limit: 1024 });
+/// println!("{error}");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum HeaderError {

@@ -3,6 +3,7 @@
 //! The format names Ed25519 (SPEC 6.20); this crate carries no cryptography of its own, so the three operations come
 //! from outside. An end without them is [`Anonymous`].
 
+use crate::codec::copy;
 use crate::control::Role;
 
 /// What an end can prove and check: Ed25519 over bytes that the session chooses.
@@ -15,12 +16,33 @@ use crate::control::Role;
 /// ```
 pub trait Identity {
     /// This end's public key of 32 bytes; zeros: it has none, and is never asked to sign.
+    ///
+    /// ```
+    /// use syn1_core::{Anonymous, Identity};
+    ///
+    /// let has_key = |identity: &dyn Identity| identity.key() != [0; 32];
+    /// assert!(!has_key(&Anonymous));
+    /// ```
     fn key(&self) -> [u8; 32];
 
     /// The signature of `message` by this end's key.
+    ///
+    /// ```
+    /// use syn1_core::{Control, Identity};
+    ///
+    /// fn prove(identity: &impl Identity, message: &[u8]) -> Control<'static> {
+    ///     Control::Prove { signature: identity.sign(message) }
+    /// }
+    /// ```
     fn sign(&self, message: &[u8]) -> [u8; 64];
 
     /// Whether `signature` is that of `message` by `key`.
+    ///
+    /// ```
+    /// use syn1_core::{Anonymous, Identity, Verdict};
+    ///
+    /// assert_eq!(Anonymous.verify(&[7; 32], b"message", &[0; 64]), Verdict::Unchecked);
+    /// ```
     fn verify(&self, key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Verdict;
 }
 
@@ -39,6 +61,16 @@ impl<T: Identity + ?Sized> Identity for &T {
 }
 
 /// What is known of a signature.
+///
+/// ```
+/// use syn1_core::Verdict;
+///
+/// /// The verdict of a library whose checks fail or pass.
+/// fn verdict<E>(checked: Result<(), E>) -> Verdict {
+///     if checked.is_ok() { Verdict::Valid } else { Verdict::Invalid }
+/// }
+/// assert_eq!(verdict(Err("forged")), Verdict::Invalid);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Verdict {
@@ -51,6 +83,12 @@ pub enum Verdict {
 }
 
 /// An end without a key that checks nobody's.
+///
+/// ```
+/// use syn1_core::{Anonymous, Identity};
+///
+/// assert_eq!(Anonymous.key(), [0; 32], "no key");
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Anonymous;
@@ -98,7 +136,7 @@ pub fn proof_message(
     let mut rest = &mut message[..];
     for part in parts {
         if let Some((to, tail)) = core::mem::take(&mut rest).split_at_mut_checked(part.len()) {
-            to.copy_from_slice(part);
+            copy(part, to);
             rest = tail;
         }
     }

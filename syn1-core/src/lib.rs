@@ -65,7 +65,8 @@
 //! # Features
 //!
 //! None is on by default. `defmt` derives `defmt::Format` for the public types, `testing` has an in-memory link and the
-//! suite that every link must pass, `std` is what `testing` needs.
+//! suite that every link must pass, `std` picks faster code for the processor at run time, with the same bytes, and is what
+//! `testing` needs.
 #![cfg_attr(not(any(test, feature = "std")), no_std)]
 #![forbid(unsafe_code)]
 
@@ -105,3 +106,11 @@ pub use link::{Link, LinkError, LinkErrorKind, Receive, Transmit};
 pub use output::{OutputError, logits_grid};
 pub use session::{Event, Negotiated, Peer, Session, SessionConfig};
 pub use time::Millis;
+
+/// The example of the README is one of the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// Shapes of 65,535 x 65,535 are counted in `usize`.
+const _: () = assert!(usize::BITS >= 32, "syn1-core needs 32-bit addresses");

@@ -29,6 +29,11 @@ pub struct Limits {
 
 impl Limits {
     /// What is acceptable before both Hellos are in: control frames only.
+    ///
+    /// ```
+    /// let limits = syn1_core::Limits::handshake();
+    /// assert_eq!((limits.max_rows, limits.width, limits.vocab), (0, 0, 0));
+    /// ```
     #[must_use]
     pub const fn handshake() -> Self {
         Self { max_payload: MAX_CONTROL, max_rows: 0, width: 0, vocab: 0, flags: Flags::NONE }

@@ -15,6 +15,11 @@ use crate::exp::log_sum_exp;
 ///
 /// `rows = ceil(vocab / 65535)`, `cols = ceil(vocab / rows)`; (0, 0) for an empty vocabulary. Rows are cut at 65,535,
 /// which no payload length can hold anyway.
+///
+/// ```
+/// assert_eq!(syn1_core::logits_grid(50_257), (1, 50_257));
+/// assert_eq!(syn1_core::logits_grid(100_001), (2, 50_001));
+/// ```
 #[must_use]
 pub fn logits_grid(vocab: u32) -> (u16, u16) {
     let rows = u16::try_from(vocab.div_ceil(u32::from(u16::MAX))).unwrap_or(u16::MAX);
@@ -23,6 +28,14 @@ pub fn logits_grid(vocab: u32) -> (u16, u16) {
 }
 
 /// Writes the row of the `k` largest of `logits` (their index is the token id) and says how many bytes it took.
+///
+/// ```
+/// use syn1_core::output::top_encode;
+///
+/// let mut payload = [0; 100];
+/// assert_eq!(top_encode(&[0.5, 2.0, -1.0], 2, &mut payload)?, 8 + 2 * 8);
+/// # Ok::<(), syn1_core::OutputError>(())
+/// ```
 ///
 /// # Errors
 /// `k` is 0 or more than there are logits, `out` is too short, or a logit is NaN or +inf, or all are -inf.
@@ -45,6 +58,17 @@ pub fn top_encode(logits: &[f32], k: u16, out: &mut [u8]) -> Result<usize, Outpu
 
 /// The rows of a Top payload.
 ///
+/// ```
+/// # let mut buffer = [0; 24];
+/// # syn1_core::output::top_encode(&[0.5, 2.0, -1.0], 2, &mut buffer)?;
+/// # let payload = &buffer;
+/// use syn1_core::output::top_decode;
+///
+/// let row = top_decode(payload, 2, 3)?.next().expect("one row");
+/// assert!(row.entries().eq([(1, 2.0), (0, 0.5)]));
+/// # Ok::<(), syn1_core::OutputError>(())
+/// ```
+///
 /// # Errors
 /// A length that does not fit the shape, an id outside the vocabulary, entries out of order, or a number that is not
 /// finite (a logit may be -inf).
@@ -59,6 +83,16 @@ pub fn top_decode(payload: &[u8], k: u16, vocab: u32) -> Result<TopRows<'_>, Out
 }
 
 /// Iterator over the rows of a Top payload, the first of which is the distribution after the frame's position.
+///
+/// ```
+/// # let mut buffer = [0; 24];
+/// # syn1_core::output::top_encode(&[0.5, 2.0, -1.0], 2, &mut buffer)?;
+/// # let payload = &buffer;
+/// use syn1_core::output::top_decode;
+///
+/// assert_eq!(top_decode(payload, 2, 3)?.count(), 1);
+/// # Ok::<(), syn1_core::OutputError>(())
+/// ```
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TopRows<'a>(core::slice::ChunksExact<'a, u8>);
@@ -78,18 +112,50 @@ impl<'a> Iterator for TopRows<'a> {
 impl ExactSizeIterator for TopRows<'_> {}
 
 /// The most likely tokens after one position.
+///
+/// ```
+/// # let mut buffer = [0; 24];
+/// # syn1_core::output::top_encode(&[0.5, 2.0, -1.0], 2, &mut buffer)?;
+/// # let payload = &buffer;
+/// use syn1_core::output::top_decode;
+///
+/// let row = top_decode(payload, 2, 3)?.next().expect("one row");
+/// let (id, logit) = row.entries().next().expect("k is at least 1");
+/// let probability = (logit - row.log_sum_exp()).exp();
+/// assert!(id == 1 && (probability - 0.786).abs() < 0.001);
+/// # Ok::<(), syn1_core::OutputError>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct TopRow<'a>(&'a [u8]);
 
 impl<'a> TopRow<'a> {
     /// The natural logarithm of the sum of `exp(logit)` over the whole vocabulary.
+    ///
+    /// ```
+    /// # let mut buffer = [0; 24];
+    /// # syn1_core::output::top_encode(&[0.5, 2.0, -1.0], 2, &mut buffer)?;
+    /// # let payload = &buffer;
+    /// # let row = syn1_core::output::top_decode(payload, 2, 3)?.next().expect("one row");
+    /// let naive = (0.5f32.exp() + 2.0f32.exp() + (-1.0f32).exp()).ln();
+    /// assert!((row.log_sum_exp() - naive).abs() < 1e-6);
+    /// # Ok::<(), syn1_core::OutputError>(())
+    /// ```
     #[must_use]
     pub fn log_sum_exp(&self) -> f32 {
         self.0.first_chunk().map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes))
     }
 
     /// Token ids and their logits, the most likely first.
+    ///
+    /// ```
+    /// # let mut buffer = [0; 24];
+    /// # syn1_core::output::top_encode(&[0.5, 2.0, -1.0], 2, &mut buffer)?;
+    /// # let payload = &buffer;
+    /// # let row = syn1_core::output::top_decode(payload, 2, 3)?.next().expect("one row");
+    /// assert!(row.entries().eq([(1, 2.0), (0, 0.5)]));
+    /// # Ok::<(), syn1_core::OutputError>(())
+    /// ```
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (u32, f32)> + Clone + use<'a> {
         self.0.as_chunks::<8>().0.get(1..).unwrap_or_default().iter().map(split_entry)
     }
@@ -119,6 +185,14 @@ impl<'a> TopRow<'a> {
 
 /// Writes all `logits` of one position and the padding to their grid, and says how many bytes that took.
 ///
+/// ```
+/// use syn1_core::output::full_encode;
+///
+/// let mut payload = [0; 12];
+/// assert_eq!(full_encode(&[0.5, 2.0, -1.0], &mut payload)?, 12);
+/// # Ok::<(), syn1_core::OutputError>(())
+/// ```
+///
 /// # Errors
 /// `out` is too short, or a logit is NaN or +inf, or all are -inf.
 pub fn full_encode(logits: &[f32], out: &mut [u8]) -> Result<usize, OutputError> {
@@ -137,6 +211,16 @@ pub fn full_encode(logits: &[f32], out: &mut [u8]) -> Result<usize, OutputError>
 }
 
 /// Reads all logits of one position; `out` has as many entries as the vocabulary.
+///
+/// ```
+/// use syn1_core::output::{full_decode, full_encode};
+///
+/// let (mut payload, mut logits) = ([0; 12], [0.0; 3]);
+/// full_encode(&[0.5, 2.0, -1.0], &mut payload)?;
+/// full_decode(&payload, &mut logits)?;
+/// assert_eq!(logits, [0.5, 2.0, -1.0]);
+/// # Ok::<(), syn1_core::OutputError>(())
+/// ```
 ///
 /// # Errors
 /// A length that does not fit the vocabulary, a NaN or +inf, or padding that is not -inf.
@@ -158,6 +242,15 @@ pub fn full_decode(payload: &[u8], out: &mut [f32]) -> Result<(), OutputError> {
 }
 
 /// Why an output payload could not be written or read.
+///
+/// ```
+/// use syn1_core::OutputError;
+/// use syn1_core::output::top_encode;
+///
+/// let error = top_encode(&[0.5, f32::NAN], 1, &mut [0; 100]).unwrap_err();
+/// assert_eq!(error, OutputError::NotFinite);
+/// println!("{error}");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum OutputError {
@@ -250,20 +343,21 @@ fn select(logits: &[f32], best: &mut [[u8; 8]]) {
 
 /// Lets the entry at `at` sink in a heap that has, at each place, an entry which comes behind those below it.
 fn sink(heap: &mut [[u8; 8]], mut at: usize) {
+    let Some(&sinking) = heap.get(at) else { return };
     loop {
-        let (left, right) = (2 * at + 1, 2 * at + 2);
-        let Some(mut below) = heap.get(left) else { return };
-        let mut child = left;
-        if let Some(other) = heap.get(right).filter(|other| comes_behind(other, below)) {
-            (below, child) = (other, right);
+        let (mut last, mut place) = (sinking, at);
+        for child in [2 * at + 1, 2 * at + 2] {
+            if let Some(entry) = heap.get(child).filter(|entry| comes_behind(entry, &last)) {
+                (last, place) = (*entry, child);
+            }
         }
-        if !heap.get(at).is_some_and(|entry| comes_behind(below, entry)) {
+        if let Some(entry) = heap.get_mut(at) {
+            *entry = last;
+        }
+        if place == at {
             return;
         }
-        if let Ok([upper, lower]) = heap.get_disjoint_mut([at, child]) {
-            core::mem::swap(upper, lower);
-        }
-        at = child;
+        at = place;
     }
 }
 

@@ -14,12 +14,26 @@ pub struct Millis(pub u64);
 
 impl Millis {
     /// This time and `ms` milliseconds, saturating at the end of time.
+    ///
+    /// ```
+    /// use syn1_core::Millis;
+    ///
+    /// assert_eq!(Millis(7).plus(3), Millis(10));
+    /// assert_eq!(Millis(u64::MAX).plus(1), Millis(u64::MAX));
+    /// ```
     #[must_use]
     pub const fn plus(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
 
     /// Milliseconds from `earlier` to this time; 0 if `earlier` is later.
+    ///
+    /// ```
+    /// use syn1_core::Millis;
+    ///
+    /// assert_eq!(Millis(10).since(Millis(7)), 3);
+    /// assert_eq!(Millis(7).since(Millis(10)), 0);
+    /// ```
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

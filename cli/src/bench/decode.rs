@@ -102,7 +102,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let (args, prepared) = (args.clone(), prepared.clone());
         blocking(move || engine(&args, &prepared)).await?
     };
-    let wire = args.wire.wire.resolve(prepared.measured.as_ref())?;
+    let wire = args.wire.wire.resolve(&prepared)?.0;
     report.split = split(&args, &prepared, &counts, &wire).await?;
     report.wire = wire.to_string();
     if args.json {

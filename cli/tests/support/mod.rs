@@ -15,7 +15,7 @@ use syn1_coordinator::server::{Generation, Server, ServerConfig};
 use syn1_coordinator::update::{Finished, Update};
 use syn1_coordinator::wire::Wire;
 use syn1_core::Form;
-use syn1_identity::Keys;
+use syn1_identity::{Key, Keys};
 use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::WeightFormat;
@@ -67,6 +67,11 @@ impl Model {
     }
 
     pub fn server(&self, policy: Policy, wire: Form, slots: usize) -> Server {
+        self.server_for(policy, wire, slots, Vec::new())
+    }
+
+    /// A server that lets in the nodes with the keys of `allow`; any if there are none.
+    pub fn server_for(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>) -> Server {
         let spec = self.folder.spec().clone();
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let core = CoreConfig {
@@ -84,13 +89,12 @@ impl Model {
         };
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
-        Server::start(ServerConfig { core, shards, tcp: local, http: local, keys, allow: Vec::new() })
-            .expect("free ports")
+        Server::start(ServerConfig { core, shards, tcp: local, http: local, keys, allow }).expect("free ports")
     }
 }
 
 /// What every node of these tests expects of its coordinator.
-fn coordinator_keys() -> Keys {
+pub fn coordinator_keys() -> Keys {
     Keys::from_secret(&[1; 32])
 }
 

@@ -361,7 +361,7 @@ fn a_bye_ends_the_node_with_its_words() {
         peer.greet().await;
         peer.tell(&Control::Bye(Bye { reason: Reason::Refused, text: "full" })).await;
     };
-    assert_eq!(play(&machine, script), Ok(Ended::Bye { reason: Reason::Refused, text: "full".into() }));
+    assert_eq!(play(&machine, script), Ok(Ended::Bye { reason: Reason::Refused, text: "full".into(), open: true }));
 }
 
 #[test]

@@ -10,6 +10,12 @@ use super::wide::wide;
 /// [`F16_MAX`](super::F16_MAX) give unspecified bytes: [`choose`](super::choose) keeps them away.
 ///
 /// The naive code: `out[2 * i..][..2] = half::f16::from_f32(values[i]).to_le_bytes()`.
+///
+/// ```
+/// let mut payload = [0; 4];
+/// syn1_core::codec::encode_f16(&[1.0, -2.0], &mut payload);
+/// assert_eq!(payload, [0x00, 0x3c, 0x00, 0xc0]);
+/// ```
 pub fn encode_f16(values: &[f32], out: &mut [u8]) {
     encode_seeing(values, out);
 }
@@ -27,6 +33,13 @@ pub(super) fn encode_seeing(values: &[f32], out: &mut [u8]) -> bool {
 }
 
 /// Reads as many values as `payload` and `out` both hold.
+///
+/// ```
+/// let mut values = [0.0; 2];
+/// syn1_core::codec::decode_f16(&[0x00, 0x3c, 0x00, 0xc0], &mut values)?;
+/// assert_eq!(values, [1.0, -2.0]);
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
 ///
 /// # Errors
 /// A value that is not finite.
@@ -64,6 +77,10 @@ fn widen(cells: &[[u8; 2]], out: &mut [f32]) -> bool {
 }
 
 /// The binary16 bits of a finite `x` with `|x| <= 65504`, ties to even; other values give unspecified bits.
+///
+/// ```
+/// assert_eq!(syn1_core::codec::f16_from_f32(1.0), 0x3c00);
+/// ```
 #[must_use]
 pub const fn f16_from_f32(x: f32) -> u16 {
     // SPEC 3.5
@@ -77,6 +94,10 @@ pub const fn f16_from_f32(x: f32) -> u16 {
 }
 
 /// The value of binary16 `bits`; those of infinities and NaN give unspecified values.
+///
+/// ```
+/// assert_eq!(syn1_core::codec::f16_to_f32(0x3c00), 1.0);
+/// ```
 #[must_use]
 pub const fn f16_to_f32(bits: u16) -> f32 {
     let magnitude = bits as u32 & 0x7fff;

@@ -6,6 +6,12 @@ use super::{CodecError, exceeds};
 /// Writes `values`, four bytes each; what does not fit in `out` is left out.
 ///
 /// The naive code: `out[4 * i..][..4] = values[i].to_le_bytes()`.
+///
+/// ```
+/// let mut payload = [0; 8];
+/// syn1_core::codec::encode_f32(&[1.0, -2.0], &mut payload);
+/// assert_eq!(payload[..4], 1.0f32.to_le_bytes());
+/// ```
 pub fn encode_f32(values: &[f32], out: &mut [u8]) {
     for (bytes, value) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
         *bytes = value.to_le_bytes();
@@ -13,6 +19,17 @@ pub fn encode_f32(values: &[f32], out: &mut [u8]) {
 }
 
 /// Reads as many values as `payload` and `out` both hold.
+///
+/// ```
+/// use syn1_core::codec::decode_f32;
+/// use syn1_core::CodecError;
+///
+/// let mut values = [0.0];
+/// decode_f32(&1.5f32.to_le_bytes(), &mut values)?;
+/// assert_eq!(values, [1.5]);
+/// assert_eq!(decode_f32(&f32::NAN.to_le_bytes(), &mut values), Err(CodecError::NotFinite));
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
 ///
 /// # Errors
 /// A value that is not finite.

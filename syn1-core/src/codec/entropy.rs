@@ -16,8 +16,9 @@
 
 use core::num::{NonZeroU8, NonZeroU32};
 
+use super::q8::read_head;
 use super::side::read_side;
-use super::{CodecError, F16_MAX, Q8_OVERHEAD, copy};
+use super::{CodecError, Q8_OVERHEAD, copy};
 
 /// Bytes of compressed rows without the words.
 pub(crate) const fn fixed_len(rows: u16, cols: u16) -> u32 {
@@ -35,6 +36,7 @@ pub(crate) fn compress<'a>(plain: &[u8], rows: u16, cols: u16, out: &'a mut [u8]
     let (mut heads, rest) = fixed.split_at_mut_checked(count * Q8_OVERHEAD)?;
     let (tables, rest) = rest.split_at_mut_checked(count)?;
     let (mut lows, states) = rest.split_at_mut_checked(count * width.div_ceil(2))?;
+    let states: &mut [u8; STATES_LEN] = states.first_chunk_mut()?;
     let mut plain = plain;
     for table in tables.iter_mut().rev() {
         let (head, body) = pop(&mut plain, Q8_OVERHEAD + width)?.split_at_checked(Q8_OVERHEAD)?;
@@ -77,12 +79,8 @@ pub(crate) fn decompress(payload: &[u8], rows: u16, cols: u16, out: &mut [f32]) 
 
 /// Values out of the symbols that lie, as bits, in `row`.
 fn finish_row(head: &[u8; Q8_OVERHEAD], lows: &[u8], row: &mut [f32]) -> Result<(), CodecError> {
-    let (scale, side) = head.split_first_chunk().ok_or(CodecError::Entropy)?;
-    let scale = f32::from_le_bytes(*scale);
     // SPEC 3.36
-    if scale.is_sign_negative() || !(0.0..=F16_MAX / 127.0).contains(&scale) {
-        return Err(CodecError::Scale(scale));
-    }
+    let (scale, side) = read_head(head)?;
     let mut least = u8::MAX;
     let mut value = |symbol: f32, low: u8| {
         let byte = (symbol.to_bits() as u8) << 4 | low;

@@ -27,6 +27,13 @@ pub use q8::{Q8_OVERHEAD, decode_q8_row, encode_q8_row};
 pub use side::SIDE;
 
 /// How a payload's numbers are written.
+///
+/// ```
+/// use syn1_core::{Codec, encoded_len};
+///
+/// let bytes = [Codec::F32, Codec::F16, Codec::Q8, Codec::Q4].map(|codec| encoded_len(codec, 1, 768));
+/// assert_eq!(bytes, [Some(3072), Some(1536), Some(804), Some(464)]);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[repr(u8)]
@@ -49,6 +56,13 @@ pub enum Codec {
 
 impl Codec {
     /// The codec of a header byte.
+    ///
+    /// ```
+    /// use syn1_core::Codec;
+    ///
+    /// assert_eq!(Codec::from_byte(3), Some(Codec::Q8));
+    /// assert_eq!(Codec::from_byte(99), None);
+    /// ```
     #[must_use]
     pub const fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
@@ -64,6 +78,13 @@ impl Codec {
     }
 
     /// The codec called `name`, as [`Codec::name`] writes it.
+    ///
+    /// ```
+    /// use syn1_core::Codec;
+    ///
+    /// assert_eq!(Codec::from_name("q8"), Some(Codec::Q8));
+    /// assert_eq!(Codec::from_name("Q8"), None);
+    /// ```
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Bytes, Self::F32, Self::F16, Self::Q8, Self::Q4, Self::Ids, Self::Top]
@@ -72,6 +93,10 @@ impl Codec {
     }
 
     /// A lower-case name: `f32`, `f16`, `q8`, `q4`, `ids`, `top`, `bytes`.
+    ///
+    /// ```
+    /// assert_eq!(syn1_core::Codec::F16.name(), "f16");
+    /// ```
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -86,12 +111,24 @@ impl Codec {
     }
 
     /// Whether values lose precision to integers: what the header's quantized flag must say.
+    ///
+    /// ```
+    /// use syn1_core::Codec;
+    ///
+    /// assert!(Codec::Q4.is_quantized() && !Codec::F16.is_quantized());
+    /// ```
     #[must_use]
     pub const fn is_quantized(self) -> bool {
         matches!(self, Self::Q8 | Self::Q4)
     }
 
     /// Whether activations may travel in this codec.
+    ///
+    /// ```
+    /// use syn1_core::Codec;
+    ///
+    /// assert!(Codec::Q4.is_activation() && !Codec::Top.is_activation());
+    /// ```
     #[must_use]
     pub const fn is_activation(self) -> bool {
         CodecSet::ACTIVATIONS.contains(self)
@@ -105,6 +142,13 @@ impl fmt::Display for Codec {
 }
 
 /// A set of codecs, as a Hello carries it: bit n stands for the codec with header byte n.
+///
+/// ```
+/// use syn1_core::{Codec, CodecSet};
+///
+/// let small = CodecSet::of(&[Codec::F32, Codec::Q8]);
+/// assert_eq!(small, CodecSet(1 << 1 | 1 << 3));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct CodecSet(pub u32);
@@ -114,6 +158,13 @@ impl CodecSet {
     pub const ACTIVATIONS: Self = Self::of(&[Codec::F32, Codec::F16, Codec::Q8, Codec::Q4]);
 
     /// The set of the given codecs.
+    ///
+    /// ```
+    /// use syn1_core::{Codec, CodecSet};
+    ///
+    /// assert_eq!(CodecSet::of(&[]), CodecSet::default());
+    /// assert_eq!(CodecSet::of(&[Codec::F32]), CodecSet(1 << 1));
+    /// ```
     #[must_use]
     pub const fn of(codecs: &[Codec]) -> Self {
         let (mut bits, mut rest) = (0, codecs);
@@ -125,12 +176,26 @@ impl CodecSet {
     }
 
     /// Whether `codec` is in the set.
+    ///
+    /// ```
+    /// use syn1_core::{Codec, CodecSet};
+    ///
+    /// assert!(CodecSet::ACTIVATIONS.contains(Codec::Q8));
+    /// assert!(!CodecSet::ACTIVATIONS.contains(Codec::Ids));
+    /// ```
     #[must_use]
     pub const fn contains(self, codec: Codec) -> bool {
         self.0 & (1 << (codec as u8)) != 0
     }
 
     /// What is in both sets.
+    ///
+    /// ```
+    /// use syn1_core::{Codec, CodecSet};
+    ///
+    /// let (ours, theirs) = (CodecSet::of(&[Codec::F32, Codec::Q8]), CodecSet::of(&[Codec::F32, Codec::Q4]));
+    /// assert_eq!(ours.intersect(theirs), CodecSet::of(&[Codec::F32]));
+    /// ```
     #[must_use]
     pub const fn intersect(self, other: Self) -> Self {
         Self(self.0 & other.0)
@@ -139,24 +204,39 @@ impl CodecSet {
 
 /// Bytes of `rows` rows of `cols` columns, or `None` when that passes `u32` or `codec` is [`Codec::Bytes`], whose length
 /// does not follow from a shape.
+///
+/// ```
+/// use syn1_core::{Codec, encoded_len};
+///
+/// assert_eq!(encoded_len(Codec::Q8, 2, 768), Some(2 * (36 + 768)));
+/// assert_eq!(encoded_len(Codec::F32, u16::MAX, u16::MAX), None);
+/// ```
 #[must_use]
 pub const fn encoded_len(codec: Codec, rows: u16, cols: u16) -> Option<u32> {
-    let cols = cols as u64;
+    let columns = cols as u32;
     let row = match codec {
         Codec::Bytes => return None,
-        Codec::F32 | Codec::Ids => 4 * cols,
-        Codec::F16 => 2 * cols,
-        Codec::Q8 => Q8_OVERHEAD as u64 + cols,
-        Codec::Q4 => q4_row_len(cols as u16) as u64,
-        Codec::Top => 8 + 8 * cols,
+        Codec::F32 | Codec::Ids => 4 * columns,
+        Codec::F16 => 2 * columns,
+        Codec::Q8 => Q8_OVERHEAD as u32 + columns,
+        Codec::Q4 => q4_row_len(cols) as u32,
+        Codec::Top => 8 + 8 * columns,
     };
     // SPEC 3.1
-    let total = rows as u64 * row;
-    if total <= u32::MAX as u64 { Some(total as u32) } else { None }
+    row.checked_mul(rows as u32)
 }
 
 /// The codec that `values` can travel in when `wanted` is asked for: `wanted`, or [`Codec::F32`] when binary16 cannot
 /// hold one of the values (a magnitude above [`F16_MAX`]).
+///
+/// ```
+/// use syn1_core::codec::choose;
+/// use syn1_core::{Codec, CodecError};
+///
+/// assert_eq!(choose(Codec::Q8, &[1.0, 2.0]), Ok(Codec::Q8));
+/// assert_eq!(choose(Codec::Q8, &[1.0, 1e6]), Ok(Codec::F32));
+/// assert_eq!(choose(Codec::Q8, &[1.0, f32::NAN]), Err(CodecError::NotFinite));
+/// ```
 ///
 /// # Errors
 /// A value that is not finite, or a codec that activations cannot travel in.
@@ -169,6 +249,16 @@ pub fn choose(wanted: Codec, values: &[f32]) -> Result<Codec, CodecError> {
 }
 
 /// Writes rows of `cols` values each into `out` and says how many bytes they took.
+///
+/// ```
+/// use syn1_core::Codec;
+/// use syn1_core::codec::encode;
+///
+/// let mut payload = [0; 100];
+/// assert_eq!(encode(Codec::F16, &[1.0, 2.0, 3.0, 4.0], 2, &mut payload)?, 8);
+/// assert_eq!(encode(Codec::Q8, &[1.0, 2.0, 3.0, 4.0], 2, &mut payload)?, 2 * (36 + 2));
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
 ///
 /// # Errors
 /// `values` is not whole rows, `out` is too short, a value is not finite or (F16, Q8, Q4) above [`F16_MAX`].
@@ -184,14 +274,28 @@ pub fn encode(codec: Codec, values: &[f32], cols: u16, out: &mut [u8]) -> Result
     match codec {
         Codec::F16 if binary16::encode_seeing(values, out) => {}
         Codec::F16 => check(codec, values)?,
-        Codec::Q8 => encode_rows(values, cols, out, Q8_OVERHEAD + usize::from(cols), encode_q8_row)?,
-        Codec::Q4 => encode_rows(values, cols, out, q4_row_len(cols), encode_q4_row)?,
+        Codec::Q8 | Codec::Q4 => {
+            let encode_row = if codec == Codec::Q8 { encode_q8_row } else { encode_q4_row };
+            encode_rows(values, cols, out, payload_len(codec, 1, cols)?, encode_row)?;
+        }
         _ => encode_f32(values, out),
     }
     Ok(need)
 }
 
 /// Reads `rows` x `cols` values from `payload` into `out`, which must hold exactly that many.
+///
+/// ```
+/// use syn1_core::codec::decode;
+/// use syn1_core::{Codec, CodecError};
+///
+/// let mut values = [0.0; 2];
+/// decode(Codec::F16, &[0x00, 0x3c, 0x00, 0xc0], 1, 2, &mut values)?;
+/// assert_eq!(values, [1.0, -2.0]);
+/// let short = decode(Codec::F16, &[0x00, 0x3c], 1, 2, &mut values);
+/// assert!(matches!(short, Err(CodecError::Length { .. })));
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
 ///
 /// # Errors
 /// A length that does not fit the shape, a value that is not finite, or a Q8 or Q4 row that breaks a rule of its
@@ -211,13 +315,24 @@ pub fn decode(codec: Codec, payload: &[u8], rows: u16, cols: u16, out: &mut [f32
     }
     match codec {
         Codec::F16 => decode_f16(payload, out),
-        Codec::Q8 if cols > 0 => decode_rows(payload, Q8_OVERHEAD + usize::from(cols), cols, out, decode_q8_row),
-        Codec::Q4 if cols > 0 => decode_rows(payload, q4_row_len(cols), cols, out, decode_q4_row),
+        Codec::Q8 | Codec::Q4 if cols > 0 => {
+            let decode_row = if codec == Codec::Q8 { decode_q8_row } else { decode_q4_row };
+            decode_rows(payload, payload_len(codec, 1, cols)?, cols, out, decode_row)
+        }
         _ => decode_f32(payload, out),
     }
 }
 
 /// Why values could not be written or read.
+///
+/// ```
+/// use syn1_core::codec::choose;
+/// use syn1_core::{Codec, CodecError};
+///
+/// let error = choose(Codec::Ids, &[1.0]).unwrap_err();
+/// assert_eq!(error, CodecError::NotActivation(Codec::Ids));
+/// println!("{error}");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum CodecError {
@@ -349,11 +464,12 @@ fn encode_rows(
     row_len: usize,
     encode_row: fn(&[f32], &mut [u8]) -> Result<(), CodecError>,
 ) -> Result<(), CodecError> {
-    let mut rest = out;
-    for row in values.chunks_exact(usize::from(cols.max(1))) {
-        let Some((out, behind)) = rest.split_at_mut_checked(row_len) else { break };
-        encode_row(row, out)?;
-        rest = behind;
+    let (mut values, mut out) = (values, out);
+    while let Some((row, values_behind)) = values.split_at_checked(cols.into())
+        && let Some((bytes, behind)) = core::mem::take(&mut out).split_at_mut_checked(row_len)
+    {
+        encode_row(row, bytes)?;
+        (values, out) = (values_behind, behind);
     }
     Ok(())
 }
@@ -366,11 +482,12 @@ fn decode_rows(
     out: &mut [f32],
     decode_row: fn(&[u8], &mut [f32]) -> Result<(), CodecError>,
 ) -> Result<(), CodecError> {
-    let mut rest = payload;
-    for out in out.chunks_exact_mut(usize::from(cols.max(1))) {
-        let Some((row, behind)) = rest.split_at_checked(row_len) else { break };
-        decode_row(row, out)?;
-        rest = behind;
+    let (mut payload, mut out) = (payload, out);
+    while let Some((bytes, behind)) = payload.split_at_checked(row_len)
+        && let Some((row, out_behind)) = core::mem::take(&mut out).split_at_mut_checked(cols.into())
+    {
+        decode_row(bytes, row)?;
+        (payload, out) = (behind, out_behind);
     }
     Ok(())
 }

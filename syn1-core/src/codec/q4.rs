@@ -9,14 +9,18 @@
 //! - The body is `x * (1 / scale)` in f32, rounded to the nearest integer, ties to even: always within -7..=7. Two columns
 //!   share a byte, the lower one in the low half; an unused half is 0.
 
-use super::side::{SIDE, SIDE_LEN, largest, read_side, write_side};
+use super::side::{SIDE, SIDE_LEN, columns, largest, read_side, write_side};
 use super::wide::wide;
-use super::{CodecError, F16_MAX, f16_from_f32, f16_to_f32};
+use super::{CodecError, F16_MAX, copy, f16_from_f32, f16_to_f32};
 
 /// Columns that share a scale.
 pub const Q4_GROUP: usize = 32;
 
 /// Bytes of a row of `cols` columns.
+///
+/// ```
+/// assert_eq!(syn1_core::codec::q4_row_len(768), 32 + 2 * 768 / 32 + 768 / 2);
+/// ```
 #[must_use]
 pub const fn q4_row_len(cols: u16) -> usize {
     let cols = cols as usize;
@@ -26,27 +30,45 @@ pub const fn q4_row_len(cols: u16) -> usize {
 /// Writes one row. `row` must be finite and within [`F16_MAX`], which
 /// [`encode`](super::encode) checks for whole frames; `out` takes [`q4_row_len`] bytes.
 ///
+/// ```
+/// use syn1_core::codec::{encode_q4_row, q4_row_len};
+///
+/// let row: [f32; 64] = core::array::from_fn(|i| (i as f32).sin());
+/// let mut bytes = [0; q4_row_len(64)];
+/// encode_q4_row(&row, &mut bytes)?;
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
+///
 /// # Errors
 /// An empty row, one longer than `u16::MAX`, or an `out` of another length.
 pub fn encode_q4_row(row: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
-    let values = row.len();
-    let cols = u16::try_from(values).map_err(|_| CodecError::Shape { values, cols: u16::MAX })?;
-    let last = cols.checked_sub(1).ok_or(CodecError::Shape { values, cols })?;
+    let cols = columns(row.len())?;
     let (need, have) = (q4_row_len(cols), out.len());
     let wrong = CodecError::Buffer { need, have };
     // SPEC 3.20
     let out = Some(out).filter(|out| out.len() == need).ok_or(wrong)?;
-    let (side_list, out) = out.split_at_mut_checked(SIDE_LEN).ok_or(wrong)?;
-    let (scales, body) = out.split_at_mut_checked(2 * values.div_ceil(Q4_GROUP)).ok_or(wrong)?;
+    let (side_list, out) = out.split_first_chunk_mut().ok_or(wrong)?;
+    let (scales, body) = out.split_at_mut_checked(2 * row.len().div_ceil(Q4_GROUP)).ok_or(wrong)?;
 
-    let (side, _) = largest(row, last);
+    let (side, _) = largest(row);
     // SPEC 3.21
-    write_side(side, row, side_list);
-    wide!(encode_groups(row, side, scales.as_chunks_mut().0, body));
+    write_side(&side, row, side_list);
+    wide!(encode_groups(row, &side, scales.as_chunks_mut().0, body));
     Ok(())
 }
 
 /// Reads one row of `out.len()` columns.
+///
+/// ```
+/// use syn1_core::codec::{decode_q4_row, encode_q4_row, q4_row_len};
+///
+/// let row: [f32; 64] = core::array::from_fn(|i| (i as f32).sin());
+/// let (mut bytes, mut back) = ([0; q4_row_len(64)], [0.0; 64]);
+/// encode_q4_row(&row, &mut bytes)?;
+/// decode_q4_row(&bytes, &mut back)?;
+/// assert!(row.iter().zip(back).all(|(x, y)| (x - y).abs() < 1.0 / 13.9));
+/// # Ok::<(), syn1_core::CodecError>(())
+/// ```
 ///
 /// # Errors
 /// A length that does not fit, a scale that no encoder writes, -8 or a used padding in the body, side columns out of range
@@ -56,7 +78,7 @@ pub fn decode_q4_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
     let (need, have) = (q4_row_len(cols), row.len());
     let wrong = CodecError::Length { need, have };
     let row = Some(row).filter(|row| row.len() == need).ok_or(wrong)?;
-    let (side, row) = row.split_at_checked(SIDE_LEN).ok_or(wrong)?;
+    let (side, row) = row.split_first_chunk().ok_or(wrong)?;
     let (scales, body) = row.split_at_checked(2 * out.len().div_ceil(Q4_GROUP)).ok_or(wrong)?;
 
     // SPEC 3.24
@@ -78,27 +100,30 @@ pub fn decode_q4_row(row: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
 
 /// Writes the scales and the integers of a row whose columns in `side` stand beside.
 #[inline(always)]
-fn encode_groups(row: &[f32], side: [u16; SIDE], scales: &mut [[u8; 2]], body: &mut [u8]) {
-    let groups = row.chunks(Q4_GROUP).zip(scales).zip(body.chunks_mut(Q4_GROUP / 2));
-    for (((row, scale), body), start) in groups.zip((0..).step_by(Q4_GROUP)) {
+fn encode_groups(row: &[f32], side: &[u16; SIDE], scales: &mut [[u8; 2]], body: &mut [u8]) {
+    let mut start = 0;
+    for scale in scales {
         let mut group = [0f32; Q4_GROUP];
-        for (value, x) in group.iter_mut().zip(row) {
-            *value = *x;
-        }
+        copy(row.get(start..).unwrap_or_default(), &mut group);
         for column in side {
-            if let Some(beside) = usize::from(column).checked_sub(start).and_then(|at| group.get_mut(at)) {
+            if let Some(beside) = group.get_mut(usize::from(*column).wrapping_sub(start)) {
                 *beside = 0.0;
             }
         }
-        *scale = encode_group(&group, body).to_le_bytes();
+        *scale = encode_group(&group, body.get_mut(start / 2..).unwrap_or_default()).to_le_bytes();
+        start += Q4_GROUP;
     }
 }
 
 /// Reads the integers of a row.
 #[inline(always)]
 fn decode_groups(scales: &[[u8; 2]], body: &[u8], out: &mut [f32]) {
-    let groups = out.chunks_mut(Q4_GROUP).zip(scales).zip(body.chunks(Q4_GROUP / 2));
-    for ((out, scale), body) in groups {
+    let mut start = 0;
+    let mut groups = out.chunks_mut(Q4_GROUP);
+    for scale in scales {
+        let out = groups.next().unwrap_or_default();
+        let body = body.get(start / 2..).unwrap_or_default();
+        start += Q4_GROUP;
         let scale = f16_to_f32(u16::from_le_bytes(*scale));
         let value = |half: u8| f32::from(half.cast_signed() >> 4) * scale;
         let (pairs, odd) = out.as_chunks_mut();
@@ -122,7 +147,10 @@ fn encode_group(group: &[f32; Q4_GROUP], body: &mut [u8]) -> u16 {
     let inverse = if bits > 0 { 1.0 / f16_to_f32(bits) } else { 0.0 };
     // SPEC 3.23
     // Adding 1.5 * 2^23 leaves the rounded integer in the low bits, in two's complement.
-    let halves = group.map(|x| (x * inverse + ROUND).to_bits() as u8 & 0x0f);
+    let mut halves = [0; Q4_GROUP];
+    for (half, x) in halves.iter_mut().zip(group) {
+        *half = (x * inverse + ROUND).to_bits() as u8 & 0x0f;
+    }
     for (byte, [low, high]) in body.iter_mut().zip(halves.as_chunks().0) {
         *byte = low | high << 4;
     }

@@ -6,7 +6,7 @@
 //! Transformers carry a few massive activations per row, which would set the scale for everything else. Of equal magnitudes
 //! those of lower columns stand here; columns rise, and a row of fewer than 8 repeats its last in the unused slots.
 
-use super::wide::wide;
+use super::wide::{VECTORS, wide};
 use super::{CodecError, f16_from_f32, f16_to_f32};
 
 /// Values that stand beside the integers.
@@ -15,12 +15,18 @@ pub const SIDE: usize = 8;
 /// Bytes of a side list.
 pub(super) const SIDE_LEN: usize = 4 * SIDE;
 
+/// How many columns a row of so many values has: 1 to 65,535.
+pub(super) fn columns(values: usize) -> Result<u16, CodecError> {
+    let cols = u16::try_from(values).unwrap_or(u16::MAX);
+    if cols == 0 || usize::from(cols) != values { Err(CodecError::Shape { values, cols }) } else { Ok(cols) }
+}
+
 /// Writes `columns` of `row` and their values.
-pub(super) fn write_side(columns: [u16; SIDE], row: &[f32], out: &mut [u8]) {
+pub(super) fn write_side(columns: &[u16; SIDE], row: &[f32], out: &mut [u8; SIDE_LEN]) {
     let (index, value) = out.split_at_mut_checked(2 * SIDE).unwrap_or_default();
-    for ((column, index), value) in columns.into_iter().zip(index.as_chunks_mut().0).zip(value.as_chunks_mut().0) {
+    for ((column, index), value) in columns.iter().zip(index.as_chunks_mut().0).zip(value.as_chunks_mut().0) {
         *index = column.to_le_bytes();
-        *value = f16_from_f32(row.get(usize::from(column)).copied().unwrap_or_default()).to_le_bytes();
+        *value = f16_from_f32(row.get(usize::from(*column)).copied().unwrap_or_default()).to_le_bytes();
     }
 }
 
@@ -28,7 +34,7 @@ pub(super) fn write_side(columns: [u16; SIDE], row: &[f32], out: &mut [u8]) {
 ///
 /// # Errors
 /// Columns out of range or order, or a value that is not finite or repeated with another one.
-pub(super) fn read_side(side: &[u8], out: &mut [f32]) -> Result<(), CodecError> {
+pub(super) fn read_side(side: &[u8; SIDE_LEN], out: &mut [f32]) -> Result<(), CodecError> {
     let cols = out.len();
     let (index, value) = side.split_at_checked(2 * SIDE).unwrap_or_default();
     let mut before: Option<(u16, u16)> = None;
@@ -62,10 +68,15 @@ pub(super) fn read_side(side: &[u8], out: &mut [f32]) -> Result<(), CodecError> 
 /// more where values are equal. Finding the maxima and then those 11 are two loops that vectorise. A frame of its own
 /// keeps each below 512 bytes of stack.
 #[inline(never)]
-pub(super) fn largest(row: &[f32], last: u16) -> ([u16; SIDE], f32) {
+pub(super) fn largest(row: &[f32]) -> ([u16; SIDE], f32) {
     let mut found = Largest::new();
-    found.offer_all(&wide!(maxima(row)), 0, 0.0);
-    let found = wide!(reaching(row, found.ninth()));
+    if VECTORS {
+        found.offer_all(&wide!(maxima(row)), 0, 0.0);
+        found = wide!(reaching(row, found.ninth()));
+    } else {
+        found.offer_all(row, 0, 0.0);
+    }
+    let last = (row.len() as u16).wrapping_sub(1);
     (found.columns(last), found.ninth())
 }
 
@@ -93,9 +104,15 @@ fn reaching(row: &[f32], bound: f32) -> Largest {
     let mut found = Largest::new();
     let (blocks, tail) = row.as_chunks::<BLOCK>();
     let mut start = 0u16;
+    // What a magnitude must be above. With nine at hand an equal one of a higher column is none of them, which matters
+    // where many are equal.
+    let mut floor = if bound > 0.0 { f32::from_bits(bound.to_bits() - 1) } else { -1.0 };
     for block in blocks {
-        if block.iter().fold(false, |seen, x| seen | (x.abs() >= bound)) {
+        if block.iter().fold(false, |seen, x| seen | (x.abs() > floor)) {
             found.offer_all(block, start, bound);
+            if found.is_full() {
+                floor = floor.max(found.ninth());
+            }
         }
         start = start.wrapping_add(BLOCK as u16);
     }
@@ -131,6 +148,11 @@ impl Largest {
                 self.offer(x.abs(), column);
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        let [.., least] = self.0;
+        least != 0
     }
 
     fn ninth(&self) -> f32 {

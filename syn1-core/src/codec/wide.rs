@@ -27,3 +27,13 @@ macro_rules! wide {
 }
 
 pub(super) use wide;
+
+/// A row in stripes that a vector unit takes at a time, and what is left. Without vectors all of it is left, and the code for
+/// stripes is not there.
+pub(super) fn stripes<const N: usize>(row: &[f32]) -> (&[[f32; N]], &[f32]) {
+    if VECTORS { row.as_chunks() } else { (&[], row) }
+}
+
+/// Whether the target surely has a vector unit.
+pub(super) const VECTORS: bool =
+    cfg!(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"));

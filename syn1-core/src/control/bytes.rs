@@ -5,6 +5,7 @@
 //! failure and goes on, so that the list has no branches and the question whether all was well is asked once. The functions
 //! are never inlined: on a microcontroller a call takes fewer bytes than what it does.
 
+use crate::codec::copy;
 use crate::limits::MAX_TEXT;
 
 /// The bytes of a message, on their way in or out.
@@ -44,14 +45,14 @@ impl<'a, 'o> Wire<'a, 'o> {
         match &mut self.end {
             End::Read(left) => {
                 if let Some((bytes, rest)) = left.split_at_checked(field.len()) {
-                    field.copy_from_slice(bytes);
+                    copy(bytes, field);
                     *left = rest;
                     return;
                 }
             }
             End::Write(left) => {
                 if let Some((room, rest)) = core::mem::take(left).split_at_mut_checked(field.len()) {
-                    room.copy_from_slice(field);
+                    copy(field, room);
                     *left = rest;
                     return;
                 }
@@ -101,7 +102,7 @@ impl<'a, 'o> Wire<'a, 'o> {
             }
             End::Write(left) => {
                 if let Some((room, rest)) = core::mem::take(left).split_at_mut_checked(clipped.len()) {
-                    room.copy_from_slice(clipped.as_bytes());
+                    copy(clipped.as_bytes(), room);
                     *left = rest;
                     return;
                 }
@@ -158,5 +159,11 @@ impl<'a, 'o> Wire<'a, 'o> {
 #[must_use]
 pub fn clip(text: &str) -> &str {
     // SPEC 5.6
-    (0..=text.len().min(MAX_TEXT)).rev().find_map(|end| text.get(..end)).unwrap_or_default()
+    let mut end = text.len().min(MAX_TEXT);
+    loop {
+        match text.get(..end) {
+            Some(clipped) => return clipped,
+            None => end = end.saturating_sub(1),
+        }
+    }
 }

@@ -3,6 +3,30 @@
 use core::fmt;
 
 /// Who is there and what it can do.
+///
+/// ```
+/// use syn1_core::control::Hello;
+/// use syn1_core::{CodecSet, Control, Role};
+///
+/// let message = Hello {
+///     minor_min: 0,
+///     minor_max: 0,
+///     role: Role::Node,
+///     flags: 0,
+///     codecs: CodecSet::ACTIVATIONS.0,
+///     max_payload: 1 << 20,
+///     max_rows: 32,
+///     credit: 2,
+///     model: [0; 32],
+///     key: [0; 32],
+///     nonce: [0; 32],
+///     agent: "example 1.0",
+/// };
+/// let mut out = [0; 1024];
+/// let len = Control::Hello(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Hello(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Hello<'a> {
@@ -33,6 +57,12 @@ pub struct Hello<'a> {
 }
 
 /// What an end of a link is.
+///
+/// ```
+/// use syn1_core::{Control, Role};
+///
+/// assert_eq!(Control::Close { request: 1 }.sender(), Some(Role::Coordinator));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Role {
@@ -52,6 +82,17 @@ impl fmt::Display for Role {
 }
 
 /// The last message of a link.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::{Bye, Reason};
+///
+/// let message = Bye { reason: Reason::Shutdown, text: "back in a minute" };
+/// let mut out = [0; 1024];
+/// let len = Control::Bye(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Bye(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Bye<'a> {
@@ -62,6 +103,12 @@ pub struct Bye<'a> {
 }
 
 /// Why a link is closed. Append-only.
+///
+/// ```
+/// use syn1_core::{Fatal, Reason};
+///
+/// assert_eq!(Fatal::SecondHello.reason(), Reason::Protocol);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Reason {
@@ -84,6 +131,24 @@ pub enum Reason {
 }
 
 /// What will run.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Model;
+///
+/// let message = Model {
+///     name: "tiny",
+///     manifest_sha256: [7; 32],
+///     http_port: 8080,
+///     width: 768,
+///     vocab: 50_257,
+///     layers: 12,
+/// };
+/// let mut out = [0; 1024];
+/// let len = Control::Model(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Model(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Model<'a> {
@@ -102,6 +167,23 @@ pub struct Model<'a> {
 }
 
 /// What a node is and how fast.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Profile;
+///
+/// let message = Profile {
+///     name: "shelf",
+///     device: "Cortex-M7",
+///     memory_bytes: 8 << 20,
+///     read_bytes_per_s: 400_000_000,
+///     layer_ns: 2_000_000,
+/// };
+/// let mut out = [0; 1024];
+/// let len = Control::Profile(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Profile(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Profile<'a> {
@@ -118,6 +200,24 @@ pub struct Profile<'a> {
 }
 
 /// Which layers to hold.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Assign;
+///
+/// let message = Assign {
+///     generation: 1,
+///     first_layer: 0,
+///     end_layer: 4,
+///     max_positions: 512,
+///     slots: 1,
+///     max_rows: 8,
+/// };
+/// let mut out = [0; 1024];
+/// let len = Control::Assign(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Assign(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Assign {
@@ -136,6 +236,17 @@ pub struct Assign {
 }
 
 /// How much of a shard is there.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Loading;
+///
+/// let message = Loading { generation: 1, done_bytes: 3 << 20, total_bytes: 7 << 20 };
+/// let mut out = [0; 1024];
+/// let len = Control::Loading(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Loading(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Loading {
@@ -148,6 +259,17 @@ pub struct Loading {
 }
 
 /// A shard is verified and the engine warmed up.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Loaded;
+///
+/// let message = Loaded { generation: 1, fetched_bytes: 7 << 20, layer_ns: 2_000_000, slots: 1 };
+/// let mut out = [0; 1024];
+/// let len = Control::Loaded(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Loaded(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Loaded {
@@ -162,6 +284,18 @@ pub struct Loaded {
 }
 
 /// A request begins.
+///
+/// ```
+/// use syn1_core::control::{Open, Output};
+/// use syn1_core::{Codec, Control};
+///
+/// let codec = Codec::Q8 as u8;
+/// let message = Open { request: 1, epoch: 0, codec, flags: 0, output: Output::Top(40), wanted_from: 9 };
+/// let mut out = [0; 1024];
+/// let len = Control::Open(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Open(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Open {
@@ -180,6 +314,20 @@ pub struct Open {
 }
 
 /// What the last node of a route answers with.
+///
+/// ```
+/// use syn1_core::Header;
+/// use syn1_core::control::Output;
+///
+/// /// The header of the answer for one position.
+/// fn answer(output: Output, position: u32, vocab: u32) -> Option<Header> {
+///     match output {
+///         Output::Top(k) => Header::top(1, 0, position, 1, k),
+///         Output::Full => Header::full(1, 0, position, vocab),
+///     }
+/// }
+/// assert_eq!(answer(Output::Top(2), 7, 100).map(|header| header.payload_len), Some(24));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Output {
@@ -190,6 +338,17 @@ pub enum Output {
 }
 
 /// A request can't go on.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Failed;
+///
+/// let message = Failed { request: 1, epoch: 0, text: "out of memory" };
+/// let mut out = [0; 1024];
+/// let len = Control::Failed(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Failed(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Failed<'a> {
@@ -202,6 +361,17 @@ pub struct Failed<'a> {
 }
 
 /// An assignment can't be taken.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Unable;
+///
+/// let message = Unable { generation: 1, text: "4 layers do not fit" };
+/// let mut out = [0; 1024];
+/// let len = Control::Unable(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Unable(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Unable<'a> {
@@ -212,6 +382,17 @@ pub struct Unable<'a> {
 }
 
 /// A request is closed and its KV cache free.
+///
+/// ```
+/// use syn1_core::Control;
+/// use syn1_core::control::Closed;
+///
+/// let message = Closed { request: 1, compute_us: 1234 };
+/// let mut out = [0; 1024];
+/// let len = Control::Closed(message).encode(&mut out)?;
+/// assert_eq!(Control::decode(&out[..len])?, Control::Closed(message));
+/// # Ok::<(), syn1_core::ControlError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Closed {

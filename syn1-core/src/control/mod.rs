@@ -83,6 +83,14 @@ pub enum Control<'a> {
 impl<'a> Control<'a> {
     /// Reads a message.
     ///
+    /// ```
+    /// use syn1_core::{Control, ControlError};
+    ///
+    /// assert_eq!(Control::decode(&[2, 7]), Ok(Control::Ping(7)));
+    /// assert_eq!(Control::decode(&[2]), Err(ControlError::Malformed));
+    /// assert_eq!(Control::decode(&[2, 7, 7]), Err(ControlError::Trailing(1)));
+    /// ```
+    ///
     /// # Errors
     /// A variant that this version does not know, fields that end early or hold what they can't, or bytes after the message.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, ControlError> {
@@ -105,6 +113,15 @@ impl<'a> Control<'a> {
 
     /// Writes the message into `out` and says how many bytes it took. Texts are [`clip`]ped.
     ///
+    /// ```
+    /// use syn1_core::Control;
+    ///
+    /// let mut out = [0; 16];
+    /// assert_eq!(Control::Pong(300).encode(&mut out)?, 3);
+    /// assert_eq!(out[..3], [3, 0xac, 2]);
+    /// # Ok::<(), syn1_core::ControlError>(())
+    /// ```
+    ///
     /// # Errors
     /// `out` is too short; [`MAX_CONTROL`] bytes are always enough.
     pub fn encode(&self, out: &mut [u8]) -> Result<usize, ControlError> {
@@ -120,6 +137,10 @@ impl<'a> Control<'a> {
     }
 
     /// The message's name, for logs and errors.
+    ///
+    /// ```
+    /// assert_eq!(syn1_core::Control::Ping(7).name(), "Ping");
+    /// ```
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -143,6 +164,13 @@ impl<'a> Control<'a> {
     }
 
     /// The only role that may send this message, or `None` when both may.
+    ///
+    /// ```
+    /// use syn1_core::{Control, Role};
+    ///
+    /// assert_eq!(Control::Grant { frames: 1 }.sender(), Some(Role::Node));
+    /// assert_eq!(Control::Ping(7).sender(), None);
+    /// ```
     #[must_use]
     pub const fn sender(&self) -> Option<Role> {
         match self {
@@ -160,6 +188,14 @@ impl<'a> Control<'a> {
 }
 
 /// Why a control message could not be read or written.
+///
+/// ```
+/// use syn1_core::{Control, ControlError};
+///
+/// let error = Control::decode(&[99]).unwrap_err();
+/// assert_eq!(error, ControlError::Unknown(99));
+/// println!("{error}");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum ControlError {

@@ -60,6 +60,13 @@ use crate::{Fatal, Flags, Frame, Kind, Limits, Millis};
 pub use terms::{Event, Negotiated, Peer, SessionConfig};
 
 /// One end of a link. `I` is what it can prove and check.
+///
+/// ```
+/// use syn1_core::{Anonymous, Session};
+///
+/// /// A node that carries no cryptography.
+/// type Node = Session<Anonymous>;
+/// ```
 // A few of its functions are never inlined, which keeps a microcontroller's code and stack frames small.
 #[derive(Debug)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -90,6 +97,14 @@ impl<I: Identity> Session<I> {
     ///
     /// `nonce` is 32 fresh random bytes, which keep an old proof of the peer's from being played again; an end that checks
     /// no proofs may give zeros.
+    ///
+    /// ```
+    /// use syn1_core::{Anonymous, Millis, Session, SessionConfig};
+    ///
+    /// fn open(config: SessionConfig, nonce: [u8; 32]) -> Session {
+    ///     Session::new(config, Anonymous, nonce, Millis(0))
+    /// }
+    /// ```
     #[must_use]
     pub fn new(config: SessionConfig, identity: I, nonce: [u8; 32], now: Millis) -> Self {
         Self {
@@ -114,6 +129,19 @@ impl<I: Identity> Session<I> {
 
     /// Takes in a received frame.
     ///
+    /// ```
+    /// use syn1_core::{Event, Fatal, Frame, Millis, Session};
+    ///
+    /// fn receive(session: &mut Session, now: Millis, frame: Frame<'_>) -> Result<(), Fatal> {
+    ///     match session.handle(now, frame)? {
+    ///         Event::Data(frame) => println!("{} rows for request {}", frame.header.rows, frame.header.request),
+    ///         Event::Bye(bye) => println!("the peer leaves: {}", bye.text),
+    ///         _ => {}
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
     /// # Errors
     /// The frame breaks the conversation; the session is dead and gives the same error for ever.
     #[inline(never)]
@@ -136,6 +164,15 @@ impl<I: Identity> Session<I> {
 
     /// Writes the next frame that the session itself has to send into `out` and says how long it is; `None` when there
     /// is none. `out` must take a control frame: a header and [`MAX_CONTROL`](crate::limits::MAX_CONTROL) bytes.
+    ///
+    /// ```
+    /// fn flush(session: &mut syn1_core::Session, mut send: impl FnMut(&[u8])) {
+    ///     let mut out = [0; 1048];
+    ///     while let Some(len) = session.poll_transmit(&mut out) {
+    ///         send(&out[..len]);
+    ///     }
+    /// }
+    /// ```
     pub fn poll_transmit(&mut self, out: &mut [u8]) -> Option<usize> {
         // SPEC 6.27
         if self.left {
@@ -162,6 +199,14 @@ impl<I: Identity> Session<I> {
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next.
+    ///
+    /// ```
+    /// use syn1_core::{Millis, Session};
+    ///
+    /// fn wait_ms(session: &Session, now: Millis) -> u64 {
+    ///     session.poll_timeout().since(now)
+    /// }
+    /// ```
     #[must_use]
     pub fn poll_timeout(&self) -> Millis {
         match self.state {
@@ -173,6 +218,14 @@ impl<I: Identity> Session<I> {
     }
 
     /// Does what is due at `now`; calling it early does nothing.
+    ///
+    /// ```
+    /// use syn1_core::{Fatal, Millis, Session};
+    ///
+    /// fn tick(session: &mut Session, now: Millis) -> Result<(), Fatal> {
+    ///     if now >= session.poll_timeout() { session.handle_timeout(now) } else { Ok(()) }
+    /// }
+    /// ```
     ///
     /// # Errors
     /// The peer did not greet, did not prove its key, or was silent for too long.
@@ -198,6 +251,14 @@ impl<I: Identity> Session<I> {
     }
 
     /// What both ends can do, once the link is open.
+    ///
+    /// ```
+    /// use syn1_core::{Codec, Session};
+    ///
+    /// fn knows_q4(session: &Session) -> bool {
+    ///     session.negotiated().is_some_and(|agreed| agreed.codecs.contains(Codec::Q4))
+    /// }
+    /// ```
     #[must_use]
     pub const fn negotiated(&self) -> Option<Negotiated> {
         match (&self.state, &self.greeted) {
@@ -207,12 +268,26 @@ impl<I: Identity> Session<I> {
     }
 
     /// Who the peer is, once its Hello is in.
+    ///
+    /// ```
+    /// fn is_known(session: &syn1_core::Session, known: &[[u8; 32]]) -> bool {
+    ///     session.peer().is_some_and(|peer| peer.proven && known.contains(&peer.key))
+    /// }
+    /// ```
     #[must_use]
     pub fn peer(&self) -> Option<Peer> {
         self.greeted.as_ref().map(|greeted| greeted.peer)
     }
 
     /// What to give the link: the handshake's limits until the link is open.
+    ///
+    /// ```
+    /// use syn1_core::{Receive, Session};
+    ///
+    /// fn keep_in_step(session: &Session, rx: &mut impl Receive) {
+    ///     rx.set_limits(session.limits());
+    /// }
+    /// ```
     #[must_use]
     pub const fn limits(&self) -> Limits {
         match self.negotiated() {
@@ -225,12 +300,30 @@ impl<I: Identity> Session<I> {
     }
 
     /// Says which model's data frames may come from now on; hand the new [`limits`](Self::limits) to the link.
+    ///
+    /// ```
+    /// use syn1_core::{Control, Session};
+    ///
+    /// fn learn(session: &mut Session, message: &Control<'_>) {
+    ///     if let Control::Model(model) = message {
+    ///         session.set_model(model.width, model.vocab);
+    ///     }
+    /// }
+    /// ```
     pub const fn set_model(&mut self, width: u16, vocab: u32) {
         (self.width, self.vocab) = (width, vocab);
     }
 
     /// Whether one more data frame may be sent, which the coordinator must ask before each: true takes the credit for it,
     /// false says to wait for [`Event::Granted`]. A node only answers, so it may always send.
+    ///
+    /// ```
+    /// fn send_what_may_go(session: &mut syn1_core::Session, waiting: &mut Vec<Vec<u8>>, mut send: impl FnMut(Vec<u8>)) {
+    ///     while !waiting.is_empty() && session.take_credit() {
+    ///         send(waiting.remove(0));
+    ///     }
+    /// }
+    /// ```
     pub fn take_credit(&mut self) -> bool {
         // SPEC 6.24
         self.config.role == Role::Node || self.credit.take()
@@ -238,6 +331,13 @@ impl<I: Identity> Session<I> {
 
     /// A node has finished with one data frame that came, answered or dropped, and can hold another one. At a coordinator
     /// this does nothing.
+    ///
+    /// ```
+    /// fn work(session: &mut syn1_core::Session, frame: syn1_core::Frame<'_>, mut run: impl FnMut(&[u8])) {
+    ///     run(frame.payload);
+    ///     session.done();
+    /// }
+    /// ```
     pub fn done(&mut self) {
         if self.config.role == Role::Node {
             self.credit.done();
@@ -249,6 +349,17 @@ impl<I: Identity> Session<I> {
     /// says last, with the error's [`reason`](Fatal::reason).
     ///
     /// `None` if it has left already, or if `out` is too short for the frame. `text` is [`clip`](crate::clip)ped.
+    ///
+    /// ```
+    /// use syn1_core::{Reason, Session};
+    ///
+    /// fn shut_down(session: &mut Session, mut send: impl FnMut(&[u8])) {
+    ///     let mut out = [0; 1048];
+    ///     if let Some(len) = session.leave(Reason::Shutdown, "back in a minute", &mut out) {
+    ///         send(&out[..len]);
+    ///     }
+    /// }
+    /// ```
     pub fn leave(&mut self, reason: Reason, text: &str, out: &mut [u8]) -> Option<usize> {
         if self.left {
             return None;
@@ -288,6 +399,7 @@ impl<I: Identity> Session<I> {
         }
     }
 
+    #[inline(never)]
     fn data<'f>(&mut self, frame: Frame<'f>) -> Result<Event<'f>, Fatal> {
         let header = frame.header;
         let Some(negotiated) = self.negotiated() else {
@@ -366,7 +478,6 @@ impl<I: Identity> Session<I> {
     }
 
     /// Whether the peer holds the key that its Hello named.
-    #[inline(never)]
     fn verify<'f>(&mut self, now: Millis, signature: &[u8; 64]) -> Result<Event<'f>, Fatal> {
         let other = self.other();
         let Some(Greeted { peer, nonce, negotiated }) = &mut self.greeted else { return Ok(Event::Nothing) };
@@ -398,7 +509,6 @@ impl<I: Identity> Session<I> {
         Hello { minor_min, minor_max, role, flags, codecs, max_payload, max_rows, credit, model, key, nonce, agent }
     }
 
-    #[inline(never)]
     fn prove<'f>(&self) -> Option<Control<'f>> {
         let Greeted { peer, nonce, .. } = self.greeted.as_ref()?;
         // SPEC 6.20

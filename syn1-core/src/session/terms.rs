@@ -4,6 +4,22 @@ use crate::control::{Bye, Control, Role};
 use crate::{CodecSet, Flags, Frame};
 
 /// What this end is and can receive.
+///
+/// ```
+/// use syn1_core::{CodecSet, Flags, Role, SessionConfig};
+///
+/// let config = SessionConfig {
+///     role: Role::Node,
+///     agent: "example 1.0",
+///     codecs: CodecSet::ACTIVATIONS,
+///     flags: Flags::DELTA,
+///     max_payload: 1 << 20,
+///     max_rows: 32,
+///     credit: 2,
+///     model: [0; 32],
+///     prove: false,
+/// };
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct SessionConfig {
@@ -29,6 +45,16 @@ pub struct SessionConfig {
 }
 
 /// What both ends can do.
+///
+/// ```
+/// use syn1_core::{Codec, Form, Negotiated};
+///
+/// /// Delta where both ends know it.
+/// fn form(agreed: &Negotiated) -> Form {
+///     let wanted = Form::from_name("q8+delta").expect("a form that exists");
+///     if agreed.flags.contains(wanted.flags()) { wanted } else { Form::plain(Codec::Q8) }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Negotiated {
@@ -47,6 +73,13 @@ pub struct Negotiated {
 }
 
 /// Who the peer is, by its Hello.
+///
+/// ```
+/// /// Whether a peer is one of those that this end knows.
+/// fn welcome(peer: &syn1_core::Peer, known: &[[u8; 32]]) -> bool {
+///     peer.proven && known.contains(&peer.key)
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct Peer {
@@ -59,6 +92,19 @@ pub struct Peer {
 }
 
 /// What a frame meant.
+///
+/// ```
+/// use syn1_core::Event;
+///
+/// fn log(event: &Event<'_>) -> String {
+///     match event {
+///         Event::Rtt { ms } => format!("{ms} ms there and back"),
+///         Event::Bye(bye) => format!("closed: {}", bye.text),
+///         other => format!("{other:?}"),
+///     }
+/// }
+/// assert_eq!(log(&Event::Rtt { ms: 7 }), "7 ms there and back");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub enum Event<'f> {

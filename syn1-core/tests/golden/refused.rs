@@ -125,6 +125,7 @@ pub(crate) fn payloads() -> Vec<Vector> {
         ("q8-scale-nan", "The scale is NaN.", LIMITS, 0, &f32::NAN.to_le_bytes(), q8()),
         ("q8-scale-negative", "The scale is negative.", LIMITS, 0, &(-1.0f32).to_le_bytes(), q8()),
         ("q8-scale-minus-zero", "The scale is -0.", LIMITS, 0, &(-0.0f32).to_le_bytes(), q8()),
+        ("q8-scale-tiny", "The scale is below 2^-126.", LIMITS, 0, &1e-40f32.to_le_bytes(), q8()),
         (
             "q8-scale-large",
             "The scale's 127-fold passes 65504.",

@@ -89,7 +89,7 @@ fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
             boundaries.push(boundary(&mut chain, &windows, layer, form, &bar)?);
         }
     }
-    let picked = pick(layers, ids.len(), &boundaries);
+    let picked = pick(&prepared.manifest.sha256().to_string(), layers, ids.len(), &boundaries);
     let wire = picked.wire()?;
     let mut chains = Vec::new();
     for &nodes in &counts {
@@ -157,7 +157,7 @@ fn whole(
 
 /// For every boundary the form of the fewest bytes among those that keep to the gate, which f32 always does. Forms stand
 /// in the order of their cost, and one that costs more must be worth it.
-fn pick(layers: usize, positions: usize, reports: &[BoundaryReport]) -> Measured {
+fn pick(manifest_sha256: &str, layers: usize, positions: usize, reports: &[BoundaryReport]) -> Measured {
     let boundaries = (1..layers).filter_map(|layer| {
         let passing = reports.iter().filter(|report| report.layer == layer).filter(|report| report.passes(&GATE));
         let fewer =
@@ -171,7 +171,7 @@ fn pick(layers: usize, positions: usize, reports: &[BoundaryReport]) -> Measured
             mean_kl: best.mean_kl,
         })
     });
-    Measured::new(layers, positions, GATE, boundaries.collect())
+    Measured::new(manifest_sha256.into(), layers, positions, GATE, boundaries.collect())
 }
 
 /// What one row takes whatever is in it, for the model's width and for the one that public figures are about.
