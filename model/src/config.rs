@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::bounded::read_bounded;
 use crate::limits::{MAX_CONFIG_BYTES, MAX_EOS, MAX_FFN, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, SpecError};
-use crate::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +206,10 @@ fn gpt2(object: &Object<'_>) -> Result<Spec, ConfigError> {
         position: Position::Learned,
         activation: Activation::GeluTanh,
         gated: false,
+        attention: Attention::default(),
+        post_norms: false,
+        embed_scale: None,
+        logit_softcap: None,
         tied_head: object.flag("tie_word_embeddings")?.unwrap_or(true),
         eos: object.token_ids("eos_token_id")?,
     };

@@ -27,6 +27,7 @@ pub mod pack;
 pub mod piece;
 pub mod plan;
 pub mod random;
+mod rope;
 pub mod source;
 pub mod spec;
 pub mod split;

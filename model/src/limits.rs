@@ -91,9 +91,10 @@ impl Spec {
         if bytes > isize::MAX as u128 {
             return contradiction(format!("a matrix of {bytes} bytes does not fit this machine's address space"));
         }
-        match self.family {
-            Family::Gpt2 => self.check_gpt2(),
+        if self.family == Family::Gpt2 {
+            self.check_gpt2()?;
         }
+        Ok(())
     }
 
     /// What every GPT-2 has in common.

@@ -11,13 +11,17 @@
 //! time. Beta and bias are folded (in f32) into `aux`: per output row the pair `(c1, c2)` with `c1 = sum_k W[k] gamma[k]`
 //! and `c2 = sum_k W[k] beta[k] + bias`, so that a kernel can norm after its product:
 //! `y = rs * (sum_k W[k] gamma[k] x[k] - mu * c1) + c2`, with `mu = 0` for RMS norm and, where no norm precedes the
-//! product, `y = sum_k W[k] x[k] + c2` (then `c1 = 0`).
+//! product, `y = sum_k W[k] x[k] + c2` (then `c1 = 0`). A family whose norms multiply with `1 + w` has `gamma = 1 + w`
+//! here.
+//!
+//! Two products have their rows in another order than the checkpoint, so that what belongs together is computed
+//! together: gate and up alternate, and so do the two elements of a rotated pair (see [`rotary_row`]).
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Activation, Norm, Position, Rope, Spec};
+use crate::spec::{Activation, Layer, Norm, Position, Spec};
 
 /// Every tensor of a piece starts at a multiple of this many bytes (WebGPU's storage offset alignment).
 pub const TENSOR_ALIGN: u64 = 256;
@@ -114,43 +118,67 @@ pub struct Gemv {
     pub norm: Option<FoldedNorm>,
 }
 
-/// A norm in front of a product.
+/// A norm in front of a product or behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FoldedNorm {
     /// Which norm.
     pub norm: Norm,
-    /// `stride` f32 values, zero from `cols` on.
+    /// An f32 value for each element of the row, padded with zeros as matrix rows are.
     pub gamma: Tensor,
+}
+
+/// The norms of queries and keys, head by head, in front of the rotation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QkNorm {
+    /// Which norm.
+    pub norm: Norm,
+    /// `padded(head_dim)` f32 values for every query head, in the order of the packed rows; zero from `head_dim` on.
+    pub q: Tensor,
+    /// The same for every key head.
+    pub k: Tensor,
 }
 
 /// One fused operation. `x` is the residual row, `q` the queries, `a` the attention output, `h` the MLP's hidden row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
-    /// `x = tokens[id] (+ positions[position])`.
+    /// `x = scale * tokens[id] (+ positions[position])`.
     Embed {
         /// `[vocab][width]`.
         tokens: Matrix,
         /// `[max_positions][width]`, for learned positions.
         positions: Option<Matrix>,
+        /// Factor of the token's row; 1 for most models.
+        scale: f32,
     },
-    /// `(q, k, v) = gemv(x)`; rotates q and k; appends k and v to the layer's KV cache.
+    /// `(q, k, v) = gemv(x)`; norms q and k; rotates them; appends k and v to the layer's KV cache.
     Qkv {
         /// Index of the layer's KV cache, counted from the start of the range.
         layer: usize,
-        /// Rows are queries, then keys, then values, each head-major.
+        /// Rows are queries, then keys, then values, each head-major. With `rope`, elements `2i` and `2i + 1` of a query
+        /// or key head turn together, for `i < dims / 2`; see [`rotary_row`].
         gemv: Gemv,
-        /// Rotation of q and k.
-        rope: Option<Rope>,
+        /// Norms of q and k.
+        qk_norm: Option<QkNorm>,
+        /// Rotation of q and k: an index into [`Spec::ropes`].
+        rope: Option<usize>,
     },
-    /// `a = softmax(q k^T / sqrt(head_dim)) v` over the layer's KV cache, causal.
+    /// `a = softmax(cap(scale * q k^T)) v` over the layer's KV cache, causal, where `cap(s) = softcap * tanh(s / softcap)`.
     Attend {
         /// Index of the layer's KV cache, counted from the start of the range.
         layer: usize,
+        /// Factor of the scores.
+        scale: f32,
+        /// Bound of the scaled scores; none: `cap(s) = s`.
+        softcap: Option<f32>,
+        /// Positions that a query sees: of the query at `p` those from `p + 1 - window` on. None: all.
+        window: Option<usize>,
     },
-    /// `x += gemv(a)`.
+    /// `x += post(gemv(a))`.
     Out {
         /// `[width][heads * head_dim]`.
         gemv: Gemv,
+        /// The norm of the product, over the whole row.
+        post: Option<FoldedNorm>,
     },
     /// `h = act(gemv(x))`; gated: rows `2i` (gate) and `2i + 1` (up) give `h[i] = act(gate) * up`.
     Up {
@@ -161,15 +189,19 @@ pub enum Op {
         /// Whether rows come in pairs.
         gated: bool,
     },
-    /// `x += gemv(h)`.
+    /// `x += post(gemv(h))`.
     Down {
         /// `[width][ffn]`.
         gemv: Gemv,
+        /// The norm of the product, over the whole row.
+        post: Option<FoldedNorm>,
     },
-    /// `logits = gemv(x)`.
+    /// `logits = cap(gemv(x))`, where `cap(l) = softcap * tanh(l / softcap)`.
     Head {
         /// `[vocab][width]`.
         gemv: Gemv,
+        /// Bound of the logits; none: `cap(l) = l`.
+        softcap: Option<f32>,
     },
     /// `id = argmax(logits)`, position + 1, and `x = embedding of id`: the token loop without leaving the device. Only in
     /// a plan that holds the whole model.
@@ -178,6 +210,8 @@ pub enum Op {
         tokens: Matrix,
         /// `[max_positions][width]`, for learned positions.
         positions: Option<Matrix>,
+        /// Factor of the token's row; 1 for most models.
+        scale: f32,
     },
 }
 
@@ -219,27 +253,26 @@ impl Plan {
 
         let tokens = TokensLayout::new(spec, format).matrix;
         let positions = learned.then(|| PositionsLayout::new(spec, format).matrix);
-        let rope = match spec.position {
-            Position::Learned => None,
-            Position::Rope(rope) => Some(rope),
-        };
+        let scale = spec.embed_scale.unwrap_or(1.0);
         let mut ops = Vec::new();
         if embeds {
-            ops.push(Op::Embed { tokens, positions });
+            ops.push(Op::Embed { tokens, positions, scale });
         }
         for (layer, index) in layers.clone().enumerate() {
             let block = BlockLayout::new(spec, format, index);
-            ops.push(Op::Qkv { layer, gemv: block.qkv, rope });
-            ops.push(Op::Attend { layer });
-            ops.push(Op::Out { gemv: block.out });
+            let Layer { window, rope } = spec.layer(index);
+            let (attention, scale) = (&spec.attention, spec.attention_scale());
+            ops.push(Op::Qkv { layer, gemv: block.qkv, qk_norm: block.qk_norm, rope });
+            ops.push(Op::Attend { layer, scale, softcap: attention.softcap, window });
+            ops.push(Op::Out { gemv: block.out, post: block.post_attention });
             ops.push(Op::Up { gemv: block.up, activation: spec.activation, gated: spec.gated });
-            ops.push(Op::Down { gemv: block.down });
+            ops.push(Op::Down { gemv: block.down, post: block.post_mlp });
         }
         if heads {
-            ops.push(Op::Head { gemv: HeadLayout::new(spec, format).gemv });
+            ops.push(Op::Head { gemv: HeadLayout::new(spec, format).gemv, softcap: spec.logit_softcap });
         }
         if embeds && heads {
-            ops.push(Op::Step { tokens, positions });
+            ops.push(Op::Step { tokens, positions, scale });
         }
         Self { spec: spec.clone(), format, layers, pieces, ops }
     }
@@ -312,6 +345,9 @@ pub(crate) struct BlockLayout {
     pub(crate) out: Gemv,
     pub(crate) up: Gemv,
     pub(crate) down: Gemv,
+    pub(crate) qk_norm: Option<QkNorm>,
+    pub(crate) post_attention: Option<FoldedNorm>,
+    pub(crate) post_mlp: Option<FoldedNorm>,
     pub(crate) bytes: u64,
 }
 
@@ -323,7 +359,12 @@ impl BlockLayout {
         let out = cursor.gemv(spec.width, spec.attention_width(), None);
         let up = cursor.gemv(up_rows, spec.width, Some(spec.norm));
         let down = cursor.gemv(spec.width, spec.ffn, None);
-        Self { qkv, out, up, down, bytes: cursor.at }
+        let head = padded(spec.head_dim);
+        let qk_norm = spec.attention.qk_norm;
+        let qk_norm = qk_norm.then(|| QkNorm { norm: spec.norm, q: cursor.vector(head), k: cursor.vector(head) });
+        let mut post = || spec.post_norms.then(|| cursor.norm(spec.norm, spec.width));
+        let (post_attention, post_mlp) = (post(), post());
+        Self { qkv, out, up, down, qk_norm, post_attention, post_mlp, bytes: cursor.at }
     }
 }
 
@@ -336,13 +377,22 @@ pub(crate) struct HeadLayout {
 impl HeadLayout {
     pub(crate) fn new(spec: &Spec, format: WeightFormat) -> Self {
         let mut cursor = Cursor::new(Piece::Head, format);
-        let gamma = cursor.vector(padded(spec.width));
+        let norm = Some(cursor.norm(spec.norm, spec.width));
         let aux = cursor.vector(2 * spec.vocab);
         let matrix =
             if spec.tied_head { TokensLayout::new(spec, format).matrix } else { cursor.matrix(spec.vocab, spec.width) };
-        let norm = Some(FoldedNorm { norm: spec.norm, gamma });
         Self { gemv: Gemv { matrix, aux, norm }, bytes: cursor.at }
     }
+}
+
+/// Where element `element` of a packed query or key head stands in the checkpoint's head, of which the first `dims`
+/// elements are rotated.
+///
+/// Checkpoints turn element `i` with `i + dims / 2` (the `rotate_half` of the models' own library); packed they are
+/// neighbours, `2i` and `2i + 1`. A score does not depend on the order of a head's elements as long as queries and keys
+/// have the same.
+pub fn rotary_row(element: usize, dims: usize) -> usize {
+    if element < dims { element / 2 + element % 2 * (dims / 2) } else { element }
 }
 
 /// `elements` rounded up to whole [`ROW_ALIGN`] groups.
@@ -363,9 +413,13 @@ impl Cursor {
     }
 
     fn gemv(&mut self, rows: usize, cols: usize, norm: Option<Norm>) -> Gemv {
-        let norm = norm.map(|norm| FoldedNorm { norm, gamma: self.vector(padded(cols)) });
+        let norm = norm.map(|norm| self.norm(norm, cols));
         let aux = self.vector(2 * rows);
         Gemv { matrix: self.matrix(rows, cols), aux, norm }
+    }
+
+    fn norm(&mut self, norm: Norm, elements: usize) -> FoldedNorm {
+        FoldedNorm { norm, gamma: self.vector(padded(elements)) }
     }
 
     fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
@@ -388,7 +442,7 @@ impl Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Family, NormKind};
+    use crate::spec::{Attention, Family, NormKind};
 
     fn spec() -> Spec {
         Spec {
@@ -405,6 +459,10 @@ mod tests {
             position: Position::Learned,
             activation: Activation::GeluTanh,
             gated: false,
+            attention: Attention::default(),
+            post_norms: false,
+            embed_scale: None,
+            logit_softcap: None,
             tied_head: true,
             eos: vec![1],
         }
@@ -433,11 +491,20 @@ mod tests {
     }
 
     #[test]
+    fn rotated_pairs_are_neighbours_and_the_rest_stays() {
+        let rows: Vec<usize> = (0..8).map(|element| rotary_row(element, 6)).collect();
+        assert_eq!(rows, [0, 3, 1, 4, 2, 5, 6, 7]);
+    }
+
+    #[test]
     fn tensors_are_aligned_disjoint_and_inside_their_piece() {
-        let spec = spec();
+        let attention = Attention { qk_norm: true, ..Attention::default() };
+        let spec = Spec { attention, post_norms: true, ..spec() };
         for format in [WeightFormat::F32, WeightFormat::F16] {
             let block = BlockLayout::new(&spec, format, 2);
-            let mut tensors = Vec::new();
+            let (qk, post) = (block.qk_norm.expect("qk_norm"), [block.post_attention, block.post_mlp]);
+            let mut tensors = vec![qk.q, qk.k];
+            tensors.extend(post.map(|norm| norm.expect("post").gamma));
             for gemv in [block.qkv, block.out, block.up, block.down] {
                 tensors.extend([gemv.matrix.data, gemv.aux]);
                 tensors.extend(gemv.norm.map(|norm| norm.gamma));

@@ -7,7 +7,7 @@ use crate::piece::PieceBytes;
 use crate::plan::{
     BlockLayout, Gemv, HeadLayout, Matrix, Piece, PositionsLayout, TokensLayout, WeightFormat, piece_bytes,
 };
-use crate::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
 
 impl Spec {
     /// The shape of GPT-2 with 124 million parameters (Radford et al. 2019, the smallest of the four).
@@ -26,6 +26,10 @@ impl Spec {
             position: Position::Learned,
             activation: Activation::GeluTanh,
             gated: false,
+            attention: Attention::default(),
+            post_norms: false,
+            embed_scale: None,
+            logit_softcap: None,
             tied_head: true,
             eos: vec![50_256],
         }
