@@ -16,10 +16,11 @@
 mod bounded;
 pub mod config;
 pub mod digest;
+mod families;
 #[cfg(test)]
 mod fixture;
 pub mod folder;
-mod gpt2;
+mod keys;
 pub mod limits;
 pub mod manifest;
 mod map;

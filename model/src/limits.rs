@@ -4,7 +4,7 @@
 //! plan can be empty.
 
 use crate::plan::padded;
-use crate::spec::{Activation, Family, NormKind, Position, Spec};
+use crate::spec::{Activation, Attention, Family, NormKind, Position, Rope, RopeScaling, Spec};
 
 /// Layers travel as `u16`; no published decoder has more than a few hundred.
 pub const MAX_LAYERS: usize = 4096;
@@ -87,14 +87,75 @@ impl Spec {
         // On a 32-bit target a matrix may exceed the address space; there the plan's usize products would overflow.
         let qkv_rows = (self.heads as u64 + 2 * self.kv_heads as u64) * self.head_dim as u64;
         let rows = qkv_rows.max([self.vocab, self.max_positions, 2 * self.ffn].into_iter().max().unwrap_or(0) as u64);
-        let bytes = u128::from(rows) * padded(self.width.max(self.ffn)) as u128 * 4;
+        let cols = (self.heads as u64 * self.head_dim as u64).max(padded(self.width.max(self.ffn)) as u64);
+        let bytes = u128::from(rows) * u128::from(cols) * 4;
         if bytes > isize::MAX as u128 {
             return contradiction(format!("a matrix of {bytes} bytes does not fit this machine's address space"));
         }
-        if self.family == Family::Gpt2 {
-            self.check_gpt2()?;
+        self.check_attention()?;
+        match self.family {
+            Family::Gpt2 => self.check_gpt2(),
+            _ => self.check_decoder(),
         }
-        Ok(())
+    }
+
+    /// Factors, windows and rotations.
+    fn check_attention(&self) -> Result<(), SpecError> {
+        let contradiction = |text: String| Err(SpecError::Contradiction(text));
+        for (field, factor) in [
+            ("attention.scale", self.attention.scale),
+            ("attention.softcap", self.attention.softcap),
+            ("logit_softcap", self.logit_softcap),
+            ("embed_scale", self.embed_scale),
+        ] {
+            if factor.is_some_and(|factor| !positive(factor)) {
+                return contradiction(format!("{field} is {factor:?}; a number above 0 is needed"));
+            }
+        }
+        if let Some(local) = &self.attention.local {
+            for (field, value, max) in [
+                ("attention.local.window", local.window, MAX_POSITIONS),
+                ("attention.local.layers' length", local.layers.len(), MAX_LAYERS),
+            ] {
+                if value == 0 || value > max {
+                    return Err(SpecError::Range { field, value, min: 1, max });
+                }
+            }
+            if local.rope.is_some() && self.position == Position::Learned {
+                return contradiction("local layers have a rotation, but positions are learned".into());
+            }
+        }
+        self.ropes().iter().try_for_each(|rope| rope.check(self.head_dim))
+    }
+
+    /// What all families but GPT-2 have in common.
+    fn check_decoder(&self) -> Result<(), SpecError> {
+        let contradiction = |text: String| Err(SpecError::Contradiction(text));
+        let gemma = matches!(self.family, Family::Gemma2 | Family::Gemma3);
+        let qk_norm = matches!(self.family, Family::Qwen3 | Family::Gemma3);
+        let activation = if gemma { Activation::GeluTanh } else { Activation::Silu };
+        let is_decoder = self.norm.kind == NormKind::Rms
+            && self.position != Position::Learned
+            && self.gated
+            && self.activation == activation
+            && self.attention.qk_norm == qk_norm
+            && self.post_norms == gemma
+            && self.embed_scale.is_some() == gemma;
+        if !is_decoder {
+            return contradiction(format!(
+                "a {:?} has RMSNorm, rotated positions, a gated {activation:?}; norms of q and k: {qk_norm}; norms \
+                 behind attention and MLP and a scaled embedding: {gemma}",
+                self.family
+            ));
+        }
+        let partial = self.ropes().into_iter().find(|rope| rope.dims != self.head_dim);
+        match partial {
+            Some(rope) if self.family != Family::Phi3 => contradiction(format!(
+                "{} of {} elements of a head are rotated (partial_rotary_factor); in a {:?} all are",
+                rope.dims, self.head_dim, self.family
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// What every GPT-2 has in common.
@@ -104,15 +165,45 @@ impl Spec {
             && self.norm.kind == NormKind::Layer
             && self.position == Position::Learned
             && self.activation == Activation::GeluTanh
-            && !self.gated;
+            && !self.gated
+            && self.attention == Attention::default()
+            && !self.post_norms
+            && self.embed_scale.is_none()
+            && self.logit_softcap.is_none();
         if is_gpt2 {
             return Ok(());
         }
         Err(SpecError::Contradiction(
-            "a GPT-2 has heads * head_dim == width, kv_heads == heads, LayerNorm, learned positions and an ungated GELU"
+            "a GPT-2 has heads * head_dim == width, kv_heads == heads, LayerNorm, learned positions, an ungated GELU, \
+             plain attention over all positions, and neither post_norms nor a scaled embedding nor capped logits"
                 .into(),
         ))
     }
+}
+
+impl Rope {
+    fn check(&self, head_dim: usize) -> Result<(), SpecError> {
+        let contradiction = |text: String| Err(SpecError::Contradiction(text));
+        if self.dims == 0 || self.dims % 2 != 0 || self.dims > head_dim {
+            return contradiction(format!("{} of {head_dim} elements of a head cannot be rotated in pairs", self.dims));
+        }
+        let (factors, in_order) = match self.scaling {
+            RopeScaling::None => ([1.0; 3], true),
+            RopeScaling::Linear { factor } => ([factor, 1.0, 1.0], true),
+            RopeScaling::Llama3 { factor, low_freq_factor: low, high_freq_factor: high, original_positions } => {
+                let known = (1..=MAX_POSITIONS).contains(&original_positions);
+                ([factor, low, high], low < high && known)
+            }
+        };
+        if !positive(self.theta) || !factors.into_iter().all(positive) || !in_order {
+            return contradiction(format!("no frequencies follow from {self:?}"));
+        }
+        Ok(())
+    }
+}
+
+fn positive(value: f32) -> bool {
+    value > 0.0 && value.is_finite()
 }
 
 #[cfg(test)]

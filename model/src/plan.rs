@@ -264,9 +264,10 @@ impl Plan {
             let (attention, scale) = (&spec.attention, spec.attention_scale());
             ops.push(Op::Qkv { layer, gemv: block.qkv, qk_norm: block.qk_norm, rope });
             ops.push(Op::Attend { layer, scale, softcap: attention.softcap, window });
-            ops.push(Op::Out { gemv: block.out, post: block.post_attention });
+            let [post_attention, post_mlp] = block.post_norms.map_or([None; 2], |norms| norms.map(Some));
+            ops.push(Op::Out { gemv: block.out, post: post_attention });
             ops.push(Op::Up { gemv: block.up, activation: spec.activation, gated: spec.gated });
-            ops.push(Op::Down { gemv: block.down, post: block.post_mlp });
+            ops.push(Op::Down { gemv: block.down, post: post_mlp });
         }
         if heads {
             ops.push(Op::Head { gemv: HeadLayout::new(spec, format).gemv, softcap: spec.logit_softcap });
@@ -346,8 +347,8 @@ pub(crate) struct BlockLayout {
     pub(crate) up: Gemv,
     pub(crate) down: Gemv,
     pub(crate) qk_norm: Option<QkNorm>,
-    pub(crate) post_attention: Option<FoldedNorm>,
-    pub(crate) post_mlp: Option<FoldedNorm>,
+    /// Behind attention and behind the MLP.
+    pub(crate) post_norms: Option<[FoldedNorm; 2]>,
     pub(crate) bytes: u64,
 }
 
@@ -362,9 +363,8 @@ impl BlockLayout {
         let head = padded(spec.head_dim);
         let qk_norm = spec.attention.qk_norm;
         let qk_norm = qk_norm.then(|| QkNorm { norm: spec.norm, q: cursor.vector(head), k: cursor.vector(head) });
-        let mut post = || spec.post_norms.then(|| cursor.norm(spec.norm, spec.width));
-        let (post_attention, post_mlp) = (post(), post());
-        Self { qkv, out, up, down, qk_norm, post_attention, post_mlp, bytes: cursor.at }
+        let post_norms = spec.post_norms.then(|| [(); 2].map(|()| cursor.norm(spec.norm, spec.width)));
+        Self { qkv, out, up, down, qk_norm, post_norms, bytes: cursor.at }
     }
 }
 
@@ -502,9 +502,9 @@ mod tests {
         let spec = Spec { attention, post_norms: true, ..spec() };
         for format in [WeightFormat::F32, WeightFormat::F16] {
             let block = BlockLayout::new(&spec, format, 2);
-            let (qk, post) = (block.qk_norm.expect("qk_norm"), [block.post_attention, block.post_mlp]);
-            let mut tensors = vec![qk.q, qk.k];
-            tensors.extend(post.map(|norm| norm.expect("post").gamma));
+            let qk_norm = block.qk_norm.expect("qk_norm");
+            let mut tensors = vec![qk_norm.q, qk_norm.k];
+            tensors.extend(block.post_norms.expect("post_norms").map(|norm| norm.gamma));
             for gemv in [block.qkv, block.out, block.up, block.down] {
                 tensors.extend([gemv.matrix.data, gemv.aux]);
                 tensors.extend(gemv.norm.map(|norm| norm.gamma));
