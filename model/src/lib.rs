@@ -19,6 +19,7 @@ pub mod digest;
 mod families;
 #[cfg(test)]
 mod fixture;
+mod fold;
 pub mod folder;
 mod keys;
 pub mod limits;

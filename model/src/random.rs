@@ -2,7 +2,8 @@
 
 use half::f16;
 
-use crate::pack::{Fold, bytes_of, rows_mut, store};
+use crate::fold::Fold;
+use crate::pack::{bytes_of, rows_mut, store};
 use crate::piece::PieceBytes;
 use crate::plan::{
     BlockLayout, Gemv, HeadLayout, Matrix, Piece, PositionsLayout, TokensLayout, WeightFormat, piece_bytes,

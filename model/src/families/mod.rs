@@ -17,6 +17,8 @@ mod decoder;
 mod gemma;
 mod gpt2;
 mod llama;
+#[cfg(test)]
+mod packed;
 mod phi3;
 mod tensors;
 
