@@ -124,7 +124,7 @@ impl<'a> Object<'a> {
     /// Refuses anything but this word (`quoted` as JSON writes it) and absence.
     pub(crate) fn must_say(&self, key: &'static str, quoted: &'static str) -> Result<(), ConfigError> {
         match self.value(key) {
-            Some(found) if found.to_string() != quoted => Err(self.unsupported(key, quoted)),
+            Some(found) if found.as_str() != Some(quoted.trim_matches('"')) => Err(self.unsupported(key, quoted)),
             _ => Ok(()),
         }
     }

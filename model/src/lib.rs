@@ -22,6 +22,7 @@ mod fixture;
 mod fold;
 pub mod folder;
 mod keys;
+mod layout;
 pub mod limits;
 pub mod manifest;
 mod map;

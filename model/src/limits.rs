@@ -3,7 +3,7 @@
 //! A `Spec` comes from a file or from another machine. After [`Spec::check`] the plan's arithmetic cannot overflow and no
 //! plan can be empty.
 
-use crate::plan::padded;
+use crate::layout::padded;
 use crate::spec::{Activation, Attention, Family, NormKind, Position, Rope, RopeScaling, Spec};
 
 /// Layers travel as `u16`; no published decoder has more than a few hundred.
@@ -184,7 +184,7 @@ impl Spec {
 impl Rope {
     fn check(&self, head_dim: usize) -> Result<(), SpecError> {
         let contradiction = |text: String| Err(SpecError::Contradiction(text));
-        if self.dims == 0 || self.dims % 2 != 0 || self.dims > head_dim {
+        if self.dims == 0 || !self.dims.is_multiple_of(2) || self.dims > head_dim {
             return contradiction(format!("{} of {head_dim} elements of a head cannot be rotated in pairs", self.dims));
         }
         let (factors, in_order) = match self.scaling {

@@ -5,11 +5,9 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::families::{Linear, NormNames};
 use crate::fold::Fold;
+use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout, rotary_row};
 use crate::piece::PieceBytes;
-use crate::plan::{
-    BlockLayout, Gemv, HeadLayout, Matrix, Piece, PositionsLayout, Tensor, TokensLayout, WeightFormat, piece_bytes,
-    rotary_row,
-};
+use crate::plan::{Gemv, Matrix, Piece, Tensor, WeightFormat, piece_bytes};
 use crate::source::Source;
 use crate::weights::{TensorView, WeightsError};
 

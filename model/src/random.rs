@@ -3,11 +3,10 @@
 use half::f16;
 
 use crate::fold::Fold;
+use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout};
 use crate::pack::{bytes_of, rows_mut, store};
 use crate::piece::PieceBytes;
-use crate::plan::{
-    BlockLayout, Gemv, HeadLayout, Matrix, Piece, PositionsLayout, TokensLayout, WeightFormat, piece_bytes,
-};
+use crate::plan::{Gemv, Matrix, Piece, WeightFormat, piece_bytes};
 use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
 
 impl Spec {

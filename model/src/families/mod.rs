@@ -116,7 +116,7 @@ mod tests {
         let (qwen3, phi3, gemma2) = (spec("qwen3"), spec("phi3"), spec("gemma2"));
         assert_eq!((qwen3.head_dim, qwen3.attention_width(), qwen3.attention.qk_norm), (32, 192, true));
         assert_eq!((phi3.head_dim, phi3.ropes()[0].dims, phi3.norm.eps), (16, 8, 1e-5));
-        assert_eq!((gemma2.attention.softcap, gemma2.logit_softcap), (Some(1.0), Some(4.0)));
+        assert_eq!((gemma2.attention.softcap, gemma2.logit_softcap), (Some(2.0), Some(4.0)));
         assert_eq!((gemma2.attention_scale(), gemma2.embed_scale), (1.0 / 20_f32.sqrt(), Some(96_f32.sqrt())));
         let ropes = spec("gemma3").ropes();
         assert_eq!((ropes[0].theta, ropes[0].scaling), (1e6, RopeScaling::Linear { factor: 8.0 }));

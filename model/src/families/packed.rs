@@ -5,9 +5,10 @@ use safetensors::Dtype;
 use serde_json::json;
 
 use crate::fixture::Model;
+use crate::layout::{BlockLayout, HeadLayout};
 use crate::pack::pack_piece;
 use crate::piece::PieceBytes;
-use crate::plan::{BlockLayout, HeadLayout, Matrix, Piece, Tensor, WeightFormat, all_pieces};
+use crate::plan::{Gemv, Matrix, Piece, Tensor, WeightFormat, all_pieces};
 use crate::source::Source;
 use crate::spec::Spec;
 
@@ -140,7 +141,7 @@ fn gemma_s_four_norms_stand_where_they_belong() {
     let layout = BlockLayout::new(&spec, WeightFormat::F16, 3);
     let piece = packed(&model, Piece::Block(3), WeightFormat::F16);
     let [attention, mlp] = layout.post_norms.expect("post norms");
-    let folded = |gemv: crate::plan::Gemv| gemv.norm.expect("norm").gamma;
+    let folded = |gemv: Gemv| gemv.norm.expect("norm").gamma;
     for (tensor, name) in [
         (folded(layout.qkv), "input_layernorm"),
         (attention.gamma, "post_attention_layernorm"),

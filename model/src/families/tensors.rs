@@ -1,6 +1,6 @@
 //! What a checkpoint calls its tensors, and how their rows become those of the plan's products.
 
-use crate::plan::rotary_row;
+use crate::layout::rotary_row;
 use crate::spec::{Family, NormKind, Spec};
 
 use super::{gemma, gpt2, llama, phi3};
