@@ -209,6 +209,7 @@ fn positive(value: f32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Local;
 
     #[test]
     fn gpt2_passes() {
@@ -244,6 +245,64 @@ mod tests {
                     other => panic!("{name} = {value}: {other:?}"),
                 }
             }
+        }
+    }
+
+    /// A model of a family that rotates, with all that Gemma 3 adds.
+    fn gemma3() -> Spec {
+        crate::fixture::Model::of("gemma3").spec()
+    }
+
+    fn local(spec: &mut Spec) -> &mut Local {
+        spec.attention.local.as_mut().expect("local layers")
+    }
+
+    #[test]
+    fn what_attention_cannot_be_is_named() {
+        let wrong: [Change; 14] = [
+            ("attention.scale", |s| s.attention.scale = Some(0.0)),
+            ("attention.softcap", |s| s.attention.softcap = Some(f32::NAN)),
+            ("logit_softcap", |s| s.logit_softcap = Some(f32::INFINITY)),
+            ("embed_scale", |s| s.embed_scale = Some(-1.0)),
+            ("window is 0", |s| local(s).window = 0),
+            ("window is", |s| local(s).window = usize::MAX),
+            ("layers' length is 0", |s| local(s).layers.clear()),
+            ("25 of 24", |s| local(s).rope.as_mut().expect("rope").dims = 25),
+            ("26 of 24", |s| local(s).rope.as_mut().expect("rope").dims = 26),
+            ("partial_rotary_factor", |s| local(s).rope.as_mut().expect("rope").dims = 12),
+            ("frequencies", |s| local(s).rope.as_mut().expect("rope").theta = f32::NAN),
+            ("frequencies", |s| local(s).rope.as_mut().expect("rope").scaling = RopeScaling::Linear { factor: 0.0 }),
+            ("positions are learned", |s| s.position = Position::Learned),
+            ("RMSNorm", |s| s.attention.qk_norm = false),
+        ];
+        assert_eq!(gemma3().check(), Ok(()));
+        for (part, change) in wrong {
+            let mut spec = gemma3();
+            change(&mut spec);
+            let text = spec.check().expect_err(part).to_string();
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        for (low_freq_factor, high_freq_factor, original_positions) in [(4.0, 4.0, 32), (1.0, 4.0, 0), (-1.0, 4.0, 32)]
+        {
+            let mut spec = gemma3();
+            let scaling = RopeScaling::Llama3 { factor: 8.0, low_freq_factor, high_freq_factor, original_positions };
+            local(&mut spec).rope.as_mut().expect("rope").scaling = scaling;
+            assert!(spec.check().expect_err("llama3").to_string().contains("frequencies"));
+        }
+    }
+
+    #[test]
+    fn a_gpt2_with_another_family_s_traits_is_refused() {
+        let changes: [fn(&mut Spec); 4] = [
+            |s| s.attention.softcap = Some(30.0),
+            |s| s.post_norms = true,
+            |s| s.embed_scale = Some(2.0),
+            |s| s.logit_softcap = Some(30.0),
+        ];
+        for change in changes {
+            let mut spec = Spec::gpt2_124m();
+            change(&mut spec);
+            assert!(spec.check().expect_err("GPT-2").to_string().contains("a GPT-2 has"));
         }
     }
 

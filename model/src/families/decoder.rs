@@ -35,7 +35,9 @@ pub(super) fn spec(object: &Object<'_>, family: Family, defaults: &Defaults) -> 
         Family::Llama | Family::Phi3 => object.number_or("num_key_value_heads", heads, MAX_WIDTH)?,
         _ => object.number("num_key_value_heads", MAX_WIDTH)?,
     };
-    for key in ["attention_bias", "mlp_bias", "is_encoder_decoder", "add_cross_attention", "rope_interleaved"] {
+    for key in
+        ["attention_bias", "mlp_bias", "is_encoder_decoder", "add_cross_attention", "rope_interleaved", "use_mrope"]
+    {
         object.must_be(key, false)?;
     }
     if object.value("quantization_config").is_some() {

@@ -41,9 +41,15 @@ pub(crate) fn supported() -> String {
 }
 
 fn family(object: &Object<'_>) -> Result<Family, ConfigError> {
-    let kind = object.value("model_type").and_then(Value::as_str);
-    let class = object.value("architectures").and_then(Value::as_array).and_then(|list| list.first());
-    let class = class.and_then(Value::as_str);
+    let word = |value: &Value| value.as_str().map(str::to_owned);
+    let kind =
+        object.value("model_type").map(|kind| word(kind).ok_or_else(|| object.wrong_type("model_type", "a word")));
+    let class = object.value("architectures").map(|list| {
+        let first = list.as_array().and_then(|list| list.first()).and_then(word);
+        first.ok_or_else(|| object.wrong_type("architectures", "a list of class names"))
+    });
+    let (kind, class) = (kind.transpose()?, class.transpose()?);
+    let (kind, class) = (kind.as_deref(), class.as_deref());
     let known = KNOWN.iter().find(|(_, name, model_type)| {
         class.is_none_or(|class| class == *name) && kind.is_some_and(|kind| kind == *model_type)
     });
@@ -75,6 +81,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::Model;
+    use crate::keys::HARMLESS;
     use crate::spec::{Layer, RopeScaling};
 
     fn config(name: &str) -> Value {
@@ -187,6 +194,7 @@ mod tests {
             ("llama", "/rope_parameters/rope_type", json!("yarn")),
             ("llama", "/rope_parameters/rope_theta", json!(0)),
             ("llama", "/rope_interleaved", json!(true)),
+            ("qwen2", "/use_mrope", json!(true)),
             ("llama", "/partial_rotary_factor", json!(0.5)),
             ("llama", "/sliding_window", json!(8)),
             ("llama", "/attention_sinks", json!(true)),
@@ -213,6 +221,30 @@ mod tests {
                 key => key,
             };
             assert!(text.contains(named), "{name} {pointer}: {text}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_ignored_that_is_not_known_to_be_harmless() {
+        let nonsense = json!({"nonsense": 1});
+        for name in ["gpt2", "llama", "llama3", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3"] {
+            let known = config(name);
+            for key in known.as_object().expect("object").keys() {
+                let mut config = known.clone();
+                config[key] = nonsense.clone();
+                let refused = Spec::from_config(&config).is_err();
+                // Not looked at without use_sliding_window, and without a rotation that stretches.
+                let unused = match name {
+                    "qwen2" | "qwen3" => ["sliding_window", "max_window_layers"].contains(&key.as_str()),
+                    "phi3" => key == "original_max_position_embeddings",
+                    _ => false,
+                };
+                assert_eq!(
+                    refused,
+                    !unused && !HARMLESS.contains(&key.as_str()) && !key.starts_with("summary_"),
+                    "{name} {key}"
+                );
+            }
         }
     }
 
