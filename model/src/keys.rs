@@ -144,6 +144,7 @@ impl<'a> Object<'a> {
 
 /// Keys that cannot change a logit: training, other heads, sampling defaults, where caches and code lie, book-keeping.
 pub(crate) const HARMLESS: &[&str] = &[
+    "_attn_implementation",
     "_attn_implementation_autoset",
     "_from_model_config",
     "_name_or_path",

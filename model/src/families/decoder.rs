@@ -66,7 +66,7 @@ pub(super) fn spec(object: &Object<'_>, family: Family, defaults: &Defaults) -> 
     })
 }
 
-/// The rotation: `rope_parameters`, or `rope_theta` and `rope_scaling` as files before 2026 have it.
+/// The rotation: `rope_parameters`, or `rope_theta` and `rope_scaling` as transformers 4 wrote it.
 pub(super) fn rope(object: &Object<'_>, head_dim: usize) -> Result<Rope, ConfigError> {
     let theta = object.positive("rope_theta")?.unwrap_or(DEFAULT_THETA) as f32;
     let share = object.positive("partial_rotary_factor")?.unwrap_or(1.0);

@@ -16,6 +16,7 @@ pub(super) fn spec(object: &Object<'_>, family: Family) -> Result<Spec, ConfigEr
     object.must_be("use_bidirectional_attention", false)?;
     spec.activation = Activation::GeluTanh;
     spec.post_norms = true;
+    // As the models' own library has it in f32; in bf16 it rounds the factor, too (34 in place of 33.94 for width 1152).
     spec.embed_scale = Some((spec.width as f64).sqrt() as f32);
     let scalar = object.positive("query_pre_attn_scalar")?.unwrap_or(256.0);
     spec.attention.scale = Some(scalar.sqrt().recip() as f32);
@@ -29,6 +30,10 @@ pub(super) fn spec(object: &Object<'_>, family: Family) -> Result<Spec, ConfigEr
     spec.logit_softcap = cap("final_logit_softcapping", 30.0)?;
 
     let window = object.number_or("sliding_window", 4096, MAX_POSITIONS)?;
+    // An older name that some files repeat; the models' own library does not read it.
+    if object.number_or("sliding_window_size", window, MAX_POSITIONS)? != window {
+        return Err(object.unsupported("sliding_window_size", "the value of sliding_window"));
+    }
     let period = match family {
         Family::Gemma3 => {
             let period = object.number_or("sliding_window_pattern", 6, MAX_LAYERS)?;
@@ -48,7 +53,7 @@ pub(super) fn spec(object: &Object<'_>, family: Family) -> Result<Spec, ConfigEr
     Ok(spec)
 }
 
-/// The rotations of global and of local layers: `rope_parameters` for each kind, or as files before 2026 have it
+/// The rotations of global and of local layers: `rope_parameters` for each kind, or as transformers 4 wrote it
 /// `rope_theta` and `rope_scaling` for global layers and `rope_local_base_freq` for local ones.
 fn gemma3_ropes(object: &Object<'_>, head_dim: usize) -> Result<(Rope, Option<Rope>), ConfigError> {
     let plain = |theta: f64| Rope { theta: theta as f32, dims: head_dim, scaling: RopeScaling::None };

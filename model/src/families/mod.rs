@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn files_before_2026_say_the_same_in_other_keys() {
+    fn files_of_transformers_4_say_the_same_in_other_keys() {
         let older = |name: &str, keys: Value| {
             let mut config = config(name);
             let object = config.as_object_mut().expect("object");
@@ -153,7 +153,10 @@ mod tests {
         older("qwen2", json!({"rope_theta": 10_000, "max_window_layers": 28, "sliding_window": 131_072}));
         older("mistral", json!({"rope_theta": 10_000.0}));
         older("phi3", json!({"partial_rotary_factor": 0.5, "rope_scaling": null, "auto_map": {}}));
-        older("gemma2", json!({"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh"}));
+        older(
+            "gemma2",
+            json!({"cache_implementation": "hybrid", "hidden_act": "gelu_pytorch_tanh", "sliding_window_size": 8}),
+        );
         older("gemma3", json!({"rope_scaling": {"type": "linear", "factor": 8.0}}));
         older(
             "gemma3",
@@ -209,6 +212,7 @@ mod tests {
             ("phi3", "/rope_parameters/rope_type", json!("longrope")),
             ("gemma2", "/hidden_activation", json!("gelu")),
             ("gemma2", "/attn_logit_softcapping", json!(-1.0)),
+            ("gemma2", "/sliding_window_size", json!(9)),
             ("gemma3", "/use_bidirectional_attention", json!(true)),
             ("gemma3", "/layer_types", json!(["full_attention"])),
             ("gemma3", "/rope_parameters/sliding_attention/rope_type", json!("dynamic")),

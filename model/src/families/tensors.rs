@@ -1,7 +1,7 @@
 //! What a checkpoint calls its tensors, and how their rows become those of the plan's products.
 
 use crate::layout::rotary_row;
-use crate::spec::{Family, NormKind, Spec};
+use crate::spec::{Family, NormKind, Position, Spec};
 
 use super::{gemma, gpt2, llama, phi3};
 
@@ -152,7 +152,7 @@ impl Names<'_> {
     pub(crate) fn all(&self) -> Vec<(String, Vec<usize>)> {
         let spec = self.spec;
         let mut all = vec![(self.tokens(), vec![spec.vocab, spec.width])];
-        if spec.layer(0).rope.is_none() {
+        if spec.position == Position::Learned {
             all.push((self.positions(), vec![spec.max_positions, spec.width]));
         }
         let cols = [spec.width, spec.attention_width(), spec.width, spec.ffn];
