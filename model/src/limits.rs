@@ -112,6 +112,10 @@ impl Spec {
                 return contradiction(format!("{field} is {factor:?}; a number above 0 is needed"));
             }
         }
+        if self.attention.rotated.len() > MAX_LAYERS {
+            let (field, value) = ("attention.rotated's length", self.attention.rotated.len());
+            return Err(SpecError::Range { field, value, min: 0, max: MAX_LAYERS });
+        }
         if let Some(local) = &self.attention.local {
             for (field, value, max) in [
                 ("attention.local.window", local.window, MAX_POSITIONS),
@@ -139,11 +143,12 @@ impl Spec {
             && self.gated
             && self.activation == activation
             && self.attention.qk_norm == qk_norm
+            && (self.attention.rotated.is_empty() || self.family == Family::Smollm3)
             && self.post_norms == gemma
             && self.embed_scale.is_some() == gemma;
         if !is_decoder {
             return contradiction(format!(
-                "a {:?} has RMSNorm, rotated positions, a gated {activation:?}; norms of q and k: {qk_norm}; norms \
+                "a {:?} has RMSNorm, rotated positions (in every layer unless it is a Smollm3), a gated {activation:?}; norms of q and k: {qk_norm}; norms \
                  behind attention and MLP and a scaled embedding: {gemma}",
                 self.family
             ));
@@ -259,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_attention_cannot_be_is_named() {
-        let wrong: [Change; 14] = [
+        let wrong: [Change; 16] = [
             ("attention.scale", |s| s.attention.scale = Some(0.0)),
             ("attention.softcap", |s| s.attention.softcap = Some(f32::NAN)),
             ("logit_softcap", |s| s.logit_softcap = Some(f32::INFINITY)),
@@ -274,6 +279,8 @@ mod tests {
             ("frequencies", |s| local(s).rope.as_mut().expect("rope").scaling = RopeScaling::Linear { factor: 0.0 }),
             ("positions are learned", |s| s.position = Position::Learned),
             ("RMSNorm", |s| s.attention.qk_norm = false),
+            ("in every layer", |s| s.attention.rotated = vec![true, false]),
+            ("rotated's length", |s| s.attention.rotated = vec![true; MAX_LAYERS + 1]),
         ];
         assert_eq!(gemma3().check(), Ok(()));
         for (part, change) in wrong {

@@ -62,6 +62,8 @@ pub enum Family {
     Gpt2,
     /// `LlamaForCausalLM`: Llama 2 and 3, TinyLlama, SmolLM2.
     Llama,
+    /// `SmolLM3ForCausalLM`.
+    Smollm3,
     /// `MistralForCausalLM`.
     Mistral,
     /// `Qwen2ForCausalLM`: Qwen 2 and 2.5.
@@ -154,6 +156,8 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// Whether queries and keys are normed head by head (with `norm` and gammas of their own) before they are rotated.
     pub qk_norm: bool,
+    /// Which layers rotate their queries and keys: layer `i` if `rotated[i % rotated.len()]`; all if it is empty.
+    pub rotated: Vec<bool>,
     /// Layers that see only the latest positions.
     pub local: Option<Local>,
 }
@@ -221,13 +225,20 @@ impl Spec {
     /// What is particular to a layer, counted from the model's first.
     pub fn layer(&self, index: usize) -> Layer {
         let local = self.attention.local.as_ref();
-        let local = local.filter(|local| !local.layers.is_empty() && local.layers[index % local.layers.len()]);
+        let local = local.filter(|local| repeated(&local.layers, index).unwrap_or(false));
         let rope = match self.position {
-            Position::Learned => None,
-            Position::Rope(_) => Some(usize::from(local.is_some_and(|local| local.rope.is_some()))),
+            Position::Rope(_) if repeated(&self.attention.rotated, index).unwrap_or(true) => {
+                Some(usize::from(local.is_some_and(|local| local.rope.is_some())))
+            }
+            _ => None,
         };
         Layer { window: local.map(|local| local.window), rope }
     }
+}
+
+/// The layer's entry in a pattern that repeats; none in an empty one.
+fn repeated(pattern: &[bool], layer: usize) -> Option<bool> {
+    pattern.get(layer % pattern.len().max(1)).copied()
 }
 
 #[cfg(test)]
@@ -280,5 +291,8 @@ mod tests {
         spec.attention.local.as_mut().expect("local").rope = Some(rope(1e4));
         assert_eq!((spec.layer(0).rope, spec.layer(2).rope), (Some(1), Some(0)));
         assert_eq!(spec.ropes(), [rope(1e6), rope(1e4)]);
+        spec.attention.rotated = vec![true, false];
+        let rotations: Vec<_> = (0..6).map(|index| spec.layer(index).rope).collect();
+        assert_eq!(rotations, [Some(1), None, Some(0), None, Some(1), None]);
     }
 }

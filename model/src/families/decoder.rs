@@ -10,6 +10,8 @@ use crate::spec::{Activation, Attention, Family, Local, Norm, NormKind, Position
 
 /// What the files' own library assumes where a file says nothing.
 pub(super) struct Defaults {
+    /// Of `rope_theta`.
+    pub(super) theta: f64,
     /// Of `rms_norm_eps`.
     pub(super) eps: f32,
     /// Of `head_dim`; none: the width divided by the heads.
@@ -67,8 +69,8 @@ pub(super) fn spec(object: &Object<'_>, family: Family, defaults: &Defaults) -> 
 }
 
 /// The rotation: `rope_parameters`, or `rope_theta` and `rope_scaling` as transformers 4 wrote it.
-pub(super) fn rope(object: &Object<'_>, head_dim: usize) -> Result<Rope, ConfigError> {
-    let theta = object.positive("rope_theta")?.unwrap_or(DEFAULT_THETA) as f32;
+pub(super) fn rope(object: &Object<'_>, head_dim: usize, defaults: &Defaults) -> Result<Rope, ConfigError> {
+    let theta = object.positive("rope_theta")?.unwrap_or(defaults.theta) as f32;
     let share = object.positive("partial_rotary_factor")?.unwrap_or(1.0);
     let plain = Rope { theta, dims: rotated(head_dim, share), scaling: RopeScaling::None };
     let scaling = object.nested("rope_scaling")?;
@@ -132,10 +134,15 @@ pub(super) fn local(
             kinds.ok_or_else(|| object.unsupported("layer_types", supported))?
         }
     };
-    let repeats = |period: &usize| kinds.iter().zip(kinds.iter().skip(*period)).all(|(a, b)| a == b);
-    let period = (1..=layers).find(repeats).unwrap_or(layers);
-    let layers = kinds[..period].to_vec();
+    let layers = pattern(&kinds);
     Ok(layers.contains(&true).then_some(Local { window, layers, rope: None }))
+}
+
+/// The shortest pattern whose repetition gives `all`.
+pub(super) fn pattern(all: &[bool]) -> Vec<bool> {
+    let repeats = |period: &usize| all.iter().zip(all.iter().skip(*period)).all(|(a, b)| a == b);
+    let period = (1..=all.len()).find(repeats).unwrap_or(all.len());
+    all[..period].to_vec()
 }
 
 /// The `part` of block `index`.
@@ -175,6 +182,3 @@ pub(super) fn out(names: &Names<'_>, index: usize) -> Linear {
 pub(super) fn down(names: &Names<'_>, index: usize) -> Linear {
     Linear::plain(at(names, index, "mlp.down_proj.weight"), names.spec.width, None)
 }
-
-/// Of `rope_theta`.
-const DEFAULT_THETA: f64 = 10_000.0;

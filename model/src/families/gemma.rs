@@ -9,7 +9,8 @@ use crate::spec::{Activation, Family, Position, Rope, RopeScaling, Spec};
 
 /// The families' keys.
 pub(super) fn spec(object: &Object<'_>, family: Family) -> Result<Spec, ConfigError> {
-    let mut spec = decoder::spec(object, family, &Defaults { eps: 1e-6, head_dim: Some(256), tied: true })?;
+    let defaults = Defaults { theta: 10_000.0, eps: 1e-6, head_dim: Some(256), tied: true };
+    let mut spec = decoder::spec(object, family, &defaults)?;
     for key in ["hidden_activation", "hidden_act"] {
         object.must_say(key, "\"gelu_pytorch_tanh\"")?;
     }
@@ -44,7 +45,7 @@ pub(super) fn spec(object: &Object<'_>, family: Family) -> Result<Spec, ConfigEr
     spec.attention.local = decoder::local(object, spec.layers, window, |index| (index + 1) % period != 0)?;
     let (full, local) = match family {
         Family::Gemma3 => gemma3_ropes(object, spec.head_dim)?,
-        _ => (decoder::rope(object, spec.head_dim)?, None),
+        _ => (decoder::rope(object, spec.head_dim, &defaults)?, None),
     };
     spec.position = Position::Rope(full);
     if let Some(layers) = &mut spec.attention.local {

@@ -1,5 +1,7 @@
-//! Llama 2 and 3 (Touvron et al. 2023, Dubey et al. 2024), and those that share its names: Mistral (Jiang et al. 2023),
-//! Qwen 2 (Yang et al. 2024) and Qwen 3 (Yang et al. 2025).
+//! Llama 2 and 3 (Touvron et al. 2023, Dubey et al. 2024), and those that share its names: SmolLM3 (Hugging Face 2025),
+//! Mistral (Jiang et al. 2023), Qwen 2 (Yang et al. 2024) and Qwen 3 (Yang et al. 2025).
+
+use serde_json::Value;
 
 use super::decoder::{self, Defaults};
 use super::tensors::{Block, Names};
@@ -10,17 +12,40 @@ use crate::spec::{Family, Local, Position, Spec};
 
 /// The families' keys.
 pub(super) fn spec(object: &Object<'_>, family: Family) -> Result<Spec, ConfigError> {
-    let head_dim = (family == Family::Qwen3).then_some(128);
-    let mut spec = decoder::spec(object, family, &Defaults { eps: 1e-6, head_dim, tied: false })?;
+    let plain = Defaults { theta: 10_000.0, eps: 1e-6, head_dim: None, tied: false };
+    let defaults = match family {
+        Family::Smollm3 => Defaults { theta: 2_000_000.0, tied: true, ..plain },
+        Family::Qwen3 => Defaults { head_dim: Some(128), ..plain },
+        _ => plain,
+    };
+    let mut spec = decoder::spec(object, family, &defaults)?;
     object.must_say("hidden_act", "\"silu\"")?;
-    spec.position = Position::Rope(decoder::rope(object, spec.head_dim)?);
+    spec.position = Position::Rope(decoder::rope(object, spec.head_dim, &defaults)?);
     spec.attention.qk_norm = family == Family::Qwen3;
+    if family == Family::Smollm3 {
+        object.must_be("use_sliding_window", false)?;
+        spec.attention.rotated = rotated(object, spec.layers)?;
+    }
     spec.attention.local = match family {
         Family::Mistral => mistral_window(object)?,
-        Family::Qwen2 | Family::Qwen3 => qwen_window(object, spec.layers)?,
+        Family::Smollm3 | Family::Qwen2 | Family::Qwen3 => qwen_window(object, spec.layers)?,
         _ => None,
     };
     Ok(spec)
+}
+
+/// Layers that rotate: those with a 1 in `no_rope_layers` (it has the opposite of its name), or where that is absent all
+/// but each `no_rope_layer_interval`th.
+fn rotated(object: &Object<'_>, layers: usize) -> Result<Vec<bool>, ConfigError> {
+    let interval = object.number_or("no_rope_layer_interval", 4, MAX_LAYERS)?;
+    let Some(listed) = object.value("no_rope_layers") else {
+        return Ok(decoder::pattern(&(1..=layers).map(|layer| !layer.is_multiple_of(interval)).collect::<Vec<_>>()));
+    };
+    let flag = |value: &Value| value.as_u64().filter(|flag| *flag <= 1).map(|flag| flag == 1);
+    let flags = listed.as_array().and_then(|flags| flags.iter().map(flag).collect::<Option<Vec<bool>>>());
+    let flags = flags.filter(|flags| flags.len() == layers);
+    let flags = flags.ok_or_else(|| object.unsupported("no_rope_layers", "a 0 or 1 for each layer"))?;
+    Ok(decoder::pattern(&flags))
 }
 
 /// All layers have the window, unless it is `null`.

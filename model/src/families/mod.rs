@@ -3,7 +3,9 @@
 //! | family | file | what is particular |
 //! |---|---|---|
 //! | GPT-2 | `gpt2` | transposed matrices, LayerNorm, learned positions |
-//! | Llama, Mistral, Qwen 2 and 3 | `llama` | windows (Mistral, Qwen), biases (Qwen 2), norms of q and k (Qwen 3) |
+//! | Llama | `llama` | the plain case |
+//! | SmolLM3 | `llama` | layers without rotation |
+//! | Mistral, Qwen 2 and 3 | `llama` | windows; biases (Qwen 2), norms of q and k (Qwen 3) |
 //! | Phi-3 | `phi3` | fused matrices, rotation of a part of each head |
 //! | Gemma 2 and 3 | `gemma` | `1 + w` norms before and behind, soft caps, two kinds of layers |
 
@@ -28,9 +30,9 @@ pub(crate) use tensors::{HEAD, Linear, Names, NormNames};
 pub(crate) fn read(object: &Object<'_>) -> Result<Spec, ConfigError> {
     match family(object)? {
         Family::Gpt2 => gpt2::spec(object),
-        family @ (Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3) => llama::spec(object, family),
         Family::Phi3 => phi3::spec(object),
         family @ (Family::Gemma2 | Family::Gemma3) => gemma::spec(object, family),
+        family => llama::spec(object, family),
     }
 }
 
@@ -67,6 +69,7 @@ fn family(object: &Object<'_>) -> Result<Family, ConfigError> {
 const KNOWN: &[(Family, &str, &str)] = &[
     (Family::Gpt2, "GPT2LMHeadModel", "gpt2"),
     (Family::Llama, "LlamaForCausalLM", "llama"),
+    (Family::Smollm3, "SmolLM3ForCausalLM", "smollm3"),
     (Family::Mistral, "MistralForCausalLM", "mistral"),
     (Family::Qwen2, "Qwen2ForCausalLM", "qwen2"),
     (Family::Qwen3, "Qwen3ForCausalLM", "qwen3"),
@@ -111,6 +114,7 @@ mod tests {
             ("llama3", vec![full(0); 3]),
             ("qwen2", vec![full(0); 4]),
             ("qwen3", vec![full(0); 4]),
+            ("smollm3", vec![full(0), Layer { window: None, rope: None }, full(0), Layer { window: None, rope: None }]),
             ("mistral", vec![near(8, 0); 3]),
             ("phi3", vec![near(12, 0); 3]),
             ("gemma2", vec![near(8, 0), full(0), near(8, 0), full(0)]),
@@ -151,6 +155,9 @@ mod tests {
         older("llama", json!({"rope_scaling": null}));
         older("llama3", json!({"rope_theta": 500_000.0, "rope_scaling": llama3}));
         older("qwen2", json!({"rope_theta": 10_000, "max_window_layers": 28, "sliding_window": 131_072}));
+        let mut absent = config("smollm3");
+        absent.as_object_mut().and_then(|object| object.remove("no_rope_layers")).expect("listed");
+        assert_eq!(Spec::from_config(&absent).expect("interval"), spec("smollm3"));
         older("mistral", json!({"rope_theta": 10_000.0}));
         older("phi3", json!({"partial_rotary_factor": 0.5, "rope_scaling": null, "auto_map": {}}));
         older(
@@ -207,6 +214,9 @@ mod tests {
             ("llama3", "/rope_parameters/factor", json!(null)),
             ("llama3", "/rope_parameters/original_max_position_embeddings", json!(0)),
             ("mistral", "/layer_types", json!(["full_attention"])),
+            ("smollm3", "/no_rope_layers", json!([1, 0])),
+            ("smollm3", "/no_rope_layers/2", json!(2)),
+            ("smollm3", "/use_sliding_window", json!(true)),
             ("qwen2", "/layer_types", json!(vec!["sliding_attention"; 4])),
             ("qwen3", "/layer_types/1", json!("chunked_attention")),
             ("phi3", "/rope_parameters/rope_type", json!("longrope")),
@@ -231,7 +241,7 @@ mod tests {
     #[test]
     fn no_key_is_ignored_that_is_not_known_to_be_harmless() {
         let nonsense = json!({"nonsense": 1});
-        for name in ["gpt2", "llama", "llama3", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3"] {
+        for name in ["gpt2", "llama", "llama3", "smollm3", "qwen2", "qwen3", "mistral", "phi3", "gemma2", "gemma3"] {
             let known = config(name);
             for key in known.as_object().expect("object").keys() {
                 let mut config = known.clone();
@@ -239,7 +249,7 @@ mod tests {
                 let refused = Spec::from_config(&config).is_err();
                 // Not looked at without use_sliding_window, and without a rotation that stretches.
                 let unused = match name {
-                    "qwen2" | "qwen3" => ["sliding_window", "max_window_layers"].contains(&key.as_str()),
+                    "qwen2" | "qwen3" | "smollm3" => ["sliding_window", "max_window_layers"].contains(&key.as_str()),
                     "phi3" => key == "original_max_position_embeddings",
                     _ => false,
                 };

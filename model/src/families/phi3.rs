@@ -9,9 +9,10 @@ use crate::spec::{Family, Local, Position, Spec};
 
 /// The family's keys.
 pub(super) fn spec(object: &Object<'_>) -> Result<Spec, ConfigError> {
-    let mut spec = decoder::spec(object, Family::Phi3, &Defaults { eps: 1e-5, head_dim: None, tied: false })?;
+    let defaults = Defaults { theta: 10_000.0, eps: 1e-5, head_dim: None, tied: false };
+    let mut spec = decoder::spec(object, Family::Phi3, &defaults)?;
     object.must_say("hidden_act", "\"silu\"")?;
-    spec.position = Position::Rope(decoder::rope(object, spec.head_dim)?);
+    spec.position = Position::Rope(decoder::rope(object, spec.head_dim, &defaults)?);
     if object.value("sliding_window").is_some() {
         let window = object.number("sliding_window", MAX_POSITIONS)?;
         spec.attention.local = Some(Local { window, layers: vec![true], rope: None });

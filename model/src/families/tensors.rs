@@ -116,9 +116,9 @@ impl Names<'_> {
     pub(crate) fn block(&self, index: usize) -> Block {
         match self.spec.family {
             Family::Gpt2 => gpt2::block(self, index),
-            Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3 => llama::block(self, index),
             Family::Phi3 => phi3::block(self, index),
             Family::Gemma2 | Family::Gemma3 => gemma::block(self, index),
+            _ => llama::block(self, index),
         }
     }
 
