@@ -32,7 +32,7 @@ pub(super) fn spec(object: &Object<'_>, family: Family, defaults: &Defaults) -> 
             return Err(ConfigError::Heads { keys: ["hidden_size", "num_attention_heads"], width, heads });
         }
     };
-    // Absent or null it means different things from family to family; only these two agree with null.
+    // Where the key is absent, these two have as many as heads; the others have a number of their first model's.
     let kv_heads = match family {
         Family::Llama | Family::Phi3 => object.number_or("num_key_value_heads", heads, MAX_WIDTH)?,
         _ => object.number("num_key_value_heads", MAX_WIDTH)?,
@@ -73,15 +73,16 @@ pub(super) fn rope(object: &Object<'_>, head_dim: usize, defaults: &Defaults) ->
     let theta = object.positive("rope_theta")?.unwrap_or(defaults.theta) as f32;
     let share = object.positive("partial_rotary_factor")?.unwrap_or(1.0);
     let plain = Rope { theta, dims: rotated(head_dim, share), scaling: RopeScaling::None };
-    let scaling = object.nested("rope_scaling")?;
-    let inner = match object.nested("rope_parameters")? {
-        Some(parameters) => Some(parameters),
-        None => scaling,
-    };
-    match inner {
-        Some(inner) => rope_of(&inner, head_dim, plain),
-        None => Ok(plain),
+    match (object.nested("rope_parameters")?, object.nested("rope_scaling")?) {
+        (Some(_), Some(_)) => Err(twice(object)),
+        (Some(inner), None) | (None, Some(inner)) => rope_of(&inner, head_dim, plain),
+        (None, None) => Ok(plain),
     }
+}
+
+/// That both forms of the rotation are there: one of them would be ignored.
+pub(super) fn twice(object: &Object<'_>) -> ConfigError {
+    object.unsupported("rope_scaling", "null (beside rope_parameters)")
 }
 
 /// The rotation that the object of its own describes; what it does not say is as in `plain`.

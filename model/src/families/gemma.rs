@@ -60,16 +60,18 @@ fn gemma3_ropes(object: &Object<'_>, head_dim: usize) -> Result<(Rope, Option<Ro
     let plain = |theta: f64| Rope { theta: theta as f32, dims: head_dim, scaling: RopeScaling::None };
     let mut full = plain(object.positive("rope_theta")?.unwrap_or(1_000_000.0));
     let mut local = plain(object.positive("rope_local_base_freq")?.unwrap_or(10_000.0));
-    if let Some(scaling) = object.nested("rope_scaling")? {
-        full = decoder::rope_of(&scaling, head_dim, full)?;
-    }
-    if let Some(parameters) = object.nested("rope_parameters")? {
-        for (kind, rope) in [("full_attention", &mut full), ("sliding_attention", &mut local)] {
-            if let Some(inner) = parameters.nested(kind)? {
-                *rope = decoder::rope_of(&inner, head_dim, *rope)?;
+    match (object.nested("rope_parameters")?, object.nested("rope_scaling")?) {
+        (Some(_), Some(_)) => return Err(decoder::twice(object)),
+        (None, Some(scaling)) => full = decoder::rope_of(&scaling, head_dim, full)?,
+        (Some(parameters), None) => {
+            for (kind, rope) in [("full_attention", &mut full), ("sliding_attention", &mut local)] {
+                if let Some(inner) = parameters.nested(kind)? {
+                    *rope = decoder::rope_of(&inner, head_dim, *rope)?;
+                }
             }
+            parameters.finish()?;
         }
-        parameters.finish()?;
+        (None, None) => {}
     }
     Ok((full, Some(local)))
 }

@@ -203,6 +203,8 @@ mod tests {
             ("llama", "/quantization_config", json!({"bits": 4})),
             ("llama", "/rope_parameters/rope_type", json!("yarn")),
             ("llama", "/rope_parameters/rope_theta", json!(0)),
+            ("llama", "/rope_scaling", json!({"rope_type": "linear", "factor": 2})),
+            ("gemma3", "/rope_scaling", json!({"rope_type": "linear", "factor": 2})),
             ("llama", "/rope_interleaved", json!(true)),
             ("qwen2", "/use_mrope", json!(true)),
             ("llama", "/partial_rotary_factor", json!(0.5)),
