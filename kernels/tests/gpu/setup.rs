@@ -6,7 +6,7 @@ use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
 use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions};
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat};
-use syn1_model::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+use syn1_model::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
 use syn1_model::{ModelFolder, random_piece};
 
 pub(crate) const FORMATS: [WeightFormat; 2] = [WeightFormat::F32, WeightFormat::F16];
@@ -41,6 +41,10 @@ pub(crate) fn ragged() -> Spec {
         position: Position::Learned,
         activation: Activation::GeluTanh,
         gated: false,
+        attention: Attention::default(),
+        post_norms: false,
+        embed_scale: None,
+        logit_softcap: None,
         tied_head: true,
         eos: vec![1],
     }
