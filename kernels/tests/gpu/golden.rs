@@ -50,7 +50,34 @@ fn the_bundled_model_writes_what_its_publisher_says() {
     check("models/tiny-rust-docs", "greedy_64");
 }
 
-#[test]
-fn the_gpt2_fixture_gives_its_golden_ids_and_logits() {
-    check("fixtures/gpt2", "greedy_24");
+/// One test for each fixture, so that they run side by side.
+macro_rules! fixtures {
+    ($($name:ident: $folder:literal),* $(,)?) => {
+        $(#[test]
+        fn $name() {
+            check(concat!("fixtures/", $folder), "greedy_24");
+        })*
+
+        #[test]
+        fn no_fixture_is_without_its_test() {
+            let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
+            let entries = std::fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap());
+            for entry in entries.filter(|entry| entry.path().is_dir()) {
+                let name = entry.file_name();
+                assert!([$($folder),*].iter().any(|folder| name == *folder), "{name:?}");
+            }
+        }
+    };
+}
+
+fixtures! {
+    the_gemma2_fixture_gives_its_golden_ids_and_logits: "gemma2",
+    the_gemma3_fixture_gives_its_golden_ids_and_logits: "gemma3",
+    the_gpt2_fixture_gives_its_golden_ids_and_logits: "gpt2",
+    the_llama_fixture_gives_its_golden_ids_and_logits: "llama",
+    the_llama3_fixture_gives_its_golden_ids_and_logits: "llama3",
+    the_mistral_fixture_gives_its_golden_ids_and_logits: "mistral",
+    the_phi3_fixture_gives_its_golden_ids_and_logits: "phi3",
+    the_qwen2_fixture_gives_its_golden_ids_and_logits: "qwen2",
+    the_qwen3_fixture_gives_its_golden_ids_and_logits: "qwen3",
 }
