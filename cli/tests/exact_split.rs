@@ -87,7 +87,7 @@ async fn the_bundled_model_on_software_vulkan_gpu() {
 #[tokio::test]
 async fn every_random_model_on_software_vulkan_gpu() {
     for fixture in Fixture::all() {
-        every_prompt(&fixture.folder, WeightFormat::F32, software_gpu(), &[1, 2, fixture.layers], &[Codec::F32]).await;
+        every_prompt(&fixture.folder, WeightFormat::F32, software_gpu(), &[1, 2, fixture.layers], &WIRES).await;
         every_prompt(&fixture.folder, WeightFormat::F16, software_gpu(), &[2], &[Codec::F16]).await;
     }
 }

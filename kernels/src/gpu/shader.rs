@@ -183,8 +183,10 @@ fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
 fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor = ShaderModuleDescriptor { label: Some(label), source: ShaderSource::Wgsl(source.into()) };
     // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
-    // the bindings, rows are bounded by the step's and by the room of their window, ids are checked against the vocabulary before they are used, every loop is bounded by an override or
-    // a uniform, and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run every kernel.
+    // the bindings; rows are bounded by the step's and by the room of their window, positions by the context that KV
+    // caches and rotary tables are made for; ids are checked against the vocabulary before they are used; every loop is
+    // bounded by an override or a uniform; and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run
+    // every kernel.
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
 
