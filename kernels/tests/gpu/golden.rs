@@ -80,4 +80,5 @@ fixtures! {
     the_phi3_fixture_gives_its_golden_ids_and_logits: "phi3",
     the_qwen2_fixture_gives_its_golden_ids_and_logits: "qwen2",
     the_qwen3_fixture_gives_its_golden_ids_and_logits: "qwen3",
+    the_smollm3_fixture_gives_its_golden_ids_and_logits: "smollm3",
 }
