@@ -5,6 +5,7 @@ use syn1_model::spec::{Activation, Attention, Family, Local, Norm, NormKind, Pos
 /// Every way in which the families differ from each other, by name, at sizes that fit no vector.
 pub(crate) fn kinds() -> Vec<(&'static str, Spec)> {
     let llama = llama();
+    let learned = Spec { position: Position::Learned, ..llama.clone() };
     let rope = |theta, dims| Rope { theta, dims, scaling: RopeScaling::None };
     let gemma = Spec {
         activation: Activation::GeluTanh,
@@ -25,6 +26,7 @@ pub(crate) fn kinds() -> Vec<(&'static str, Spec)> {
         ("rotation of a part of each head", Spec { position: Position::Rope(rope(1e4, 8)), ..llama.clone() }),
         ("a window", attending(&llama, Attention { local: local(None), ..plain() })),
         ("normed heads", attending(&llama, Attention { qk_norm: true, ..plain() })),
+        ("normed heads, learned positions", attending(&learned, Attention { qk_norm: true, ..plain() })),
         ("norms behind, and caps", attending(&gemma, capped())),
         ("all at once", attending(&centered, all)),
     ]
