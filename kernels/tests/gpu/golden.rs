@@ -6,13 +6,14 @@ use syn1_model::plan::WeightFormat;
 
 use crate::setup::*;
 
-/// Greedy ids identical, the last position's logits within a bound: 1e-3 in f32, 2e-2 in f16.
+/// Greedy ids identical, the last position's logits within a bound: 1e-3 in f32, 3e-3 in f16, whose keys and
+/// values are rounded to f16 in the cache (the reference's are not).
 fn check(path: &str, greedy_key: &str) {
     let folder = model(path);
     let golden: Value = serde_json::from_slice(&std::fs::read(folder.path().join("golden.json")).unwrap()).unwrap();
     let device = device();
     for format in FORMATS {
-        let bound = if format == WeightFormat::F32 { 1e-3 } else { 2e-2 };
+        let bound = if format == WeightFormat::F32 { 1e-3 } else { 3e-3 };
         let (plan, pieces) = packed(&folder, format);
         for options in twins() {
             let mut engine = engine(&device, &plan, &pieces, options);
