@@ -5,6 +5,7 @@ mod support;
 use support::{Golden, Model, Node, collect, greedy, ready};
 use syn1_coordinator::placement::Policy;
 use syn1_core::{Codec, Form};
+use syn1_model::ModelFolder;
 use syn1_model::plan::WeightFormat;
 use syn1_node_host::DeviceChoice;
 
@@ -35,6 +36,24 @@ async fn every_prompt(model: &str, format: WeightFormat, device: DeviceChoice, c
     }
 }
 
+/// A random model of the repository.
+struct Fixture {
+    folder: String,
+    layers: usize,
+}
+
+impl Fixture {
+    /// All of them.
+    fn all() -> Vec<Self> {
+        let entries = std::fs::read_dir(support::repository("fixtures")).unwrap().map(|entry| entry.unwrap());
+        let fixture = |entry: std::fs::DirEntry| {
+            let layers = ModelFolder::open(&entry.path()).unwrap().spec().layers;
+            Self { folder: format!("fixtures/{}", entry.file_name().display()), layers }
+        };
+        entries.filter(|entry| entry.path().is_dir()).map(fixture).collect()
+    }
+}
+
 const WIRES: [Form; 2] = [Form::plain(Codec::F32), Form::plain(Codec::F16)];
 
 fn software_gpu() -> DeviceChoice {
@@ -52,9 +71,11 @@ async fn the_bundled_model_on_the_cpu_with_f32_weights() {
 }
 
 #[tokio::test]
-async fn the_random_gpt2_on_the_cpu() {
-    for format in [WeightFormat::F16, WeightFormat::F32] {
-        every_prompt("fixtures/gpt2", format, DeviceChoice::Cpu, &[1, 2, 3, 4], &WIRES).await;
+async fn every_random_model_on_the_cpu() {
+    for fixture in Fixture::all() {
+        for format in [WeightFormat::F16, WeightFormat::F32] {
+            every_prompt(&fixture.folder, format, DeviceChoice::Cpu, &[1, 2, fixture.layers], &WIRES).await;
+        }
     }
 }
 
@@ -64,8 +85,9 @@ async fn the_bundled_model_on_software_vulkan_gpu() {
 }
 
 #[tokio::test]
-async fn the_random_gpt2_on_software_vulkan_gpu() {
-    for format in [WeightFormat::F16, WeightFormat::F32] {
-        every_prompt("fixtures/gpt2", format, software_gpu(), &[1, 2, 3, 4], &WIRES).await;
+async fn every_random_model_on_software_vulkan_gpu() {
+    for fixture in Fixture::all() {
+        every_prompt(&fixture.folder, WeightFormat::F32, software_gpu(), &[1, 2, fixture.layers], &WIRES).await;
+        every_prompt(&fixture.folder, WeightFormat::F16, software_gpu(), &[2], &WIRES[1..]).await;
     }
 }

@@ -208,7 +208,7 @@ fn rest_fits(scales: &Scales, offers: &[Offer], nodes: &[usize], start: usize) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use syn1_model::spec::{Activation, Family, Norm, NormKind, Position};
+    use syn1_model::spec::{Activation, Attention, Family, Norm, NormKind, Position};
 
     fn spec() -> Spec {
         Spec {
@@ -225,6 +225,10 @@ mod tests {
             position: Position::Learned,
             activation: Activation::GeluTanh,
             gated: false,
+            attention: Attention::default(),
+            post_norms: false,
+            embed_scale: None,
+            logit_softcap: None,
             tied_head: true,
             eos: vec![0],
         }

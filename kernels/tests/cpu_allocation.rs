@@ -9,7 +9,7 @@ use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Step};
 use syn1_model::plan::{Plan, WeightFormat};
 use syn1_model::random_piece;
-use syn1_model::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+use syn1_model::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
 
 /// The system's allocator, counting.
 struct Counting;
@@ -50,6 +50,10 @@ fn a_warm_engine_allocates_nothing() {
         position: Position::Learned,
         activation: Activation::GeluTanh,
         gated: false,
+        attention: Attention { qk_norm: true, ..Attention::default() },
+        post_norms: true,
+        embed_scale: None,
+        logit_softcap: Some(30.0),
         tied_head: true,
         eos: vec![],
     };

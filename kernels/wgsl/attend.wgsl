@@ -1,4 +1,7 @@
-// a = softmax(q k^T * scale) v over the KV cache: one workgroup per query head, token row and split, causal.
+// a = softmax(score(q k^T)) v over the KV cache: one workgroup per query head, token row and split, causal.
+//
+// A score is scaled and, with a cap, kept within it: cap * tanh(s / cap). With a window, a token sees only that many
+// positions, its own included.
 //
 // One split writes `a`. Several (for a single row over a long context, which would otherwise keep few multiprocessors
 // busy) share the positions and leave unnormalised sums in `parts`; combine.wgsl adds them up.
@@ -27,9 +30,9 @@ struct Shape {
   kv_heads: u32,
   sharing: u32,                 // query heads that share a KV head
   max_positions: u32,
-  scale: f32,                   // 1 / sqrt(head_dim)
-  pad0: u32,
-  pad1: u32,
+  scale: f32,                   // of q k^T
+  cap: f32,                     // of the scaled scores; 0: none
+  window: u32,                  // positions that a token sees at most
 }
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;           // [token rows][q_stride]
@@ -43,6 +46,12 @@ struct Shape {
 var<workgroup> scratch: array<f32, THREADS>;
 var<workgroup> probability: array<f32, THREADS>;
 var<workgroup> partial: array<mat2x4<f32>, THREADS>;
+
+// The tanh's argument is clamped because some drivers' tanh is NaN for large ones.
+fn capped(score: f32) -> f32 {
+  if (shape.cap > 0.0) { return shape.cap * tanh(clamp(score / shape.cap, -15.0, 15.0)); }
+  return score;
+}
 
 // Elements 8i to 8i+7 of the cache.
 fn eight(i: u32) -> mat2x4<f32> {
@@ -63,12 +72,13 @@ fn main(
   let head = workgroup.x;
   let token = workgroup.y;
   let count = state.position + token + 1u;
+  let seen = min(count, shape.window);
   let query = token * shape.q_stride + head * HEAD8 * 2u;
   let keys = (head / shape.sharing) * shape.max_positions * HEAD8;
   let values = (shape.kv_heads + head / shape.sharing) * shape.max_positions * HEAD8;
   // Whole tiles for every split; the last ones may have none.
-  let share = (count + THREADS * grid.z - 1u) / (THREADS * grid.z) * THREADS;
-  let begin = workgroup.z * share;
+  let share = (seen + THREADS * grid.z - 1u) / (THREADS * grid.z) * THREADS;
+  let begin = count - seen + workgroup.z * share;
   let end = min(begin + share, count);
   let team = thread / HEAD8;
   let part = thread % HEAD8;
@@ -85,7 +95,7 @@ fn main(
         let k = eight(keys + position * HEAD8 + i);
         sum += dot(k[0], q[query + 2u * i]) + dot(k[1], q[query + 2u * i + 1u]);
       }
-      score = max(sum * shape.scale, -1.0e30);
+      score = max(capped(sum * shape.scale), -1.0e30);
     }
 
     let subgroup_high = subgroupMax(score); //#SG

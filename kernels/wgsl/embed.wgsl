@@ -1,9 +1,9 @@
-// x = tokens[id] + positions[position]: one workgroup per token row.
+// x = scale * tokens[id] (+ positions[position]): one workgroup per token row.
 //
 // A token matrix larger than one binding comes in windows of rows, one dispatch each; a dispatch leaves the rows of
 // other windows alone.
 //
-// Tags: F16 | F32, as in gemv.wgsl.
+// Tags: F16 | F32, as in gemv.wgsl; LEARNED where positions have rows of their own.
 
 override QUADS: u32 = 24u;      // groups of 4 elements in a row
 
@@ -18,14 +18,14 @@ struct State {
 struct Shape {
   row_base: u32,                // first token of this window
   rows: u32,                    // tokens in this window
-  max_positions: u32,           // rows of the position matrix
-  pad0: u32,
+  max_positions: u32,           // LEARNED: rows of the position matrix
+  scale: f32,                   // of the embedding
 }
 
 @group(0) @binding(0) var<storage, read> tokens: array<vec2<u32>>;      // [rows][QUADS], 4 f16 each //#F16
 @group(0) @binding(0) var<storage, read> tokens: array<vec4<f32>>;      // [rows][QUADS] //#F32
-@group(0) @binding(1) var<storage, read> positions: array<vec2<u32>>;   // [max_positions][QUADS] //#F16
-@group(0) @binding(1) var<storage, read> positions: array<vec4<f32>>;   // [max_positions][QUADS] //#F32
+@group(0) @binding(1) var<storage, read> positions: array<vec2<u32>>;   // [max_positions][QUADS] //#F16 LEARNED
+@group(0) @binding(1) var<storage, read> positions: array<vec4<f32>>;   // [max_positions][QUADS] //#F32 LEARNED
 @group(0) @binding(2) var<storage, read> state: State;
 @group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;     // [token rows][QUADS]
 @group(0) @binding(4) var<uniform> shape: Shape;
@@ -42,10 +42,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let token = workgroup.y;
   let id = state.ids[token];
   if (id >= shape.row_base && id < shape.row_base + shape.rows) {
-    let position = min(state.position + token, shape.max_positions - 1u);
+    let position = min(state.position + token, shape.max_positions - 1u); //#LEARNED
     for (var i = thread; i < QUADS; i += 64u) {
-      x[token * QUADS + i] =
-        widen(tokens[(id - shape.row_base) * QUADS + i]) + widen(positions[position * QUADS + i]);
+      var v = shape.scale * widen(tokens[(id - shape.row_base) * QUADS + i]);
+      v += widen(positions[position * QUADS + i]); //#LEARNED
+      x[token * QUADS + i] = v;
     }
   }
 }

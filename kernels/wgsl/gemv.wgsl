@@ -9,7 +9,9 @@
 //   F16 | F32      format of the weights and of the KV cache
 //   T1 | T8        token rows per tile
 //   NORM | PLAIN   a norm is folded in, or not
-//   ROWS | KV | BEST   the result goes to y, to y and the KV cache, or only each workgroup's largest logit is kept
+//   ROWS | GATE | KV | BEST   the result goes to y; to y as the activated even rows times the odd ones; to y and the
+//                  KV cache; or only each workgroup's largest logit is kept
+//   ROPE           with KV: queries and keys are rotated; the two elements of a pair are neighbours
 
 override CHUNKS: u32 = 12u;     // groups of 8 inputs in a row of W
 override LANES: u32 = 32u;      // threads per group of four rows; a multiple of the subgroup's size, or a power of two
@@ -17,7 +19,9 @@ override GROUPS: u32 = 2u;      // groups in a workgroup
 override THREADS: u32 = 64u;    // LANES * GROUPS
 override SUMS: u32 = 64u;       // SG: TILE * subgroups in a workgroup; NOSG: TILE * THREADS
 override CENTER: f32 = 1.0;     // 1: layer norm; 0: RMS norm, whose mu is 0
-override EPILOGUE: u32 = 0u;    // 0: store; 1: add to y; 2: GELU, then store
+override ADD: u32 = 0u;         // ROWS: 1: add to y
+override ACTIVATION: u32 = 0u;  // ROWS, GATE: 1: GELU; 2: SiLU
+override CAP: f32 = 0.0;        // keeps results within it, as CAP * tanh(v / CAP); 0: none
 
 const TILE: u32 = 1u; //#T1
 const TILE: u32 = 8u; //#T8
@@ -45,8 +49,8 @@ struct Shape {
   blocks: u32,                  // workgroups that have rows; the grid may be larger
   block_base: u32,              // BEST: workgroups of the windows before this one
   token_limit: u32,             // token rows for which this window of y has room
-  pad0: u32,
-  pad1: u32,
+  rotated_rows: u32,            // ROPE: rows that are queries or keys
+  rope_quads: u32,              // ROPE: a quarter of the elements of a head that are rotated
 }
 
 @group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;           // [rows][CHUNKS], 8 f16 each //#F16
@@ -57,9 +61,11 @@ struct Shape {
 @group(0) @binding(4) var<uniform> shape: Shape;
 @group(0) @binding(5) var<storage, read> gamma: array<vec4<f32>>;       // [2 * CHUNKS] //#NORM
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // [token rows][y_stride] //#ROWS
+@group(0) @binding(6) var<storage, read_write> y: array<vec2<f32>>;     // [token rows][2 * y_stride] //#GATE
 @group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // queries, [token rows][y_stride] //#KV
 @group(0) @binding(7) var<storage, read_write> kv: array<vec2<u32>>;    // [K|V][kv_head][max_positions][head_dim / 4] //#KV F16
 @group(0) @binding(7) var<storage, read_write> kv: array<vec4<f32>>;    // [K|V][kv_head][max_positions][head_dim / 4] //#KV F32
+@group(0) @binding(8) var<storage, read> rotations: array<vec4<f32>>;   // [max_positions][rope_quads] (cos, sin) of 2 pairs //#ROPE
 @group(0) @binding(6) var<storage, read_write> winners: array<vec2<u32>>; // [all workgroups] (bits of the logit, id) //#BEST
 
 var<workgroup> sums: array<vec4<f32>, SUMS>;
@@ -73,10 +79,16 @@ fn eight(i: u32) -> mat2x4<f32> {
   return mat2x4<f32>(w[2u * i], w[2u * i + 1u]); //#F32
 }
 
-// The tanh form; the argument is clamped because some drivers' tanh is NaN for large ones.
-fn gelu(v: vec4<f32>) -> vec4<f32> {
-  let u = 0.7978845608028654 * (v + 0.044715 * v * v * v);
-  return 0.5 * v * (1.0 + tanh(clamp(u, vec4(-15.0), vec4(15.0))));
+// The argument is clamped because some drivers' tanh is NaN for large ones.
+fn safe_tanh(v: vec4<f32>) -> vec4<f32> {
+  return tanh(clamp(v, vec4(-15.0), vec4(15.0)));
+}
+
+// GELU in its tanh form, or SiLU with an exponent that stays finite.
+fn activated(v: vec4<f32>) -> vec4<f32> {
+  if (ACTIVATION == 1u) { return 0.5 * v * (1.0 + safe_tanh(0.7978845608028654 * (v + 0.044715 * v * v * v))); }
+  if (ACTIVATION == 2u) { return v / (1.0 + exp(clamp(-v, vec4(-30.0), vec4(30.0)))); }
+  return v;
 }
 
 @compute @workgroup_size(THREADS)
@@ -169,17 +181,26 @@ fn main(
     let rs = inverseSqrt(max(stat_sum.y * shape.inverse_cols - mu * mu, 0.0) + shape.eps); //#NORM
     v = rs * (v - mu * vec4(c0.x, c1.x, c2.x, c3.x)); //#NORM
     v += vec4(c0.y, c1.y, c2.y, c3.y);
-    if (EPILOGUE == 2u) { v = gelu(v); }
+    if (CAP > 0.0) { v = CAP * safe_tanh(v / CAP); }
 
     let left = vec4(out) + vec4(0u, 1u, 2u, 3u) < vec4(shape.rows);
     let token = first_token + t;
     if (token < tokens && out < shape.rows) { //#ROWS
       let to = token * shape.y_stride + index / 4u; //#ROWS
-      v = select(vec4(0.0), v, left); //#ROWS
-      if (EPILOGUE == 1u) { v += y[to]; } //#ROWS
+      v = select(vec4(0.0), activated(v), left); //#ROWS
+      if (ADD == 1u) { v += y[to]; } //#ROWS
       y[to] = v; //#ROWS
     } //#ROWS
+    if (token < tokens && out < shape.rows) { //#GATE
+      v = select(vec4(0.0), v, left); //#GATE
+      y[token * 2u * shape.y_stride + index / 4u] = activated(v).xz * v.yw; //#GATE
+    } //#GATE
     if (token < tokens && out < shape.rows) { //#KV
+      let at = index % shape.head_dim / 4u; //#ROPE
+      if (index < shape.rotated_rows && at < shape.rope_quads) { //#ROPE
+        let turn = rotations[(state.position + token) * shape.rope_quads + at]; //#ROPE
+        v = v * turn.xxzz + v.yxwz * turn.yyww * vec4(-1.0, 1.0, -1.0, 1.0); //#ROPE
+      } //#ROPE
       if (index < shape.q_rows) { //#KV
         y[token * shape.y_stride + index / 4u] = v; //#KV
       } else { //#KV

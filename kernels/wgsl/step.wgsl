@@ -1,10 +1,10 @@
 // The token loop's turn, in one workgroup: id = argmax of the logits (the lowest id among equals), position + 1, and
-// x = tokens[id] + positions[position] for the next token.
+// x = scale * tokens[id] (+ positions[position]) for the next token.
 //
 // The head leaves the largest logit of each of its workgroups in `winners`. The token matrix's first window is gathered
 // here; where it has more windows, embed.wgsl follows for each of them.
 //
-// Tags: SG | NOSG, F16 | F32, as in gemv.wgsl.
+// Tags: SG | NOSG, F16 | F32, as in gemv.wgsl; LEARNED as in embed.wgsl.
 
 override THREADS: u32 = 256u;   // a power of two
 override QUADS: u32 = 24u;      // groups of 4 elements in a row
@@ -21,14 +21,18 @@ struct State {
 struct Shape {
   winners: u32,                 // entries of `winners`
   rows: u32,                    // tokens in the first window
-  max_positions: u32,           // rows of the position matrix
+  max_positions: u32,           // positions of the model
   vocab: u32,
+  scale: f32,                   // of the embedding
+  pad0: u32,
+  pad1: u32,
+  pad2: u32,
 }
 
 @group(0) @binding(0) var<storage, read> tokens: array<vec2<u32>>;      // [rows][QUADS], 4 f16 each //#F16
 @group(0) @binding(0) var<storage, read> tokens: array<vec4<f32>>;      // [rows][QUADS] //#F32
-@group(0) @binding(1) var<storage, read> positions: array<vec2<u32>>;   // [max_positions][QUADS] //#F16
-@group(0) @binding(1) var<storage, read> positions: array<vec4<f32>>;   // [max_positions][QUADS] //#F32
+@group(0) @binding(1) var<storage, read> positions: array<vec2<u32>>;   // [max_positions][QUADS] //#F16 LEARNED
+@group(0) @binding(1) var<storage, read> positions: array<vec4<f32>>;   // [max_positions][QUADS] //#F32 LEARNED
 @group(0) @binding(2) var<storage, read> winners: array<vec2<u32>>;     // (bits of the logit, id)
 @group(0) @binding(3) var<storage, read_write> state: State;
 @group(0) @binding(4) var<storage, read_write> chosen: array<u32>;      // [KEPT], a ring
@@ -102,7 +106,9 @@ fn main(
   if (id >= shape.vocab) { id = 0u; }
   if (id < shape.rows) {
     for (var i = thread; i < QUADS; i += THREADS) {
-      x[i] = widen(tokens[id * QUADS + i]) + widen(positions[next * QUADS + i]);
+      var v = shape.scale * widen(tokens[id * QUADS + i]);
+      v += widen(positions[next * QUADS + i]); //#LEARNED
+      x[i] = v;
     }
   }
   if (thread == 0u) {

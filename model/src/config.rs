@@ -6,11 +6,13 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::bounded::read_bounded;
-use crate::limits::{MAX_CONFIG_BYTES, MAX_EOS, MAX_FFN, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, SpecError};
-use crate::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+use crate::families;
+use crate::keys::Object;
+use crate::limits::{MAX_CONFIG_BYTES, SpecError};
+use crate::spec::Spec;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +51,7 @@ pub enum ConfigError {
     #[error("the configuration is not a JSON object")]
     NotAnObject,
     /// A model of another kind.
-    #[error("architecture {found} is not supported; this version runs {SUPPORTED}")]
+    #[error("architecture {found} is not supported; this version runs {}", families::supported())]
     Architecture {
         /// What the file names.
         found: String,
@@ -58,13 +60,13 @@ pub enum ConfigError {
     #[error("the key '{key}' is missing")]
     Missing {
         /// The key.
-        key: &'static str,
+        key: String,
     },
     /// A value of the wrong type.
     #[error("'{key}' is {found}; {expected} is expected")]
     Type {
         /// The key.
-        key: &'static str,
+        key: String,
         /// What the file holds.
         found: String,
         /// What should stand there.
@@ -74,7 +76,7 @@ pub enum ConfigError {
     #[error("'{key}' is {found}; between {min} and {max} are allowed")]
     Range {
         /// The key.
-        key: &'static str,
+        key: String,
         /// What the file holds.
         found: u64,
         /// The least that is allowed.
@@ -86,7 +88,7 @@ pub enum ConfigError {
     #[error("'{key}' is {found}, which is not supported; only {supported} is")]
     Unsupported {
         /// The key.
-        key: &'static str,
+        key: String,
         /// What the file holds.
         found: String,
         /// What could stand there.
@@ -99,8 +101,10 @@ pub enum ConfigError {
         key: String,
     },
     /// Heads that do not divide the width.
-    #[error("'n_embd' {width} cannot be divided into 'n_head' {heads} heads")]
+    #[error("'{}' {width} cannot be divided into '{}' {heads} heads", keys[0], keys[1])]
     Heads {
+        /// The two keys.
+        keys: [&'static str; 2],
         /// Width of the residual stream.
         width: usize,
         /// Number of heads.
@@ -117,10 +121,11 @@ impl Spec {
     /// # Errors
     /// An unsupported architecture, an unknown key, a missing or implausible value: each by name.
     pub fn from_config(config: &Value) -> Result<Self, ConfigError> {
-        let object = Object(config.as_object().ok_or(ConfigError::NotAnObject)?);
-        object.check_architecture()?;
-        object.check_keys()?;
-        gpt2(&object)
+        let object = Object::new(config)?;
+        let spec = families::read(&object)?;
+        object.finish()?;
+        spec.check()?;
+        Ok(spec)
     }
 
     /// Reads `config.json` of a folder and adds the end tokens of its `generation_config.json`, if there is one.
@@ -145,158 +150,13 @@ impl Spec {
     /// # Errors
     /// An `eos_token_id` that is not an id or a list of ids, or that lies outside the vocabulary.
     pub fn merge_generation(&mut self, generation: &Value) -> Result<(), ConfigError> {
-        let object = Object(generation.as_object().ok_or(ConfigError::NotAnObject)?);
+        let object = Object::new(generation)?;
         for id in object.token_ids("eos_token_id")? {
             if !self.eos.contains(&id) {
                 self.eos.push(id);
             }
         }
         Ok(self.check()?)
-    }
-}
-
-/// The GPT-2 family's keys.
-fn gpt2(object: &Object<'_>) -> Result<Spec, ConfigError> {
-    let width = object.number("n_embd", MAX_WIDTH)?;
-    let heads = object.number("n_head", MAX_WIDTH)?;
-    if !width.is_multiple_of(heads) {
-        return Err(ConfigError::Heads { width, heads });
-    }
-    let max_positions = object.number("n_positions", MAX_POSITIONS)?;
-    // An old name of the same number; another value would mean a mask that this version does not have.
-    if object.value("n_ctx").is_some() && object.number("n_ctx", MAX_POSITIONS)? != max_positions {
-        let found = object.text("n_ctx");
-        return Err(ConfigError::Unsupported { key: "n_ctx", found, supported: "the value of n_positions" });
-    }
-    match object.value("activation_function").and_then(Value::as_str) {
-        Some("gelu_new") => {}
-        None if object.value("activation_function").is_none() => {}
-        _ => {
-            let (key, found) = ("activation_function", object.text("activation_function"));
-            return Err(ConfigError::Unsupported { key, found, supported: "\"gelu_new\"" });
-        }
-    }
-    object.must_be("scale_attn_weights", true)?;
-    for key in [
-        "scale_attn_by_inverse_layer_idx",
-        "reorder_and_upcast_attn",
-        "add_cross_attention",
-        "is_encoder_decoder",
-        "cross_attention_hidden_size",
-    ] {
-        object.must_be(key, false)?;
-    }
-    if let Some(heads) = object.value("pruned_heads")
-        && heads.as_object().is_none_or(|heads| !heads.is_empty())
-    {
-        let found = object.text("pruned_heads");
-        return Err(ConfigError::Unsupported { key: "pruned_heads", found, supported: "an empty object" });
-    }
-    let spec = Spec {
-        family: Family::Gpt2,
-        layers: object.number("n_layer", MAX_LAYERS)?,
-        width,
-        heads,
-        kv_heads: heads,
-        head_dim: width / heads,
-        ffn: if object.value("n_inner").is_some() { object.number("n_inner", MAX_FFN)? } else { 4 * width },
-        vocab: object.number("vocab_size", MAX_VOCAB)?,
-        max_positions,
-        norm: Norm { kind: NormKind::Layer, eps: object.epsilon("layer_norm_epsilon")? },
-        position: Position::Learned,
-        activation: Activation::GeluTanh,
-        gated: false,
-        tied_head: object.flag("tie_word_embeddings")?.unwrap_or(true),
-        eos: object.token_ids("eos_token_id")?,
-    };
-    spec.check()?;
-    Ok(spec)
-}
-
-/// The object of a configuration file, read key by key. `null` counts as absent, as in the files' own library.
-struct Object<'a>(&'a Map<String, Value>);
-
-impl Object<'_> {
-    fn value(&self, key: &str) -> Option<&Value> {
-        self.0.get(key).filter(|value| !value.is_null())
-    }
-
-    /// What stands at `key`, for an error message.
-    fn text(&self, key: &str) -> String {
-        let text = self.value(key).unwrap_or(&Value::Null).to_string();
-        match text.char_indices().nth(80) {
-            Some((end, _)) => format!("{}...", &text[..end]),
-            None => text,
-        }
-    }
-
-    fn wrong_type(&self, key: &'static str, expected: &'static str) -> ConfigError {
-        ConfigError::Type { key, found: self.text(key), expected }
-    }
-
-    fn number(&self, key: &'static str, max: usize) -> Result<usize, ConfigError> {
-        let value = self.value(key).ok_or(ConfigError::Missing { key })?;
-        let found = value.as_u64().ok_or_else(|| self.wrong_type(key, "a whole number"))?;
-        match usize::try_from(found) {
-            Ok(number) if (1..=max).contains(&number) => Ok(number),
-            _ => Err(ConfigError::Range { key, found, min: 1, max }),
-        }
-    }
-
-    fn epsilon(&self, key: &'static str) -> Result<f32, ConfigError> {
-        let Some(value) = self.value(key) else { return Ok(DEFAULT_EPSILON) };
-        let eps = value.as_f64().filter(|eps| *eps > 0.0 && *eps < 1.0);
-        eps.map(|eps| eps as f32).ok_or_else(|| self.wrong_type(key, "a number between 0 and 1"))
-    }
-
-    fn flag(&self, key: &'static str) -> Result<Option<bool>, ConfigError> {
-        let Some(value) = self.value(key) else { return Ok(None) };
-        value.as_bool().map(Some).ok_or_else(|| self.wrong_type(key, "true or false"))
-    }
-
-    fn must_be(&self, key: &'static str, wanted: bool) -> Result<(), ConfigError> {
-        match self.value(key) {
-            None => Ok(()),
-            Some(Value::Bool(found)) if *found == wanted => Ok(()),
-            Some(_) => {
-                let supported = if wanted { "true" } else { "false" };
-                Err(ConfigError::Unsupported { key, found: self.text(key), supported })
-            }
-        }
-    }
-
-    /// An id, a list of up to [`MAX_EOS`] ids, or nothing.
-    fn token_ids(&self, key: &'static str) -> Result<Vec<u32>, ConfigError> {
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let ids = match self.value(key) {
-            None => Some(Vec::new()),
-            Some(Value::Array(values)) if values.len() > MAX_EOS => None,
-            Some(Value::Array(values)) => values.iter().map(id).collect(),
-            Some(value) => id(value).map(|id| vec![id]),
-        };
-        ids.ok_or_else(|| self.wrong_type(key, "a token id or a list of at most 64 token ids"))
-    }
-
-    fn check_architecture(&self) -> Result<(), ConfigError> {
-        let kind = self.value("model_type").and_then(Value::as_str);
-        let class = self.value("architectures").and_then(Value::as_array).and_then(|list| list.first());
-        let class = class.and_then(Value::as_str);
-        let found = match (class, kind) {
-            (None | Some("GPT2LMHeadModel"), Some("gpt2")) => return Ok(()),
-            (Some(class), Some(kind)) => format!("{class} (model_type {kind})"),
-            (Some(class), None) => format!("{class} (no model_type)"),
-            (None, Some(kind)) => format!("model_type {kind}"),
-            (None, None) => return Err(ConfigError::Missing { key: "model_type" }),
-        };
-        Err(ConfigError::Architecture { found })
-    }
-
-    fn check_keys(&self) -> Result<(), ConfigError> {
-        let known = |key: &str| READ.contains(&key) || HARMLESS.contains(&key) || key.starts_with("summary_");
-        match self.0.keys().find(|key| !known(key)) {
-            Some(key) => Err(ConfigError::UnknownKey { key: key.clone() }),
-            None => Ok(()),
-        }
     }
 }
 
@@ -310,106 +170,11 @@ fn read_json(path: &Path) -> Result<Option<Value>, ConfigError> {
     serde_json::from_slice(&bytes).map(Some).map_err(|error| ConfigError::Json { path: path.into(), error })
 }
 
-/// What this version runs.
-const SUPPORTED: &str = "GPT2LMHeadModel (model_type gpt2)";
-
-/// `layer_norm_epsilon` where the file has none.
-const DEFAULT_EPSILON: f32 = 1e-5;
-
-/// Keys that this file reads.
-const READ: &[&str] = &[
-    "activation_function",
-    "add_cross_attention",
-    "architectures",
-    "cross_attention_hidden_size",
-    "eos_token_id",
-    "is_encoder_decoder",
-    "layer_norm_epsilon",
-    "model_type",
-    "n_ctx",
-    "n_embd",
-    "n_head",
-    "n_inner",
-    "n_layer",
-    "n_positions",
-    "pruned_heads",
-    "reorder_and_upcast_attn",
-    "scale_attn_by_inverse_layer_idx",
-    "scale_attn_weights",
-    "tie_word_embeddings",
-    "vocab_size",
-];
-
-/// Keys that cannot change a logit: training, other heads, sampling defaults, book-keeping.
-const HARMLESS: &[&str] = &[
-    "_attn_implementation_autoset",
-    "_from_model_config",
-    "_name_or_path",
-    "_num_labels",
-    "attn_pdrop",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "bos_token_id",
-    "chunk_size_feed_forward",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dtype",
-    "early_stopping",
-    "embd_pdrop",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "gradient_checkpointing",
-    "id2label",
-    "initializer_range",
-    "is_decoder",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "min_length",
-    "n_special",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_labels",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_past",
-    "output_scores",
-    "pad_token_id",
-    "predict_special_tokens",
-    "prefix",
-    "problem_type",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "resid_pdrop",
-    "return_dict",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tf_legacy_loss",
-    "tie_encoder_decoder",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers_version",
-    "typical_p",
-    "unk_token_id",
-    "use_bfloat16",
-    "use_cache",
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::MAX_EOS;
+    use crate::spec::{Norm, NormKind};
     use serde_json::json;
 
     fn bundled() -> PathBuf {
@@ -440,12 +205,17 @@ mod tests {
 
     #[test]
     fn another_architecture_is_named_with_what_is_supported() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/llama");
-        let text = Spec::from_folder(&path).expect_err("llama").to_string();
-        assert!(
-            text.contains("LlamaForCausalLM") && text.contains("llama") && text.contains("GPT2LMHeadModel"),
-            "{text}"
-        );
+        let mut config = fixture();
+        config["architectures"] = json!(["BloomForCausalLM"]);
+        config["model_type"] = json!("bloom");
+        let text = Spec::from_config(&config).expect_err("bloom").to_string();
+        for part in
+            ["BloomForCausalLM (model_type bloom)", "GPT2LMHeadModel", "Gemma3ForCausalLM (model_type gemma3_text)"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        // A class and a type that do not belong together.
+        assert!(refusal("architectures", json!(["LlamaForCausalLM"])).contains("LlamaForCausalLM (model_type gpt2)"));
         let text = refusal("architectures", json!(["GPT2ForSequenceClassification"]));
         assert!(text.contains("GPT2ForSequenceClassification"), "{text}");
     }

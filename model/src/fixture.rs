@@ -1,4 +1,4 @@
-//! The GPT-2 fixture as a model that tests can change and write to a folder of their own.
+//! A fixture as a model that tests can change and write to a folder of their own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,9 +19,14 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// The fixture: 4 layers, width 96, MLP 200, f16.
+    /// The GPT-2 fixture: 4 layers, width 96, MLP 200, f16.
     pub(crate) fn fixture() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/gpt2");
+        Self::of("gpt2")
+    }
+
+    /// The fixture of this name.
+    pub(crate) fn of(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures").join(name);
         let read = |name: &str| std::fs::read(folder.join(name)).expect(name);
         let bytes = read("model.safetensors");
         let parsed = SafeTensors::deserialize(&bytes).expect("safetensors");

@@ -16,10 +16,13 @@
 mod bounded;
 pub mod config;
 pub mod digest;
+mod families;
 #[cfg(test)]
 mod fixture;
+mod fold;
 pub mod folder;
-mod gpt2;
+mod keys;
+mod layout;
 pub mod limits;
 pub mod manifest;
 mod map;
@@ -27,6 +30,7 @@ pub mod pack;
 pub mod piece;
 pub mod plan;
 pub mod random;
+mod rope;
 pub mod source;
 pub mod spec;
 pub mod split;

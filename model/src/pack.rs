@@ -3,11 +3,11 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::gpt2::Linear;
+use crate::families::{Linear, NormNames};
+use crate::fold::Fold;
+use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout, rotary_row};
 use crate::piece::PieceBytes;
-use crate::plan::{
-    BlockLayout, Gemv, HeadLayout, Matrix, Piece, PositionsLayout, Tensor, TokensLayout, WeightFormat, piece_bytes,
-};
+use crate::plan::{Gemv, Matrix, Piece, Tensor, WeightFormat, piece_bytes};
 use crate::source::Source;
 use crate::weights::{TensorView, WeightsError};
 
@@ -74,13 +74,33 @@ pub fn pack_piece(source: &Source, piece: Piece, format: WeightFormat) -> Result
         Piece::Positions => pack_rows(source, &PositionsLayout::new(spec, format).matrix, &names.positions(), out),
         Piece::Block(index) => {
             assert!(index < spec.layers, "block {index} of {}", spec.layers);
-            let layout = BlockLayout::new(spec, format, index);
-            let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
-            let mut pairs = gemvs.iter().zip(names.block(index));
-            pairs.try_for_each(|(gemv, linear)| pack_gemv(source, piece, gemv, &linear, out))
+            pack_block(source, index, &BlockLayout::new(spec, format, index), out)
         }
-        Piece::Head => pack_gemv(source, piece, &HeadLayout::new(spec, format).gemv, &names.head(spec.tied_head), out),
+        Piece::Head => pack_gemv(source, piece, &HeadLayout::new(spec, format).gemv, &names.head(), out),
     })
+}
+
+/// A block: its products, and the norms that are not in front of one.
+fn pack_block(source: &Source, index: usize, layout: &BlockLayout, out: &mut [u8]) -> Result<(), PackError> {
+    let (spec, block) = (source.spec(), source.names().block(index));
+    let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
+    for (gemv, linear) in gemvs.iter().zip(&block.linears) {
+        pack_gemv(source, Piece::Block(index), gemv, linear, out)?;
+    }
+    if let (Some(layout), Some(names)) = (layout.qk_norm, &block.qk_norm) {
+        let dims = spec.layer(index).rope.map_or(0, |rope| spec.ropes()[rope].dims);
+        for (tensor, names) in [layout.q, layout.k].into_iter().zip(names) {
+            let stored = gamma(source, names, spec.head_dim)?;
+            let packed: Vec<f32> = (0..spec.head_dim).map(|element| stored[rotary_row(element, dims)]).collect();
+            store(&packed, WeightFormat::F32, bytes_of(tensor, out));
+        }
+    }
+    if let (Some(layouts), Some(names)) = (layout.post_norms, &block.post_norms) {
+        for (layout, names) in layouts.iter().zip(names) {
+            store(&gamma(source, names, spec.width)?, WeightFormat::F32, bytes_of(layout.gamma, out));
+        }
+    }
+    Ok(())
 }
 
 /// An embedding: rows as they are.
@@ -98,7 +118,10 @@ fn pack_rows(source: &Source, matrix: &Matrix, name: &str, out: &mut [u8]) -> Re
 fn pack_gemv(source: &Source, piece: Piece, gemv: &Gemv, linear: &Linear, out: &mut [u8]) -> Result<(), PackError> {
     let matrix = &gemv.matrix;
     let norm = match &linear.norm {
-        Some((gamma, beta)) => Some((vector(source, gamma, matrix.cols)?, vector(source, beta, matrix.cols)?)),
+        Some(names) => {
+            let beta = names.beta.as_ref().map(|beta| vector(source, beta, matrix.cols));
+            Some((gamma(source, names, matrix.cols)?, beta.unwrap_or_else(|| Ok(vec![0.0; matrix.cols]))?))
+        }
         None => None,
     };
     if let (Some(folded), Some((gamma, _))) = (&gemv.norm, &norm) {
@@ -106,32 +129,37 @@ fn pack_gemv(source: &Source, piece: Piece, gemv: &Gemv, linear: &Linear, out: &
     }
     let mut fold = Fold { norm, sums: vec![[0.0; 2]; matrix.rows] };
     let own = (matrix.data.piece == piece).then_some(&mut *out);
-    let shape = if linear.transposed { [matrix.cols, matrix.rows] } else { [matrix.rows, matrix.cols] };
-    let view = source.weights().shaped(&linear.weight, &shape)?;
-    if linear.transposed {
-        pack_transposed(&view, matrix, &mut fold, own)?;
-    } else {
-        pack_straight(&view, matrix, &mut fold, own)?;
+    let shape = |rows| if linear.transposed { [matrix.cols, rows] } else { [rows, matrix.cols] };
+    let views = linear.parts.iter().map(|part| source.weights().shaped(&part.weight, &shape(part.rows)));
+    let views = views.collect::<Result<Vec<_>, _>>()?;
+    match views.as_slice() {
+        [view] if linear.transposed => pack_transposed(view, matrix, &mut fold, own)?,
+        views => pack_straight(views, linear, matrix, &mut fold, own)?,
     }
-    if let Some(bias) = &linear.bias {
-        for (sums, bias) in fold.sums.iter_mut().zip(vector(source, bias, matrix.rows)?) {
-            sums[1] += f64::from(bias);
+    for (index, part) in linear.parts.iter().enumerate() {
+        let Some(bias) = &part.bias else { continue };
+        let bias = vector(source, bias, part.rows)?;
+        for (row, sums) in fold.sums.iter_mut().enumerate() {
+            let (part, stored) = linear.stored(row);
+            sums[1] += if part == index { f64::from(bias[stored]) } else { 0.0 };
         }
     }
     store(&fold.aux(), WeightFormat::F32, bytes_of(gemv.aux, out));
     Ok(())
 }
 
-/// A matrix that is stored `[out][in]`.
+/// Matrices that are stored `[out][in]`.
 fn pack_straight(
-    view: &TensorView<'_>,
+    views: &[TensorView<'_>],
+    linear: &Linear,
     matrix: &Matrix,
     fold: &mut Fold,
     mut out: Option<&mut [u8]>,
 ) -> Result<(), PackError> {
     let mut row = vec![0.0; matrix.stride];
     for index in 0..matrix.rows {
-        read_as_stored(view, index * matrix.cols, matrix.format, &mut row[..matrix.cols])?;
+        let (part, stored) = linear.stored(index);
+        read_as_stored(&views[part], stored * matrix.cols, matrix.format, &mut row[..matrix.cols])?;
         fold.add_row(index, &row[..matrix.cols]);
         if let Some(row_out) = out.as_deref_mut().and_then(|out| rows_mut(matrix, out).nth(index)) {
             store(&row, matrix.format, row_out);
@@ -169,42 +197,6 @@ fn pack_transposed(
         }
     }
     Ok(())
-}
-
-/// The sums that fold a norm and a bias into `aux`, in f64 over the weights as they are stored.
-pub(crate) struct Fold {
-    /// Gamma and beta.
-    pub(crate) norm: Option<(Vec<f32>, Vec<f32>)>,
-    /// Per output `sum W gamma` and `sum W beta + bias`.
-    pub(crate) sums: Vec<[f64; 2]>,
-}
-
-impl Fold {
-    /// Adds a whole row of the matrix.
-    pub(crate) fn add_row(&mut self, row: usize, weights: &[f32]) {
-        let Some((gamma, beta)) = &self.norm else { return };
-        let [mut c1, mut c2] = self.sums[row];
-        for ((weight, gamma), beta) in weights.iter().zip(gamma).zip(beta) {
-            c1 += f64::from(*weight) * f64::from(*gamma);
-            c2 += f64::from(*weight) * f64::from(*beta);
-        }
-        self.sums[row] = [c1, c2];
-    }
-
-    /// Adds a part of a column: the weights of outputs from `row` on for input `k`.
-    fn add_column(&mut self, row: usize, k: usize, weights: &[f32]) {
-        let Some((gamma, beta)) = &self.norm else { return };
-        let (gamma, beta) = (f64::from(gamma[k]), f64::from(beta[k]));
-        for ([c1, c2], weight) in self.sums[row..].iter_mut().zip(weights) {
-            *c1 += f64::from(*weight) * gamma;
-            *c2 += f64::from(*weight) * beta;
-        }
-    }
-
-    /// The pairs `(c1, c2)` one behind the other.
-    pub(crate) fn aux(&self) -> Vec<f32> {
-        self.sums.iter().flatten().map(|sum| *sum as f32).collect()
-    }
 }
 
 /// Writes elements in storage form; `out` may be longer (padding), and stays as it is there.
@@ -272,6 +264,13 @@ fn vector(source: &Source, name: &str, elements: usize) -> Result<Vec<f32>, Pack
     let mut values = vec![0.0; elements];
     read_as_stored(&view, 0, WeightFormat::F32, &mut values)?;
     Ok(values)
+}
+
+/// A norm's gamma.
+fn gamma(source: &Source, names: &NormNames, elements: usize) -> Result<Vec<f32>, PackError> {
+    let mut gamma = vector(source, &names.gamma, elements)?;
+    gamma.iter_mut().for_each(|gamma| *gamma += names.offset);
+    Ok(gamma)
 }
 
 /// Without a branch per element, so that it vectorises.

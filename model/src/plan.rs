@@ -11,13 +11,19 @@
 //! time. Beta and bias are folded (in f32) into `aux`: per output row the pair `(c1, c2)` with `c1 = sum_k W[k] gamma[k]`
 //! and `c2 = sum_k W[k] beta[k] + bias`, so that a kernel can norm after its product:
 //! `y = rs * (sum_k W[k] gamma[k] x[k] - mu * c1) + c2`, with `mu = 0` for RMS norm and, where no norm precedes the
-//! product, `y = sum_k W[k] x[k] + c2` (then `c1 = 0`).
+//! product, `y = sum_k W[k] x[k] + c2` (then `c1 = 0`). A family whose norms multiply with `1 + w` has `gamma = 1 + w`
+//! here.
+//!
+//! Two products have their rows in another order than the checkpoint, so that what belongs together is computed
+//! together: gate and up alternate, and so do the two elements of a rotated pair (see [`rotary_row`]).
 
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Activation, Norm, Position, Rope, Spec};
+use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout};
+pub use crate::layout::{padded, rotary_row};
+use crate::spec::{Activation, Layer, Norm, Position, Spec};
 
 /// Every tensor of a piece starts at a multiple of this many bytes (WebGPU's storage offset alignment).
 pub const TENSOR_ALIGN: u64 = 256;
@@ -114,43 +120,67 @@ pub struct Gemv {
     pub norm: Option<FoldedNorm>,
 }
 
-/// A norm in front of a product.
+/// A norm in front of a product or behind it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FoldedNorm {
     /// Which norm.
     pub norm: Norm,
-    /// `stride` f32 values, zero from `cols` on.
+    /// An f32 value for each element of the row, padded with zeros as matrix rows are.
     pub gamma: Tensor,
+}
+
+/// The norms of queries and keys, head by head, in front of the rotation.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QkNorm {
+    /// Which norm.
+    pub norm: Norm,
+    /// `padded(head_dim)` f32 values for every query head, in the order of the packed rows; zero from `head_dim` on.
+    pub q: Tensor,
+    /// The same for every key head.
+    pub k: Tensor,
 }
 
 /// One fused operation. `x` is the residual row, `q` the queries, `a` the attention output, `h` the MLP's hidden row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
-    /// `x = tokens[id] (+ positions[position])`.
+    /// `x = scale * tokens[id] (+ positions[position])`.
     Embed {
         /// `[vocab][width]`.
         tokens: Matrix,
         /// `[max_positions][width]`, for learned positions.
         positions: Option<Matrix>,
+        /// Factor of the token's row; 1 for most models.
+        scale: f32,
     },
-    /// `(q, k, v) = gemv(x)`; rotates q and k; appends k and v to the layer's KV cache.
+    /// `(q, k, v) = gemv(x)`; norms q and k; rotates them; appends k and v to the layer's KV cache.
     Qkv {
         /// Index of the layer's KV cache, counted from the start of the range.
         layer: usize,
-        /// Rows are queries, then keys, then values, each head-major.
+        /// Rows are queries, then keys, then values, each head-major. With `rope`, elements `2i` and `2i + 1` of a query
+        /// or key head turn together, for `i < dims / 2`; see [`rotary_row`].
         gemv: Gemv,
-        /// Rotation of q and k.
-        rope: Option<Rope>,
+        /// Norms of q and k.
+        qk_norm: Option<QkNorm>,
+        /// Rotation of q and k: an index into [`Spec::ropes`].
+        rope: Option<usize>,
     },
-    /// `a = softmax(q k^T / sqrt(head_dim)) v` over the layer's KV cache, causal.
+    /// `a = softmax(cap(scale * q k^T)) v` over the layer's KV cache, causal, where `cap(s) = softcap * tanh(s / softcap)`.
     Attend {
         /// Index of the layer's KV cache, counted from the start of the range.
         layer: usize,
+        /// Factor of the scores.
+        scale: f32,
+        /// Bound of the scaled scores; none: `cap(s) = s`.
+        softcap: Option<f32>,
+        /// Positions that a query sees: of the query at `p` those from `p + 1 - window` on. None: all.
+        window: Option<usize>,
     },
-    /// `x += gemv(a)`.
+    /// `x += post(gemv(a))`.
     Out {
         /// `[width][heads * head_dim]`.
         gemv: Gemv,
+        /// The norm of the product, over the whole row.
+        post: Option<FoldedNorm>,
     },
     /// `h = act(gemv(x))`; gated: rows `2i` (gate) and `2i + 1` (up) give `h[i] = act(gate) * up`.
     Up {
@@ -161,15 +191,19 @@ pub enum Op {
         /// Whether rows come in pairs.
         gated: bool,
     },
-    /// `x += gemv(h)`.
+    /// `x += post(gemv(h))`.
     Down {
         /// `[width][ffn]`.
         gemv: Gemv,
+        /// The norm of the product, over the whole row.
+        post: Option<FoldedNorm>,
     },
-    /// `logits = gemv(x)`.
+    /// `logits = cap(gemv(x))`, where `cap(l) = softcap * tanh(l / softcap)`.
     Head {
         /// `[vocab][width]`.
         gemv: Gemv,
+        /// Bound of the logits; none: `cap(l) = l`.
+        softcap: Option<f32>,
     },
     /// `id = argmax(logits)`, position + 1, and `x = embedding of id`: the token loop without leaving the device. Only in
     /// a plan that holds the whole model.
@@ -178,6 +212,8 @@ pub enum Op {
         tokens: Matrix,
         /// `[max_positions][width]`, for learned positions.
         positions: Option<Matrix>,
+        /// Factor of the token's row; 1 for most models.
+        scale: f32,
     },
 }
 
@@ -219,27 +255,27 @@ impl Plan {
 
         let tokens = TokensLayout::new(spec, format).matrix;
         let positions = learned.then(|| PositionsLayout::new(spec, format).matrix);
-        let rope = match spec.position {
-            Position::Learned => None,
-            Position::Rope(rope) => Some(rope),
-        };
+        let scale = spec.embed_scale.unwrap_or(1.0);
         let mut ops = Vec::new();
         if embeds {
-            ops.push(Op::Embed { tokens, positions });
+            ops.push(Op::Embed { tokens, positions, scale });
         }
         for (layer, index) in layers.clone().enumerate() {
             let block = BlockLayout::new(spec, format, index);
-            ops.push(Op::Qkv { layer, gemv: block.qkv, rope });
-            ops.push(Op::Attend { layer });
-            ops.push(Op::Out { gemv: block.out });
+            let Layer { window, rope } = spec.layer(index);
+            let (attention, scale) = (&spec.attention, spec.attention_scale());
+            ops.push(Op::Qkv { layer, gemv: block.qkv, qk_norm: block.qk_norm, rope });
+            ops.push(Op::Attend { layer, scale, softcap: attention.softcap, window });
+            let [post_attention, post_mlp] = block.post_norms.map_or([None; 2], |norms| norms.map(Some));
+            ops.push(Op::Out { gemv: block.out, post: post_attention });
             ops.push(Op::Up { gemv: block.up, activation: spec.activation, gated: spec.gated });
-            ops.push(Op::Down { gemv: block.down });
+            ops.push(Op::Down { gemv: block.down, post: post_mlp });
         }
         if heads {
-            ops.push(Op::Head { gemv: HeadLayout::new(spec, format).gemv });
+            ops.push(Op::Head { gemv: HeadLayout::new(spec, format).gemv, softcap: spec.logit_softcap });
         }
         if embeds && heads {
-            ops.push(Op::Step { tokens, positions });
+            ops.push(Op::Step { tokens, positions, scale });
         }
         Self { spec: spec.clone(), format, layers, pieces, ops }
     }
@@ -280,134 +316,13 @@ pub fn all_pieces(spec: &Spec, format: WeightFormat) -> Vec<Piece> {
     Plan::new(spec, format, 0..spec.layers).pieces
 }
 
-/// The token embedding's piece.
-pub(crate) struct TokensLayout {
-    pub(crate) matrix: Matrix,
-    pub(crate) bytes: u64,
-}
-
-impl TokensLayout {
-    pub(crate) fn new(spec: &Spec, format: WeightFormat) -> Self {
-        let mut cursor = Cursor::new(Piece::Tokens, format);
-        Self { matrix: cursor.matrix(spec.vocab, spec.width), bytes: cursor.at }
-    }
-}
-
-/// The position embedding's piece.
-pub(crate) struct PositionsLayout {
-    pub(crate) matrix: Matrix,
-    pub(crate) bytes: u64,
-}
-
-impl PositionsLayout {
-    pub(crate) fn new(spec: &Spec, format: WeightFormat) -> Self {
-        let mut cursor = Cursor::new(Piece::Positions, format);
-        Self { matrix: cursor.matrix(spec.max_positions, spec.width), bytes: cursor.at }
-    }
-}
-
-/// A block's piece.
-pub(crate) struct BlockLayout {
-    pub(crate) qkv: Gemv,
-    pub(crate) out: Gemv,
-    pub(crate) up: Gemv,
-    pub(crate) down: Gemv,
-    pub(crate) bytes: u64,
-}
-
-impl BlockLayout {
-    pub(crate) fn new(spec: &Spec, format: WeightFormat, index: usize) -> Self {
-        let mut cursor = Cursor::new(Piece::Block(index), format);
-        let up_rows = if spec.gated { 2 * spec.ffn } else { spec.ffn };
-        let qkv = cursor.gemv(spec.qkv_rows(), spec.width, Some(spec.norm));
-        let out = cursor.gemv(spec.width, spec.attention_width(), None);
-        let up = cursor.gemv(up_rows, spec.width, Some(spec.norm));
-        let down = cursor.gemv(spec.width, spec.ffn, None);
-        Self { qkv, out, up, down, bytes: cursor.at }
-    }
-}
-
-/// The head's piece.
-pub(crate) struct HeadLayout {
-    pub(crate) gemv: Gemv,
-    pub(crate) bytes: u64,
-}
-
-impl HeadLayout {
-    pub(crate) fn new(spec: &Spec, format: WeightFormat) -> Self {
-        let mut cursor = Cursor::new(Piece::Head, format);
-        let gamma = cursor.vector(padded(spec.width));
-        let aux = cursor.vector(2 * spec.vocab);
-        let matrix =
-            if spec.tied_head { TokensLayout::new(spec, format).matrix } else { cursor.matrix(spec.vocab, spec.width) };
-        let norm = Some(FoldedNorm { norm: spec.norm, gamma });
-        Self { gemv: Gemv { matrix, aux, norm }, bytes: cursor.at }
-    }
-}
-
-/// `elements` rounded up to whole [`ROW_ALIGN`] groups.
-pub fn padded(elements: usize) -> usize {
-    elements.next_multiple_of(ROW_ALIGN)
-}
-
-/// Lays tensors one after another into a piece.
-struct Cursor {
-    piece: Piece,
-    format: WeightFormat,
-    at: u64,
-}
-
-impl Cursor {
-    fn new(piece: Piece, format: WeightFormat) -> Self {
-        Self { piece, format, at: 0 }
-    }
-
-    fn gemv(&mut self, rows: usize, cols: usize, norm: Option<Norm>) -> Gemv {
-        let norm = norm.map(|norm| FoldedNorm { norm, gamma: self.vector(padded(cols)) });
-        let aux = self.vector(2 * rows);
-        Gemv { matrix: self.matrix(rows, cols), aux, norm }
-    }
-
-    fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
-        let stride = padded(cols);
-        let data = self.tensor(rows * stride * self.format.bytes());
-        Matrix { data, rows, cols, stride, format: self.format }
-    }
-
-    fn vector(&mut self, elements: usize) -> Tensor {
-        self.tensor(elements * 4)
-    }
-
-    fn tensor(&mut self, bytes: usize) -> Tensor {
-        let tensor = Tensor { piece: self.piece, offset: self.at, bytes: bytes as u64 };
-        self.at = (self.at + tensor.bytes).next_multiple_of(TENSOR_ALIGN);
-        tensor
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Family, NormKind};
+    use crate::fixture::Model;
 
     fn spec() -> Spec {
-        Spec {
-            family: Family::Gpt2,
-            layers: 4,
-            width: 96,
-            heads: 6,
-            kv_heads: 6,
-            head_dim: 16,
-            ffn: 200,
-            vocab: 1000,
-            max_positions: 256,
-            norm: Norm { kind: NormKind::Layer, eps: 1e-5 },
-            position: Position::Learned,
-            activation: Activation::GeluTanh,
-            gated: false,
-            tied_head: true,
-            eos: vec![1],
-        }
+        Spec { layers: 4, ..Spec::gpt2_124m() }
     }
 
     #[test]
@@ -433,21 +348,19 @@ mod tests {
     }
 
     #[test]
-    fn tensors_are_aligned_disjoint_and_inside_their_piece() {
-        let spec = spec();
-        for format in [WeightFormat::F32, WeightFormat::F16] {
-            let block = BlockLayout::new(&spec, format, 2);
-            let mut tensors = Vec::new();
-            for gemv in [block.qkv, block.out, block.up, block.down] {
-                tensors.extend([gemv.matrix.data, gemv.aux]);
-                tensors.extend(gemv.norm.map(|norm| norm.gamma));
-                assert_eq!(gemv.matrix.stride % ROW_ALIGN, 0);
-            }
-            tensors.sort_by_key(|tensor| tensor.offset);
-            for pair in tensors.windows(2) {
-                assert!(pair[0].offset + pair[0].bytes <= pair[1].offset);
-            }
-            assert!(tensors.iter().all(|t| t.offset % TENSOR_ALIGN == 0 && t.offset + t.bytes <= block.bytes));
+    fn layers_keep_their_windows_and_rotations_wherever_the_range_begins() {
+        let spec = Model::of("gemma3").spec();
+        for start in 0..spec.layers {
+            let plan = Plan::new(&spec, WeightFormat::F16, start..spec.layers);
+            let window =
+                |op: &Op| if let Op::Attend { layer, window, .. } = op { Some((*layer, *window)) } else { None };
+            let rope = |op: &Op| if let Op::Qkv { rope, .. } = op { *rope } else { None };
+            let windows: Vec<_> = plan.ops.iter().filter_map(window).collect();
+            let ropes: Vec<_> = plan.ops.iter().filter_map(rope).collect();
+            let global = |place: usize| start + place == 5;
+            let wanted = (0..spec.layers - start).map(|place| (place, (!global(place)).then_some(8)));
+            assert_eq!(windows, wanted.collect::<Vec<_>>());
+            assert_eq!(ropes, (0..spec.layers - start).map(|place| usize::from(!global(place))).collect::<Vec<_>>());
         }
     }
 }

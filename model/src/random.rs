@@ -2,12 +2,12 @@
 
 use half::f16;
 
-use crate::pack::{Fold, bytes_of, rows_mut, store};
+use crate::fold::Fold;
+use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout};
+use crate::pack::{bytes_of, rows_mut, store};
 use crate::piece::PieceBytes;
-use crate::plan::{
-    BlockLayout, Gemv, HeadLayout, Matrix, Piece, PositionsLayout, TokensLayout, WeightFormat, piece_bytes,
-};
-use crate::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+use crate::plan::{Gemv, Matrix, Piece, WeightFormat, piece_bytes};
+use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
 
 impl Spec {
     /// The shape of GPT-2 with 124 million parameters (Radford et al. 2019, the smallest of the four).
@@ -26,14 +26,18 @@ impl Spec {
             position: Position::Learned,
             activation: Activation::GeluTanh,
             gated: false,
+            attention: Attention::default(),
+            post_norms: false,
+            embed_scale: None,
+            logit_softcap: None,
             tied_head: true,
             eos: vec![50_256],
         }
     }
 }
 
-/// A piece of random weights like those of a freshly initialised GPT-2: standard deviation 0.02, gamma near 1, beta and
-/// bias near 0, `aux` consistent with them. The same arguments always give the same bytes, and pieces of one seed fit
+/// A piece of random weights like those of a freshly initialised GPT-2: standard deviation 0.02, gamma near 1, a LayerNorm's
+/// beta and bias near 0, `aux` consistent with them. The same arguments always give the same bytes, and pieces of one seed fit
 /// together (a tied head is folded over the embedding of the same seed).
 ///
 /// # Panics
@@ -49,6 +53,12 @@ pub fn random_piece(spec: &Spec, format: WeightFormat, piece: Piece, seed: u64) 
             let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
             for (place, gemv) in gemvs.iter().enumerate() {
                 fill_gemv(gemv, piece, place, &table, seed, out);
+            }
+            let heads = layout.qk_norm.map(|norm| [norm.q, norm.k].map(|tensor| (tensor, spec.head_dim)));
+            let rows = layout.post_norms.map(|norms| norms.map(|norm| (norm.gamma, spec.width)));
+            for (place, (tensor, elements)) in heads.into_iter().chain(rows).flatten().enumerate() {
+                let mut stream = Stream::new(seed ^ VECTORS, piece, gemvs.len() + place, 0);
+                store(&table.vector(&mut stream, elements, 1.0), WeightFormat::F32, bytes_of(tensor, out));
             }
         }
         Piece::Head => fill_gemv(&HeadLayout::new(spec, format).gemv, piece, 0, &table, seed, out),
@@ -67,13 +77,12 @@ fn fill_rows(matrix: &Matrix, table: &Normal, seed: u64, out: &mut [u8]) {
 fn fill_gemv(gemv: &Gemv, piece: Piece, place: usize, table: &Normal, seed: u64, out: &mut [u8]) {
     let matrix = &gemv.matrix;
     let mut stream = Stream::new(seed ^ VECTORS, piece, place, 0);
-    let mut vector = |elements: usize, mean: f32| {
-        let mut values = vec![0.0; elements];
-        table.fill(&mut stream, &mut values);
-        values.iter_mut().for_each(|value| *value += mean);
-        values
-    };
-    let norm = gemv.norm.map(|_| (vector(matrix.cols, 1.0), vector(matrix.cols, 0.0)));
+    let mut vector = |elements: usize, mean: f32| table.vector(&mut stream, elements, mean);
+    let norm = gemv.norm.map(|folded| {
+        let gamma = vector(matrix.cols, 1.0);
+        let beta = if folded.norm.kind == NormKind::Layer { vector(matrix.cols, 0.0) } else { vec![0.0; matrix.cols] };
+        (gamma, beta)
+    });
     let bias = if piece == Piece::Head { vec![0.0; matrix.rows] } else { vector(matrix.rows, 0.0) };
     if let (Some(folded), Some((gamma, _))) = (gemv.norm, &norm) {
         store(gamma, WeightFormat::F32, bytes_of(folded.gamma, out));
@@ -115,6 +124,14 @@ impl Normal {
                 bits >>= Self::BITS;
             }
         }
+    }
+
+    /// A vector of draws around `mean`.
+    fn vector(&self, stream: &mut Stream, elements: usize, mean: f32) -> Vec<f32> {
+        let mut values = vec![0.0; elements];
+        self.fill(stream, &mut values);
+        values.iter_mut().for_each(|value| *value += mean);
+        values
     }
 
     /// Bits of a draw.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::config::ConfigError;
-use crate::gpt2::{self, Names};
+use crate::families::{HEAD, Names};
 use crate::spec::Spec;
 use crate::weights::{Weights, WeightsError};
 
@@ -39,7 +39,7 @@ pub enum SourceError {
     /// A tied head with a matrix of its own.
     #[error(
         "{} in {} differs from {tokens}, but config.json ties them (tie_word_embeddings): one of the two is wrong",
-        gpt2::HEAD, folder.display()
+        HEAD, folder.display()
     )]
     Untied {
         /// The embedding.
@@ -58,7 +58,8 @@ impl Source {
     pub fn open(folder: &Path) -> Result<Self, SourceError> {
         let spec = Spec::from_folder(folder)?;
         let weights = Weights::open(folder)?;
-        let prefix = if weights.names().any(|name| name.starts_with(gpt2::PREFIX)) { gpt2::PREFIX } else { "" };
+        let saved = Names::prefix_of(spec.family);
+        let prefix = if weights.names().any(|name| name.starts_with(saved)) { saved } else { "" };
         let source = Self { spec, weights, prefix };
         source.check_names(folder)?;
         source.check_tie(folder)?;
@@ -76,16 +77,16 @@ impl Source {
     }
 
     pub(crate) fn names(&self) -> Names<'_> {
-        Names { prefix: self.prefix }
+        Names { spec: &self.spec, prefix: self.prefix }
     }
 
     fn check_names(&self, folder: &Path) -> Result<(), SourceError> {
         let mut wanted = BTreeSet::new();
-        for (name, shape) in self.names().all(&self.spec) {
+        for (name, shape) in self.names().all() {
             self.weights.shaped(&name, &shape)?;
             wanted.insert(name);
         }
-        let known = |name: &str| wanted.contains(name) || name == gpt2::HEAD || Names::is_buffer(name);
+        let known = |name: &str| wanted.contains(name) || name == HEAD || self.names().is_buffer(name);
         match self.weights.names().find(|name| !known(name)) {
             Some(name) => Err(SourceError::Unexpected { tensor: name.into(), folder: folder.into() }),
             None => Ok(()),
@@ -94,11 +95,11 @@ impl Source {
 
     /// Some files repeat a tied matrix. If it is not the same one, the file and the configuration mean different models.
     fn check_tie(&self, folder: &Path) -> Result<(), SourceError> {
-        if !self.spec.tied_head || !self.weights.contains(gpt2::HEAD) {
+        if !self.spec.tied_head || !self.weights.contains(HEAD) {
             return Ok(());
         }
         let tokens = self.weights.tensor(&self.names().tokens())?;
-        let head = self.weights.shaped(gpt2::HEAD, tokens.shape)?;
+        let head = self.weights.shaped(HEAD, tokens.shape)?;
         if head.dtype == tokens.dtype && head.bytes == tokens.bytes {
             return Ok(());
         }

@@ -197,8 +197,10 @@ fn bytes_per_token(plan: &Plan) -> u64 {
     let gemv =
         |gemv: &Gemv| gemv.matrix.data.bytes + gemv.aux.bytes + gemv.norm.as_ref().map_or(0, |norm| norm.gamma.bytes);
     let bytes = |op: &Op| match op {
-        Op::Qkv { gemv: g, .. } | Op::Out { gemv: g } | Op::Up { gemv: g, .. } | Op::Down { gemv: g } => gemv(g),
-        Op::Head { gemv: g } => gemv(g),
+        Op::Qkv { gemv: g, .. } | Op::Out { gemv: g, .. } | Op::Up { gemv: g, .. } | Op::Down { gemv: g, .. } => {
+            gemv(g)
+        }
+        Op::Head { gemv: g, .. } => gemv(g),
         Op::Embed { .. } | Op::Attend { .. } | Op::Step { .. } => 0,
     };
     plan.ops.iter().map(bytes).sum()

@@ -2,9 +2,18 @@
 
 use super::dot::{Element, gemv};
 use super::lanes::Lanes;
-use super::math::{exp, max_of, sum_of};
+use super::math::{exp, max_of, soft_cap, sum_of};
 
-/// `out = softmax(scale * q k^T) v` over the first `scores.len()` positions of `k` and `v`, whose rows have `q.len()`
+/// What becomes of the dot product of a query and a key.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Score {
+    /// Multiplied with it.
+    pub(super) scale: f32,
+    /// Keeps the scaled score within this bound, as `soft_cap`.
+    pub(super) cap: Option<f32>,
+}
+
+/// `out = softmax(score(q k^T)) v` over the first `scores.len()` positions of `k` and `v`, whose rows have `q.len()`
 /// elements; `out` may be shorter than a row (the rest is padding).
 ///
 /// Scores are dot products as in [`gemv`]; values are summed in rising order of positions. So the bits depend on the
@@ -18,13 +27,21 @@ pub(super) unsafe fn attend<L: Lanes, W: Element>(
     q: &[f32],
     k: &[W],
     v: &[W],
-    scale: f32,
+    score: Score,
     scores: &mut [f32],
     out: &mut [f32],
 ) {
     let stride = q.len();
     // SAFETY: `k` has a row of `stride` elements per score.
     unsafe { gemv::<L, W>(k, stride, q, scores) };
+    let scale = match score.cap {
+        None => score.scale,
+        Some(cap) => {
+            scores.iter_mut().for_each(|value| *value *= score.scale);
+            soft_cap(scores, cap);
+            1.0
+        }
+    };
     let max = max_of(scores);
     scores.iter_mut().for_each(|score| *score = exp((*score - max) * scale));
     let norm = 1.0 / sum_of(scores, |score| score);

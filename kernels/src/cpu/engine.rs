@@ -2,12 +2,12 @@
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat, padded};
-use syn1_model::spec::Position;
 
 use super::kernels::{Compiled, Kernels};
 use super::lines::Lines;
 use super::math::arg_max;
 use super::pool::Pool;
+use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
 use super::step::{PHASES_PER_STAGE, Pass, Scratch};
 use super::weights::{Embedding, Stages};
@@ -24,6 +24,8 @@ pub struct CpuEngine {
     device: String,
     kernels: &'static Kernels,
     stages: Stages,
+    /// Those of [`syn1_model::Spec::ropes`].
+    rotations: Vec<Rotations>,
     pool: Pool,
     dealer: Dealer,
     buffers: Buffers,
@@ -47,6 +49,7 @@ struct Buffers {
     x: Lines,
     normed: Lines,
     q: Lines,
+    projected: Lines,
     a: Lines,
     h: Lines,
     scratch: Vec<Scratch>,
@@ -59,9 +62,10 @@ impl CpuEngine {
     /// (the calling one included) defaults to what the system says can run at once.
     ///
     /// # Errors
-    /// [`EngineError::Piece`] for bytes that do not fit the plan, [`EngineError::Unsupported`] for rotary positions,
-    /// [`EngineError::Context`] for no positions or more than the model has learned, [`EngineError::Rows`] for steps of no rows, [`EngineError::Memory`] without room for
-    /// the buffers, [`EngineError::Device`] when the system refuses a thread.
+    /// [`EngineError::Piece`] for bytes that do not fit the plan, [`EngineError::Unsupported`] for heads of an odd number
+    /// of elements that are to be rotated, [`EngineError::Context`] for no positions or more than the model's,
+    /// [`EngineError::Rows`] for steps of no rows, [`EngineError::Memory`] without room for the buffers,
+    /// [`EngineError::Device`] when the system refuses a thread.
     pub fn new(
         plan: Plan,
         pieces: &[PieceBytes],
@@ -71,14 +75,15 @@ impl CpuEngine {
         let threads = threads.unwrap_or_else(default_threads).max(1);
         let kernels = Kernels::best();
         let device = describe_with(threads, kernels);
-        let stages = Stages::new(&plan, pieces, &device)?;
+        let stages = Stages::new(&plan, pieces)?;
         let (end, max) = (config.max_positions, plan.spec.max_positions);
-        if end == 0 || (plan.spec.position == Position::Learned && end > max) {
+        if end == 0 || end > max {
             return Err(EngineError::Context { end, max });
         }
         if config.max_rows == 0 {
             return Err(EngineError::Rows { got: 0, max });
         }
+        let rotations = rotations(&plan, end, &device)?;
         let buffers = Buffers::new(&plan, &config, threads, &device)?;
         let pool = Pool::new(threads)
             .map_err(|error| EngineError::Device { device: device.clone(), what: format!("no thread: {error}") })?;
@@ -90,6 +95,7 @@ impl CpuEngine {
             device,
             kernels,
             stages,
+            rotations,
             pool,
             dealer,
             buffers,
@@ -123,7 +129,7 @@ impl CpuEngine {
     }
 
     fn compute_as<W: Compiled>(&mut self, step: &Step<'_>, rows: usize, logits: &mut [f32]) -> Result<(), EngineError> {
-        let Self { plan, buffers, stages, pool, dealer, kernels, .. } = self;
+        let Self { plan, buffers, stages, rotations, pool, dealer, kernels, .. } = self;
         let Some(cache) = self.slots.get_mut(step.slot.0).and_then(Option::as_mut) else {
             return Err(EngineError::NoSlot(step.slot.0));
         };
@@ -145,6 +151,7 @@ impl CpuEngine {
             spec: &plan.spec,
             kernels,
             stages: &stages.stages,
+            rotations,
             dealer,
             position: step.position,
             rows,
@@ -155,6 +162,7 @@ impl CpuEngine {
             x: Parts::new(buffers.x.of_mut()),
             normed: Parts::new(buffers.normed.of_mut()),
             q: Parts::new(buffers.q.of_mut()),
+            projected: Parts::new(buffers.projected.of_mut()),
             a: Parts::new(buffers.a.of_mut()),
             h: Parts::new(buffers.h.of_mut()),
             logits: Parts::new(logits),
@@ -273,6 +281,7 @@ impl Buffers {
             x: buffer(padded(spec.width))?,
             normed: buffer(padded(spec.width))?,
             q: buffer(spec.heads * padded(spec.head_dim))?,
+            projected: buffer(if spec.attention.qk_norm { padded(spec.qkv_rows()) } else { 0 })?,
             a: buffer(padded(spec.attention_width()))?,
             h: buffer(padded(spec.ffn))?,
             scratch: (0..threads).map(|_| scratch()).collect::<Result<_, _>>()?,
@@ -280,7 +289,7 @@ impl Buffers {
         })
     }
 
-    /// `x = tokens[id] (+ positions[position])` for every row.
+    /// `x = scale * tokens[id] (+ positions[position])` for every row.
     fn embed<W: Compiled>(&mut self, kernels: &Kernels, embedding: &Embedding, ids: &[u32], position: usize) {
         let stride = embedding.tokens.stride;
         let row_of = |table: &super::weights::Rows, row: usize, out: &mut [f32]| {
@@ -289,12 +298,23 @@ impl Buffers {
         let learned = self.scratch[0].row.of_mut::<f32>();
         for (index, (x, &id)) in self.x.of_mut::<f32>().chunks_exact_mut(stride).zip(ids).enumerate() {
             row_of(&embedding.tokens, id as usize, x);
+            x.iter_mut().for_each(|x| *x *= embedding.scale);
             if let Some(positions) = &embedding.positions {
                 row_of(positions, position + index, learned);
                 x.iter_mut().zip(learned.iter()).for_each(|(x, learned)| *x += learned);
             }
         }
     }
+}
+
+/// The rotations of the plan's model for `positions` positions.
+fn rotations(plan: &Plan, positions: usize, device: &str) -> Result<Vec<Rotations>, EngineError> {
+    let (ropes, dim) = (plan.spec.ropes(), plan.spec.head_dim);
+    if !ropes.is_empty() && !dim.is_multiple_of(2) {
+        let what = format!("rotated heads of {dim} elements (only even numbers)");
+        return Err(EngineError::Unsupported { device: device.to_owned(), what });
+    }
+    Ok(ropes.iter().map(|rope| Rotations::new(rope.dims / 2, &rope.table(0..positions))).collect())
 }
 
 /// What an engine with the default number of threads calls itself: `"cpu (2 threads, AVX-512)"`.

@@ -2,6 +2,7 @@
 
 use syn1_model::spec::Activation;
 
+use super::attend::Score;
 use super::dot::Element;
 use super::{attend, bandwidth, dot, lanes, math};
 
@@ -12,6 +13,7 @@ pub(super) struct Kernels {
     half: Table<u16>,
     single: Table<f32>,
     activate: unsafe fn(&mut [f32], Activation),
+    soft_cap: unsafe fn(&mut [f32], f32),
     /// In the order of [`Sum`].
     sums: [unsafe fn(&[f32]) -> f32; 3],
 }
@@ -36,7 +38,7 @@ pub(super) struct Table<W> {
 }
 
 type Gemm<W> = unsafe fn(&[W], usize, &mut [f32], &[f32], &mut [f32]);
-type Attend<W> = unsafe fn(&[f32], &[W], &[W], f32, &mut [f32], &mut [f32]);
+type Attend<W> = unsafe fn(&[f32], &[W], &[W], Score, &mut [f32], &mut [f32]);
 
 /// An element that the kernels are compiled for.
 pub(super) trait Compiled: Element {
@@ -100,19 +102,19 @@ impl Kernels {
         unsafe { (W::of(self).gemm)(w, stride, scratch, x, y) }
     }
 
-    /// `out = softmax(scale * q k^T) v` over `scores.len()` rows of `q.len()` elements (whole groups of 16).
+    /// `out = softmax(score(q k^T)) v` over `scores.len()` rows of `q.len()` elements (whole groups of 16).
     pub(super) fn attend<W: Compiled>(
         &self,
         q: &[f32],
         (k, v): (&[W], &[W]),
-        scale: f32,
+        score: Score,
         scores: &mut [f32],
         out: &mut [f32],
     ) {
         let elements = q.len() * scores.len();
         assert!(q.len().is_multiple_of(16) && !scores.is_empty() && k.len() == elements && v.len() == elements);
         // SAFETY: as in `gemv`, for `attend::attend`.
-        unsafe { (W::of(self).attend)(q, k, v, scale, scores, out) }
+        unsafe { (W::of(self).attend)(q, k, v, score, scores, out) }
     }
 
     /// Widens whole groups of 16 elements.
@@ -126,6 +128,12 @@ impl Kernels {
     pub(super) fn activate(&self, values: &mut [f32], activation: Activation) {
         // SAFETY: the CPU can run this table.
         unsafe { (self.activate)(values, activation) }
+    }
+
+    /// `cap * tanh(x / cap)` for every value.
+    pub(super) fn soft_cap(&self, values: &mut [f32], cap: f32) {
+        // SAFETY: the CPU can run this table.
+        unsafe { (self.soft_cap)(values, cap) }
     }
 
     /// The sum of whole groups of 256 values, for `read_bandwidth`.
@@ -142,8 +150,14 @@ macro_rules! compile {
             use super::*;
             use super::lanes::$lanes as L;
 
-            pub(super) static KERNELS: Kernels =
-                Kernels { name: $name, half: table::<u16>(), single: table::<f32>(), activate, sums: SUMS };
+            pub(super) static KERNELS: Kernels = Kernels {
+                name: $name,
+                half: table::<u16>(),
+                single: table::<f32>(),
+                activate,
+                soft_cap,
+                sums: SUMS,
+            };
 
             const SUMS: [unsafe fn(&[f32]) -> f32; 3] = [sum::<1, 0>, sum::<4, 0>, sum::<1, 1536>];
 
@@ -168,12 +182,12 @@ macro_rules! compile {
                 q: &[f32],
                 k: &[W],
                 v: &[W],
-                scale: f32,
+                score: Score,
                 scores: &mut [f32],
                 out: &mut [f32],
             ) {
                 // SAFETY: the caller has the instructions and the lengths.
-                unsafe { attend::attend::<L, W>(q, k, v, scale, scores, out) }
+                unsafe { attend::attend::<L, W>(q, k, v, score, scores, out) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -185,6 +199,11 @@ macro_rules! compile {
             $(#[target_feature(enable = $features)])?
             unsafe fn activate(values: &mut [f32], activation: Activation) {
                 math::activate(values, activation);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn soft_cap(values: &mut [f32], cap: f32) {
+                math::soft_cap(values, cap);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -281,14 +300,17 @@ mod tests {
             let (k, v) = (elements::<W>(positions * stride, 6), elements::<W>(positions * stride, 7));
             let (wide_k, wide_v) = (plain(&k), plain(&v));
             let dot = |row: &[f64]| row.iter().zip(&q).map(|(k, q)| k * f64::from(*q)).sum::<f64>();
-            let weights: Vec<f64> = wide_k.chunks(stride).map(|row| (0.3 * dot(row)).exp()).collect();
-            let total: f64 = weights.iter().sum();
-            for kernels in Kernels::usable() {
-                let mut out = vec![f32::NAN; width];
-                kernels.attend(&q, (&k, &v), 0.3, &mut vec![0.0; positions], &mut out);
-                for (column, &out) in out.iter().enumerate() {
-                    let sum: f64 = (0..positions).map(|p| weights[p] * wide_v[p * stride + column]).sum();
-                    close(out, sum / total, kernels.name);
+            for cap in [None, Some(0.7f32)] {
+                let capped = |score: f64| cap.map(f64::from).map_or(score, |cap| cap * (score / cap).tanh());
+                let weights: Vec<f64> = wide_k.chunks(stride).map(|row| capped(0.3 * dot(row)).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for kernels in Kernels::usable() {
+                    let (score, mut out) = (Score { scale: 0.3, cap }, vec![f32::NAN; width]);
+                    kernels.attend(&q, (&k, &v), score, &mut vec![0.0; positions], &mut out);
+                    for (column, &out) in out.iter().enumerate() {
+                        let sum: f64 = (0..positions).map(|p| weights[p] * wide_v[p * stride + column]).sum();
+                        close(out, sum / total, kernels.name);
+                    }
                 }
             }
         }
@@ -298,6 +320,18 @@ mod tests {
     fn attention_equals_its_formula_in_both_formats() {
         attention_equals_its_formula::<f32>();
         attention_equals_its_formula::<u16>();
+    }
+
+    #[test]
+    fn soft_caps_have_the_same_bits_on_every_instruction_set() {
+        let x: Vec<f32> = values(1003, 9).into_iter().map(|x| x * 90.0).collect();
+        let mut want = x.clone();
+        math::soft_cap(&mut want, 30.0);
+        for kernels in Kernels::usable() {
+            let mut got = x.clone();
+            kernels.soft_cap(&mut got, 30.0);
+            assert_eq!(got, want, "{}", kernels.name);
+        }
     }
 
     #[test]

@@ -35,6 +35,13 @@ pub(super) fn activate(values: &mut [f32], activation: Activation) {
     }
 }
 
+/// `cap * tanh(x / cap)` for every value, which keeps them within `cap` (Gemma Team 2024, section 2).
+#[inline(always)]
+pub(super) fn soft_cap(values: &mut [f32], cap: f32) {
+    // tanh(u) = 1 - 2 / (1 + exp(2 u)). The error is absolute, some 2^-23 of `cap`.
+    values.iter_mut().for_each(|x| *x = cap - 2.0 * cap / (1.0 + exp(*x * (2.0 / cap))));
+}
+
 /// `out = norm(x) * gamma` over `x.len()` elements; beta is in the product's `aux`.
 ///
 /// The same bits whoever computes it: plain f32 sums over sixteen interleaved partial sums.
@@ -114,6 +121,19 @@ mod tests {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (wide + 0.044715 * wide.powi(3));
             assert!((f64::from(got[0]) - 0.5 * wide * (1.0 + u.tanh())).abs() < 2e-6, "gelu({x}) = {}", got[0]);
             assert!((f64::from(got[1]) - wide / (1.0 + (-wide).exp())).abs() < 2e-6, "silu({x}) = {}", got[1]);
+        }
+    }
+
+    #[test]
+    fn a_soft_cap_equals_its_formula() {
+        for cap in [30.0_f32, 50.0] {
+            let x: Vec<f32> = (-4000..=4000).map(|i| i as f32 * 0.1).collect();
+            let mut got = x.clone();
+            soft_cap(&mut got, cap);
+            for (got, x) in got.into_iter().zip(x) {
+                let want = f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh();
+                assert!((f64::from(got) - want).abs() < 2e-5, "cap {cap}, {x}: {got}, not {want}");
+            }
         }
     }
 

@@ -1,18 +1,21 @@
 //! The CPU engine: the plan's ops in plain Rust and SIMD, from the packed pieces' bytes as they are.
 //!
 //! `lanes` is one register, `dot` and `attend` are the kernels written in it, `kernels` compiles them per instruction
-//! set and chooses. `pool` and `share` divide a step among threads, `step` walks the plan, `engine` keeps the state.
+//! set and chooses. `pool` and `share` divide a step among threads, `step` walks the plan, `heads` has what it does
+//! head by head (`rotate` the rotation), `engine` keeps the state.
 
 mod attend;
 mod bandwidth;
 mod dot;
 mod engine;
+mod heads;
 mod kernels;
 mod lanes;
 mod lines;
 mod math;
 mod memory;
 mod pool;
+mod rotate;
 mod share;
 mod step;
 mod weights;

@@ -9,14 +9,17 @@ use super::kernels::{Compiled, Kernels};
 use super::lines::Lines;
 use super::math::normalise;
 use super::pool::{Poisoned, Worker};
+use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
-use super::weights::{Product, Stage};
+use super::weights::{Product, Stage, Weights};
 
 /// What all threads of a step share.
 pub(super) struct Pass<'a, W> {
     pub(super) spec: &'a Spec,
     pub(super) kernels: &'a Kernels,
     pub(super) stages: &'a [Stage],
+    /// By number, as the stages have them.
+    pub(super) rotations: &'a [Rotations],
     pub(super) dealer: &'a Dealer,
     /// Of the first row.
     pub(super) position: usize,
@@ -32,10 +35,12 @@ pub(super) struct Pass<'a, W> {
     pub(super) kv: Parts<'a, W>,
     /// Residual stream, `[row][padded(width)]`.
     pub(super) x: Parts<'a, f32>,
-    /// Normed rows, as `x`; used when a step has several.
+    /// Normed rows, as `x`; used when a step has several. Behind a product with a post norm: the rows to be normed.
     pub(super) normed: Parts<'a, f32>,
     /// Queries, `[row][head][padded(head_dim)]`.
     pub(super) q: Parts<'a, f32>,
+    /// The fused projection of models that norm their heads, `[row][padded(qkv_rows)]`.
+    pub(super) projected: Parts<'a, f32>,
     /// Attention output, `[row][padded(heads * head_dim)]`.
     pub(super) a: Parts<'a, f32>,
     /// Hidden rows of the MLP, `[row][padded(ffn)]`.
@@ -48,14 +53,14 @@ pub(super) struct Pass<'a, W> {
 
 /// What a thread has for itself.
 pub(super) struct Scratch {
-    /// One normed row.
+    /// One normed row or head.
     pub(super) row: Lines,
     /// Weight rows of one block, widened.
     panel: Lines,
     /// Results of one block, `[token row][weight row]`.
     results: Lines,
     /// One score per position.
-    scores: Lines,
+    pub(super) scores: Lines,
 }
 
 impl Scratch {
@@ -63,7 +68,7 @@ impl Scratch {
     pub(super) fn new(spec: &Spec, max_rows: usize, max_positions: usize) -> Option<Self> {
         let longest = padded(spec.width.max(spec.ffn).max(spec.attention_width()));
         Some(Self {
-            row: Lines::zeroed::<f32>(padded(spec.width))?,
+            row: Lines::zeroed::<f32>(padded(spec.width.max(spec.head_dim)))?,
             panel: Lines::zeroed::<f32>(PANEL_ROWS * longest)?,
             results: Lines::zeroed::<f32>((PANEL_ROWS * max_rows).max(BLOCK_ROWS))?,
             scores: Lines::zeroed::<f32>(max_positions)?,
@@ -87,18 +92,13 @@ impl<W: Compiled> Pass<'_, W> {
             let task = Task { pass: self, worker, phase: PHASES_PER_STAGE * index };
             let all = 0..self.rows;
             match stage {
-                Stage::Qkv { layer, product } => {
-                    task.normed_multiply(product, all, scratch, |row, first, values| {
-                        // SAFETY: the outputs are of the item that this thread is finishing.
-                        unsafe { self.scatter(*layer, row, first, values) };
-                    })?
+                Stage::Qkv { layer, product, norms, rope } => {
+                    let rope = rope.map(|index| &self.rotations[index]);
+                    task.project(*layer, product, norms.as_ref(), rope, scratch)?;
                 }
-                Stage::Attend { layer } => task.attend(*layer, scratch)?,
-                Stage::Out(product) => {
-                    task.multiply(product, Source::Rows(&self.a, all), scratch, |row, first, values| {
-                        // SAFETY: the outputs are of the item that this thread is finishing.
-                        unsafe { self.add(row, first, values) };
-                    })?;
+                Stage::Attend { layer, score, window } => task.attend(*layer, *score, *window, scratch)?,
+                Stage::Out { product, post } => {
+                    task.contribute(product, Source::Rows(&self.a, all), post.as_ref(), scratch)?;
                 }
                 Stage::Up { product, activation, gated } => {
                     task.normed_multiply(product, all, scratch, |row, first, values| {
@@ -113,15 +113,15 @@ impl<W: Compiled> Pass<'_, W> {
                         }
                     })?;
                 }
-                Stage::Down(product) => {
-                    task.multiply(product, Source::Rows(&self.h, all), scratch, |row, first, values| {
-                        // SAFETY: the outputs are of the item that this thread is finishing.
-                        unsafe { self.add(row, first, values) };
-                    })?;
+                Stage::Down { product, post } => {
+                    task.contribute(product, Source::Rows(&self.h, all), post.as_ref(), scratch)?;
                 }
-                Stage::Head(_) if self.wanted >= self.rows => {}
-                Stage::Head(product) => {
+                Stage::Head { .. } if self.wanted >= self.rows => {}
+                Stage::Head { product, cap } => {
                     task.normed_multiply(product, self.wanted..self.rows, scratch, |row, first, values| {
+                        if let Some(cap) = cap {
+                            self.kernels.soft_cap(values, *cap);
+                        }
                         let begin = row * self.spec.vocab + first;
                         // SAFETY: the outputs are of the item that this thread is finishing, so nobody else refers to them.
                         unsafe { self.logits.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
@@ -130,39 +130,6 @@ impl<W: Compiled> Pass<'_, W> {
             }
         }
         Ok(())
-    }
-
-    /// Stores outputs `first..` of the fused projection: queries beside, keys and values into the KV cache.
-    ///
-    /// # Safety
-    /// While it runs, nobody else refers to these outputs of `row`: they are of an item of the caller's.
-    unsafe fn scatter(&self, layer: usize, row: usize, first: usize, values: &[f32]) {
-        let (dim, stride) = (self.spec.head_dim, padded(self.spec.head_dim));
-        let (heads, kv_heads) = (self.spec.heads, self.spec.kv_heads);
-        let mut rest = values;
-        while !rest.is_empty() {
-            let at = first + (values.len() - rest.len());
-            let (head, offset) = (at / dim, at % dim);
-            let (part, behind) = rest.split_at((dim - offset).min(rest.len()));
-            rest = behind;
-            if head < heads {
-                let begin = (row * heads + head) * stride + offset;
-                // SAFETY: nobody else refers to these queries, as the caller promises.
-                unsafe { self.q.at_mut(begin..begin + part.len()) }.copy_from_slice(part);
-            } else {
-                let (kind, head) = ((head - heads) / kv_heads, (head - heads) % kv_heads);
-                let begin = self.cached(layer, kind, head, self.position + row) + offset;
-                // SAFETY: nobody else refers to these keys or values, as the caller promises.
-                let cache = unsafe { self.kv.at_mut(begin..begin + part.len()) };
-                cache.iter_mut().zip(part).for_each(|(cache, value)| *cache = W::nearest(*value));
-            }
-        }
-    }
-
-    /// Where the key (kind 0) or value (kind 1) of a position begins.
-    fn cached(&self, layer: usize, kind: usize, head: usize, position: usize) -> usize {
-        let line = ((layer * 2 + kind) * self.spec.kv_heads + head) * self.max_positions + position;
-        line * padded(self.spec.head_dim)
     }
 
     /// A row of the residual stream, for ops that do not write it.
@@ -178,7 +145,7 @@ impl<W: Compiled> Pass<'_, W> {
     /// Adds to the residual stream.
     ///
     /// # Safety
-    /// As for [`Self::scatter`].
+    /// While it runs, nobody else refers to these elements: they are of an item of the caller's.
     unsafe fn add(&self, row: usize, first: usize, values: &[f32]) {
         let begin = row * padded(self.spec.width) + first;
         // SAFETY: nobody else refers to these elements, as the caller promises.
@@ -189,7 +156,7 @@ impl<W: Compiled> Pass<'_, W> {
     /// Pairs of gate and up give one hidden element each. The activated gates gather in front of `values`.
     ///
     /// # Safety
-    /// As for [`Self::scatter`].
+    /// As for [`Self::add`].
     unsafe fn gate(&self, row: usize, first: usize, values: &mut [f32], activate: impl Fn(&mut [f32])) {
         let pairs = values.len() / 2;
         // SAFETY: the caller's promise; blocks are whole pairs, so their halves do not overlap either.
@@ -216,7 +183,7 @@ impl<W: Compiled> Pass<'_, W> {
 
 /// The rows that enter a product.
 #[derive(Clone)]
-enum Source<'a> {
+pub(super) enum Source<'a> {
     /// Rows of a buffer.
     Rows(&'a Parts<'a, f32>, Range<usize>),
     /// One row of the residual stream, to be normed.
@@ -224,17 +191,17 @@ enum Source<'a> {
 }
 
 /// One thread's part of one op.
-struct Task<'a, W> {
-    pass: &'a Pass<'a, W>,
-    worker: Worker<'a>,
+pub(super) struct Task<'a, W> {
+    pub(super) pass: &'a Pass<'a, W>,
+    pub(super) worker: Worker<'a>,
     /// The op's first phase.
-    phase: usize,
+    pub(super) phase: usize,
 }
 
 impl<W: Compiled> Task<'_, W> {
     /// [`Self::multiply`] over normed rows of the residual stream. A single row is normed by every thread for itself,
     /// which is cheaper than to wait for each other; several are shared out.
-    fn normed_multiply(
+    pub(super) fn normed_multiply(
         &self,
         product: &Product,
         rows: Range<usize>,
@@ -307,26 +274,40 @@ impl<W: Compiled> Task<'_, W> {
         })
     }
 
-    /// Attention: an item is one head of one row, so that neighbours share keys and values.
-    fn attend(&self, layer: usize, scratch: &mut Scratch) -> Result<(), Poisoned> {
-        let pass = self.pass;
-        let (dim, stride, heads) = (pass.spec.head_dim, padded(pass.spec.head_dim), pass.spec.heads);
-        let scale = 1.0 / (dim as f32).sqrt();
-        pass.dealer.phase(self.phase, self.worker, heads * pass.rows, |item| {
-            let (head, row) = (item / pass.rows, item % pass.rows);
-            let positions = pass.position + row + 1;
-            let cache = |kind| {
-                let begin = pass.cached(layer, kind, head * pass.spec.kv_heads / heads, 0);
-                // SAFETY: the layer's keys and values were written in an earlier phase.
-                unsafe { pass.kv.at(begin..begin + positions * stride) }
-            };
-            let query = (row * heads + head) * stride;
-            let out = row * padded(pass.spec.attention_width()) + head * dim;
-            // SAFETY: queries were written in an earlier phase; the head's output is this item's.
-            let (query, out) = unsafe { (pass.q.at(query..query + stride), pass.a.at_mut(out..out + dim)) };
-            let scores = &mut scratch.scores.of_mut()[..positions];
-            pass.kernels.attend(query, (cache(0), cache(1)), scale, scores, out);
+    /// `x += product(source)`, or `x += norm(product(source))` where there is a norm behind it.
+    fn contribute(
+        &self,
+        product: &Product,
+        source: Source<'_>,
+        post: Option<&(Norm, Weights)>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Poisoned> {
+        let (pass, width) = (self.pass, self.pass.spec.width);
+        let Some((norm, gamma)) = post else {
+            return self.multiply(product, source, scratch, |row, first, values| {
+                // SAFETY: the outputs are of the item that this thread is finishing.
+                unsafe { pass.add(row, first, values) };
+            });
+        };
+        self.multiply(product, source, scratch, |row, first, values| {
+            let begin = row * padded(width) + first;
+            // SAFETY: the outputs are of the item that this thread is finishing.
+            unsafe { pass.normed.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
+        })?;
+        pass.dealer.phase(self.last_phase(), self.worker, pass.rows, |row| {
+            let begin = row * padded(width);
+            let normed = &mut scratch.row.of_mut::<f32>()[..width];
+            // SAFETY: the product was written in an earlier phase.
+            let product = unsafe { pass.normed.at(begin..begin + width) };
+            normalise(product, *norm, &gamma.elements::<f32>()[..width], normed);
+            // SAFETY: the row is this item's.
+            unsafe { pass.add(row, 0, normed) };
         })
+    }
+
+    /// The phase behind the products.
+    pub(super) fn last_phase(&self) -> usize {
+        self.phase + PHASES_PER_STAGE - 1
     }
 }
 
@@ -338,8 +319,8 @@ fn block_rows<W>(rows: usize, stride: usize, tokens: usize, threads: usize) -> u
     (most.min(even) / TILE_ROWS * TILE_ROWS).max(TILE_ROWS)
 }
 
-/// Phases of an op at most: norms, products.
-pub(super) const PHASES_PER_STAGE: usize = 2;
+/// Phases of an op at most: norms in front, products, what needs all results of a row or a head.
+pub(super) const PHASES_PER_STAGE: usize = 3;
 
 /// Weight rows that are widened at once for several token rows: the panel stays in the second-level cache.
 const PANEL_ROWS: usize = 32;

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use syn1_model::piece::PieceBytes;
-use syn1_model::plan::{Gemv, Matrix, Op, Piece, Plan, Tensor};
+use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Piece, Plan, QkNorm, Tensor};
 use syn1_model::spec::{Activation, Norm};
 
+use super::attend::Score;
 use crate::engine::{EngineError, check_pieces};
 
 /// A tensor in memory.
@@ -40,16 +41,48 @@ pub(super) struct Product {
 pub(super) struct Embedding {
     pub(super) tokens: Rows,
     pub(super) positions: Option<Rows>,
+    /// Factor of the token's row.
+    pub(super) scale: f32,
+}
+
+/// The norms of query and key heads, as [`QkNorm`].
+pub(super) struct HeadNorms {
+    pub(super) norm: Norm,
+    pub(super) q: Weights,
+    pub(super) k: Weights,
 }
 
 /// One op that all threads run together, as [`Op`].
 pub(super) enum Stage {
-    Qkv { layer: usize, product: Product },
-    Attend { layer: usize },
-    Out(Product),
-    Up { product: Product, activation: Activation, gated: bool },
-    Down(Product),
-    Head(Product),
+    /// `rope` is the number of a rotation.
+    Qkv {
+        layer: usize,
+        product: Product,
+        norms: Option<HeadNorms>,
+        rope: Option<usize>,
+    },
+    Attend {
+        layer: usize,
+        score: Score,
+        window: Option<usize>,
+    },
+    Out {
+        product: Product,
+        post: Option<(Norm, Weights)>,
+    },
+    Up {
+        product: Product,
+        activation: Activation,
+        gated: bool,
+    },
+    Down {
+        product: Product,
+        post: Option<(Norm, Weights)>,
+    },
+    Head {
+        product: Product,
+        cap: Option<f32>,
+    },
 }
 
 /// Every op of a plan.
@@ -65,29 +98,35 @@ impl Stages {
     /// Finds every tensor of `plan` in `pieces`, which are in its order.
     ///
     /// # Errors
-    /// [`EngineError::Piece`] for a missing, superfluous, too short or too long piece, [`EngineError::Unsupported`] for
-    /// rotary positions.
-    pub(super) fn new(plan: &Plan, pieces: &[PieceBytes], device: &str) -> Result<Self, EngineError> {
+    /// [`EngineError::Piece`] for a missing, superfluous, too short or too long piece.
+    pub(super) fn new(plan: &Plan, pieces: &[PieceBytes]) -> Result<Self, EngineError> {
         let finder = Finder::new(plan, pieces)?;
         let mut found = Self { embedding: None, stages: Vec::new(), whole: false };
         for op in &plan.ops {
             found.stages.push(match op {
-                Op::Embed { tokens, positions } => {
-                    found.embedding = Some(finder.embedding(tokens, positions.as_ref())?);
+                Op::Embed { tokens, positions, scale } => {
+                    found.embedding = Some(finder.embedding(tokens, positions.as_ref(), *scale)?);
                     continue;
                 }
-                Op::Qkv { rope: Some(rope), .. } => {
-                    let what = format!("rotary positions (RoPE, theta {}) have no kernel yet", rope.theta);
-                    return Err(EngineError::Unsupported { device: device.to_owned(), what });
+                Op::Qkv { layer, gemv, qk_norm, rope } => Stage::Qkv {
+                    layer: *layer,
+                    product: finder.product(gemv)?,
+                    norms: qk_norm.as_ref().map(|norms| finder.head_norms(norms)).transpose()?,
+                    rope: *rope,
+                },
+                Op::Attend { layer, scale, softcap, window } => {
+                    Stage::Attend { layer: *layer, score: Score { scale: *scale, cap: *softcap }, window: *window }
                 }
-                Op::Qkv { layer, gemv, rope: None } => Stage::Qkv { layer: *layer, product: finder.product(gemv)? },
-                Op::Attend { layer } => Stage::Attend { layer: *layer },
-                Op::Out { gemv } => Stage::Out(finder.product(gemv)?),
+                Op::Out { gemv, post } => {
+                    Stage::Out { product: finder.product(gemv)?, post: finder.norm(post.as_ref())? }
+                }
                 Op::Up { gemv, activation, gated } => {
                     Stage::Up { product: finder.product(gemv)?, activation: *activation, gated: *gated }
                 }
-                Op::Down { gemv } => Stage::Down(finder.product(gemv)?),
-                Op::Head { gemv } => Stage::Head(finder.product(gemv)?),
+                Op::Down { gemv, post } => {
+                    Stage::Down { product: finder.product(gemv)?, post: finder.norm(post.as_ref())? }
+                }
+                Op::Head { gemv, softcap } => Stage::Head { product: finder.product(gemv)?, cap: *softcap },
                 Op::Step { .. } => {
                     found.whole = true;
                     continue;
@@ -127,12 +166,20 @@ impl<'a> Finder<'a> {
     }
 
     fn product(&self, gemv: &Gemv) -> Result<Product, EngineError> {
-        let norm = gemv.norm.map(|folded| Ok::<_, EngineError>((folded.norm, self.weights(&folded.gamma)?)));
-        Ok(Product { matrix: self.rows(&gemv.matrix)?, aux: self.weights(&gemv.aux)?, norm: norm.transpose()? })
+        let norm = self.norm(gemv.norm.as_ref())?;
+        Ok(Product { matrix: self.rows(&gemv.matrix)?, aux: self.weights(&gemv.aux)?, norm })
     }
 
-    fn embedding(&self, tokens: &Matrix, positions: Option<&Matrix>) -> Result<Embedding, EngineError> {
+    fn norm(&self, norm: Option<&FoldedNorm>) -> Result<Option<(Norm, Weights)>, EngineError> {
+        norm.map(|folded| Ok((folded.norm, self.weights(&folded.gamma)?))).transpose()
+    }
+
+    fn head_norms(&self, norms: &QkNorm) -> Result<HeadNorms, EngineError> {
+        Ok(HeadNorms { norm: norms.norm, q: self.weights(&norms.q)?, k: self.weights(&norms.k)? })
+    }
+
+    fn embedding(&self, tokens: &Matrix, positions: Option<&Matrix>, scale: f32) -> Result<Embedding, EngineError> {
         let positions = positions.map(|positions| self.rows(positions)).transpose()?;
-        Ok(Embedding { tokens: self.rows(tokens)?, positions })
+        Ok(Embedding { tokens: self.rows(tokens)?, positions, scale })
     }
 }

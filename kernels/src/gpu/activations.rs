@@ -13,6 +13,8 @@ pub(super) struct Activations {
     pub(super) state: Buffer,
     /// The residual stream.
     pub(super) x: Buffer,
+    /// Queries, keys and values in front of their norms, in models that norm them.
+    pub(super) qkv: Buffer,
     /// Queries.
     pub(super) q: Buffer,
     /// The attention's output.
@@ -21,6 +23,8 @@ pub(super) struct Activations {
     pub(super) parts: Buffer,
     /// The MLP's hidden rows.
     pub(super) h: Buffer,
+    /// What attention or MLP gives, in models that norm it before they add it to the residual stream.
+    pub(super) branch: Buffer,
     /// The largest logit of each workgroup of the head, in the token loop.
     pub(super) winners: Buffer,
     /// The tokens of the loop, a ring of [`RING`].
@@ -30,8 +34,12 @@ pub(super) struct Activations {
 /// Elements from one token row to the next.
 pub(super) struct Strides {
     pub(super) x: usize,
+    /// 0 in models that do not norm their heads.
+    pub(super) qkv: usize,
     pub(super) q: usize,
     pub(super) h: usize,
+    /// 0 in models without norms behind attention and MLP.
+    pub(super) branch: usize,
 }
 
 /// What the kernels know of a step: `State` in the WGSL files.
@@ -53,7 +61,7 @@ const _: () = assert!(size_of::<StepState>() == 16);
 impl Activations {
     /// Buffers for steps of up to `rows` token rows. To be called inside [`GpuDevice::guarded`].
     pub(super) fn new(device: &GpuDevice, plan: &Plan, rows: usize) -> Self {
-        let Strides { x, q, h } = Strides::of(plan);
+        let Strides { x, qkv, q, h, branch } = Strides::of(plan);
         let make = |label, elements: usize| {
             let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
             buffer(device, label, 4 * elements as u64, usage)
@@ -61,10 +69,12 @@ impl Activations {
         Self {
             state: make("state", size_of::<StepState>() / 4 + rows),
             x: make("x", rows * x),
+            qkv: make("qkv", rows * qkv),
             q: make("q", rows * q),
             a: make("a", rows * q),
             parts: make("parts", parts(plan)),
             h: make("h", rows * h),
+            branch: make("branch", rows * branch),
             winners: make("winners", winners(plan)),
             chosen: make("chosen", RING),
         }
@@ -72,14 +82,14 @@ impl Activations {
 
     /// Bytes of all of them.
     pub(super) fn bytes(plan: &Plan, rows: usize) -> u64 {
-        let Strides { x, q, h } = Strides::of(plan);
-        4 * (rows * (1 + x + 2 * q + h) + parts(plan) + winners(plan) + RING) as u64
+        let Strides { x, qkv, q, h, branch } = Strides::of(plan);
+        4 * (rows * (1 + x + qkv + 2 * q + h + branch) + parts(plan) + winners(plan) + RING) as u64
     }
 
     /// Bytes of the largest of them, which must fit a binding.
     pub(super) fn largest(plan: &Plan, rows: usize) -> u64 {
-        let Strides { x, q, h } = Strides::of(plan);
-        4 * (rows * x.max(q).max(h)).max(winners(plan)) as u64
+        let Strides { x, qkv, q, h, branch } = Strides::of(plan);
+        4 * (rows * x.max(qkv).max(q).max(h).max(branch)).max(winners(plan)) as u64
     }
 }
 
@@ -87,7 +97,14 @@ impl Strides {
     /// Those of `plan`.
     pub(super) fn of(plan: &Plan) -> Self {
         let spec = &plan.spec;
-        Self { x: padded(spec.width), q: padded(spec.attention_width()), h: padded(spec.ffn) }
+        let x = padded(spec.width);
+        Self {
+            x,
+            qkv: if spec.attention.qk_norm { padded(spec.qkv_rows()) } else { 0 },
+            q: padded(spec.attention_width()),
+            h: padded(spec.ffn),
+            branch: if spec.post_norms { x } else { 0 },
+        }
     }
 }
 

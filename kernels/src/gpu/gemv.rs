@@ -1,7 +1,7 @@
 //! A matrix times every token row: kernels, constants and grids for gemv.wgsl.
 
 use syn1_model::plan::{Gemv, Matrix};
-use syn1_model::spec::NormKind;
+use syn1_model::spec::{Activation, NormKind};
 
 use super::launch::Grid;
 use super::memory::View;
@@ -26,24 +26,27 @@ pub(super) struct GemvShape {
     pub(super) blocks: u32,
     pub(super) block_base: u32,
     pub(super) token_limit: u32,
-    pub(super) pad: [u32; 2],
+    pub(super) rotated_rows: u32,
+    pub(super) rope_quads: u32,
 }
 
 const _: () = assert!(size_of::<GemvShape>() == 64);
 
 /// What happens to the sums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Epilogue {
-    /// `y = sums`.
-    Store,
+    /// `y = sums`, kept within a cap if there is one.
+    Store { cap: Option<f32> },
     /// `y += sums`.
     Add,
-    /// `y = gelu(sums)`.
-    Gelu,
-    /// Queries to `y`, keys and values to the KV cache.
-    Kv,
-    /// The largest of each workgroup to `winners`.
-    Best,
+    /// `y = act(sums)`.
+    Activate(Activation),
+    /// `y[i] = act(sums[2 i]) * sums[2 i + 1]`.
+    Gate(Activation),
+    /// Queries to `y`, keys and values to the KV cache; queries and keys are rotated or not.
+    Kv { rotated: bool },
+    /// The largest of each workgroup to `winners`, as `Store` would have it.
+    Best { cap: Option<f32> },
 }
 
 /// A product in all its windows.
@@ -117,14 +120,25 @@ impl Product {
 fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &Threads) -> Kernel {
     let tile = if threads.tile == 1 { "T1" } else { "T8" };
     let norm = if gemv.norm.is_some() { "NORM" } else { "PLAIN" };
-    let (result, number) = match epilogue {
-        Epilogue::Store => ("ROWS", 0.0),
-        Epilogue::Add => ("ROWS", 1.0),
-        Epilogue::Gelu => ("ROWS", 2.0),
-        Epilogue::Kv => ("KV", 0.0),
-        Epilogue::Best => ("BEST", 0.0),
+    let mut tags = vec![tile, norm];
+    tags.extend_from_slice(match epilogue {
+        Epilogue::Store { .. } | Epilogue::Add | Epilogue::Activate(_) => &["ROWS"],
+        Epilogue::Gate(_) => &["GATE"],
+        Epilogue::Kv { rotated: false } => &["KV"],
+        Epilogue::Kv { rotated: true } => &["KV", "ROPE"],
+        Epilogue::Best { .. } => &["BEST"],
+    });
+    let activation = match epilogue {
+        Epilogue::Activate(activation) | Epilogue::Gate(activation) => match activation {
+            Activation::GeluTanh => 1.0,
+            Activation::Silu => 2.0,
+        },
+        _ => 0.0,
     };
-    let center = gemv.norm.is_some_and(|folded| folded.norm.kind == NormKind::Layer);
+    let cap = match epilogue {
+        Epilogue::Store { cap } | Epilogue::Best { cap } => cap.map_or(0.0, f64::from),
+        _ => 0.0,
+    };
     let all = threads.lanes * threads.groups;
     let parts = kernels.subgroup_sizes().map_or(all, |(smallest, _)| all.div_ceil(smallest));
     let overrides = [
@@ -133,10 +147,17 @@ fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &
         ("GROUPS", f64::from(threads.groups)),
         ("THREADS", f64::from(all)),
         ("SUMS", f64::from(threads.tile * parts)),
-        ("CENTER", if center { 1.0 } else { 0.0 }),
-        ("EPILOGUE", number),
+        ("CENTER", gemv.norm.map_or(0.0, |folded| center(folded.norm.kind))),
+        ("ADD", if epilogue == Epilogue::Add { 1.0 } else { 0.0 }),
+        ("ACTIVATION", activation),
+        ("CAP", cap),
     ];
-    kernels.kernel(File::Gemv, &[tile, norm, result], &overrides)
+    kernels.kernel(File::Gemv, &tags, &overrides)
+}
+
+/// The override `CENTER`: whether a norm takes the mean out.
+pub(super) fn center(kind: NormKind) -> f64 {
+    if kind == NormKind::Layer { 1.0 } else { 0.0 }
 }
 
 /// How a workgroup is divided.
@@ -159,7 +180,7 @@ impl Threads {
             lanes *= 2;
         }
         // The token loop's turn reads a winner per workgroup of the head: the fewer the better.
-        let threads = if epilogue == Epilogue::Best { 256 } else { 128 };
+        let threads = if matches!(epilogue, Epilogue::Best { .. }) { 256 } else { 128 };
         Self { lanes, groups: (threads / lanes).max(1), tile: 1 }
     }
 
@@ -213,8 +234,8 @@ mod tests {
         for (rows, cols) in [(96, 96), (768, 3072), (2304, 768), (50257, 768), (128_256, 2048)] {
             for subgroups in [None, Some((4, 8)), Some((32, 32)), Some((64, 128))] {
                 let matrix = matrix(rows, cols);
-                let one = Threads::for_one(&matrix, subgroups, Epilogue::Store);
-                let best = Threads::for_one(&matrix, subgroups, Epilogue::Best);
+                let one = Threads::for_one(&matrix, subgroups, Epilogue::Store { cap: None });
+                let best = Threads::for_one(&matrix, subgroups, Epilogue::Best { cap: None });
                 for threads in [one, best, Threads::for_many(subgroups)] {
                     assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
                     assert!(threads.lanes.is_power_of_two());

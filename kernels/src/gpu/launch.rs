@@ -27,8 +27,8 @@ pub(super) struct Shot {
 pub(super) enum Grid {
     /// `x * y` workgroups for every tile of `tile` token rows.
     Tiles { x: u32, y: u32, tile: u32 },
-    /// One workgroup for every token row.
-    Tokens,
+    /// `each` workgroups for every token row.
+    Tokens { each: u32 },
     /// One workgroup for every head, token row and split of the context.
     Attend { heads: u32 },
     /// One workgroup for every head and split; nothing where the context is not split.
@@ -94,7 +94,7 @@ impl Grid {
     fn workgroups(self, Extent { tokens, splits }: Extent) -> Option<[u32; 3]> {
         match self {
             Self::Tiles { x, y, tile } => Some([x, y, tokens.div_ceil(tile)]),
-            Self::Tokens => Some([1, tokens, 1]),
+            Self::Tokens { each } => Some([each, tokens, 1]),
             Self::Attend { heads } => Some([heads, tokens, splits]),
             Self::Combine { heads } => (splits > 1).then_some([heads, splits, 1]),
             Self::Once => Some([1, 1, 1]),
@@ -137,7 +137,7 @@ mod tests {
         for (tokens, tiles) in [(1, 1), (8, 1), (9, 2)] {
             assert_eq!(grid.workgroups(Extent::new(0, tokens)), Some([7, 2, tiles]));
         }
-        assert_eq!(Grid::Tokens.workgroups(Extent::new(0, 3)), Some([1, 3, 1]));
+        assert_eq!(Grid::Tokens { each: 5 }.workgroups(Extent::new(0, 3)), Some([5, 3, 1]));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! by subgroup operations and by a tree in workgroup memory, made from the same WGSL file: see [`GpuOptions`].
 
 mod activations;
+mod attention;
 mod device;
 mod engine;
 mod gemv;

@@ -1,13 +1,13 @@
 //! A plan as dispatches: pipelines, constants and bind groups, all made before the first step.
 
-use syn1_model::plan::{Gemv, Matrix, Op, Plan};
-use syn1_model::spec::Activation;
+use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Plan};
 use wgpu::{BindGroup, Buffer};
 
 use super::activations::{Activations, RING, Strides};
+use super::attention::{Rotation, rotations};
 use super::device::GpuDevice;
 use super::engine::GpuOptions;
-use super::gemv::{Epilogue, GemvShape, Product};
+use super::gemv::{Epilogue, GemvShape, Product, center};
 use super::launch::{Binds, Grid, Launch, PerSlot, Shot};
 use super::logits::Head;
 use super::memory::{Uniforms, View, bind};
@@ -29,27 +29,49 @@ pub(super) struct Program {
     /// What the head that stores logits is made from.
     pub(super) head: Option<Head>,
     /// Bind groups that need a KV cache.
-    per_slot: Vec<PerSlot>,
+    pub(super) per_slot: Vec<PerSlot>,
     /// Bytes of one layer's KV cache.
     kv_layer_bytes: u64,
     /// Workgroups of `best`.
     winners: u32,
 }
 
-/// `Shape` in attend.wgsl.
+/// `Shape` in embed.wgsl.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-struct AttendShape {
-    q_stride: u32,
-    a_stride: u32,
-    kv_heads: u32,
-    sharing: u32,
+struct EmbedShape {
+    row_base: u32,
+    rows: u32,
     max_positions: u32,
     scale: f32,
+}
+
+const _: () = assert!(size_of::<EmbedShape>() == 16);
+
+/// `Shape` in step.wgsl.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct StepShape {
+    winners: u32,
+    rows: u32,
+    max_positions: u32,
+    vocab: u32,
+    scale: f32,
+    pad: [u32; 3],
+}
+
+const _: () = assert!(size_of::<StepShape>() == 32);
+
+/// `Shape` in post.wgsl.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct PostShape {
+    inverse_cols: f32,
+    eps: f32,
     pad: [u32; 2],
 }
 
-const _: () = assert!(size_of::<AttendShape>() == 32);
+const _: () = assert!(size_of::<PostShape>() == 16);
 
 impl Program {
     /// Makes everything for `plan`.
@@ -65,13 +87,14 @@ impl Program {
         options: GpuOptions,
     ) -> Result<Self, EngineError> {
         let kv_layer_bytes = kv_layer_bytes(device, plan, config)?;
+        let rotations = rotations(device, plan, config)?;
         let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
         device.guarded("pipelines and constants", 0, || {
             let program = Self { kv_layer_bytes, ..Self::default() };
             let kernels = Kernels::new(device, plan.format, subgroups);
             let uniforms = Uniforms::new(device);
             let mut builder =
-                Builder { device, plan, weights, activations, config, options, kernels, uniforms, program };
+                Builder { device, plan, weights, activations, config, options, rotations, kernels, uniforms, program };
             for op in &plan.ops {
                 builder.add(op)?;
             }
@@ -101,16 +124,18 @@ fn kv_layer_bytes(device: &GpuDevice, plan: &Plan, config: &EngineConfig) -> Res
 }
 
 /// Turns ops into launches.
-struct Builder<'a> {
-    device: &'a GpuDevice,
-    plan: &'a Plan,
-    weights: &'a Weights,
-    activations: &'a Activations,
-    config: &'a EngineConfig,
+pub(super) struct Builder<'a> {
+    pub(super) device: &'a GpuDevice,
+    pub(super) plan: &'a Plan,
+    pub(super) weights: &'a Weights,
+    pub(super) activations: &'a Activations,
+    pub(super) config: &'a EngineConfig,
     options: GpuOptions,
-    kernels: Kernels<'a>,
-    uniforms: Uniforms,
-    program: Program,
+    /// Those of [`syn1_model::Spec::ropes`].
+    pub(super) rotations: Vec<Rotation>,
+    pub(super) kernels: Kernels<'a>,
+    pub(super) uniforms: Uniforms,
+    pub(super) program: Program,
 }
 
 impl Builder<'_> {
@@ -118,143 +143,90 @@ impl Builder<'_> {
         let Activations { x, a, h, .. } = self.activations;
         let strides = Strides::of(self.plan);
         match op {
-            Op::Embed { tokens, positions } => {
+            Op::Embed { tokens, positions, scale } => {
                 let positions = self.learned(positions)?;
-                let launches = self.embed(tokens, &positions, 0);
+                let launches = self.embed(tokens, &positions, *scale, 0);
                 self.program.embed.extend(launches);
             }
-            Op::Qkv { rope: Some(_), .. } => return Err(self.device.unsupported("rotary positions (RoPE)".into())),
-            Op::Qkv { layer, gemv, rope: None } => self.qkv(*layer, gemv),
-            Op::Attend { layer } => self.attend(*layer)?,
-            Op::Out { gemv } => self.product(gemv, Epilogue::Add, (a, strides.q), (x, strides.x)),
-            Op::Up { gated: true, .. } => return Err(self.device.unsupported("a gated MLP (SwiGLU)".into())),
-            Op::Up { activation: Activation::Silu, .. } => {
-                return Err(self.device.unsupported("the activation SiLU".into()));
+            Op::Qkv { layer, gemv, qk_norm: None, rope } => self.qkv(*layer, gemv, *rope),
+            Op::Qkv { layer, gemv, qk_norm: Some(norms), rope } => self.normed_qkv(*layer, gemv, norms, *rope),
+            Op::Attend { layer, scale, softcap, window } => self.attend(*layer, *scale, *softcap, *window)?,
+            Op::Out { gemv, post } => self.contribute(gemv, post.as_ref(), (a, strides.q)),
+            Op::Up { gemv, activation, gated } => {
+                let epilogue = if *gated { Epilogue::Gate(*activation) } else { Epilogue::Activate(*activation) };
+                self.product(gemv, epilogue, (x, strides.x), (h, strides.h));
             }
-            Op::Up { gemv, activation: Activation::GeluTanh, gated: false } => {
-                self.product(gemv, Epilogue::Gelu, (x, strides.x), (h, strides.h));
-            }
-            Op::Down { gemv } => self.product(gemv, Epilogue::Add, (h, strides.h), (x, strides.x)),
-            Op::Head { gemv } => self.head(gemv),
-            Op::Step { tokens, positions } => {
+            Op::Down { gemv, post } => self.contribute(gemv, post.as_ref(), (h, strides.h)),
+            Op::Head { gemv, softcap } => self.head(gemv, *softcap),
+            Op::Step { tokens, positions, scale } => {
                 let positions = self.learned(positions)?;
-                self.step(tokens, &positions);
-                let launches = self.embed(tokens, &positions, 1);
+                self.step(tokens, &positions, *scale);
+                let launches = self.embed(tokens, &positions, *scale, 1);
                 self.program.turn.extend(launches);
             }
         }
         Ok(())
     }
 
-    /// The learned positions; there are kernels for no others.
-    fn learned(&self, positions: &Option<Matrix>) -> Result<View, EngineError> {
-        let matrix =
-            positions.ok_or_else(|| self.device.unsupported("an embedding without learned positions".into()))?;
+    /// The learned positions, if the model has any.
+    fn learned(&self, positions: &Option<Matrix>) -> Result<Option<View>, EngineError> {
+        let Some(matrix) = positions else { return Ok(None) };
         let most = self.device.limits.max_storage_buffer_binding_size;
         if matrix.data.bytes > most {
             let bytes = matrix.data.bytes;
             let what = format!("a position matrix of {bytes} bytes, the largest binding is {most}");
             return Err(self.device.unsupported(what));
         }
-        Ok(self.weights.view(matrix.data))
+        Ok(Some(self.weights.view(matrix.data)))
     }
 
     /// Gathers token rows, for the windows of the token matrix from number `first` on.
-    fn embed(&mut self, tokens: &Matrix, positions: &View, first: usize) -> Vec<Launch> {
-        let kernel = self.kernels.kernel(File::Embed, &[], &[("QUADS", (tokens.stride / 4) as f64)]);
+    fn embed(&mut self, tokens: &Matrix, positions: &Option<View>, scale: f32, first: usize) -> Vec<Launch> {
+        let tags: &[&str] = if positions.is_some() { &["LEARNED"] } else { &[] };
+        let kernel = self.kernels.kernel(File::Embed, tags, &[("QUADS", (tokens.stride / 4) as f64)]);
         let windows = self.weights.windows(tokens, self.options.window_bytes);
         let mut launches = Vec::new();
         for window in windows.into_iter().skip(first) {
-            let shape = [window.row_base as u32, window.rows as u32, self.plan.spec.max_positions as u32, 0];
-            let views = [
+            let shape = EmbedShape {
+                row_base: window.row_base as u32,
+                rows: window.rows as u32,
+                max_positions: self.plan.spec.max_positions as u32,
+                scale,
+            };
+            let mut views = vec![
                 (0, window.view),
-                (1, positions.clone()),
                 (2, View::whole(&self.activations.state)),
                 (3, View::whole(&self.activations.x)),
                 (4, self.uniforms.slot(&shape)),
             ];
+            views.extend(positions.clone().map(|view| (1, view)));
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
-            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens), many: None, binds });
+            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, binds });
         }
         launches
     }
 
-    fn qkv(&mut self, layer: usize, gemv: &Gemv) {
-        let spec = &self.plan.spec;
-        let strides = Strides::of(self.plan);
-        let product = self.product_of(gemv, Epilogue::Kv);
-        for window in &product.windows {
-            let shape = GemvShape {
-                x_stride: (strides.x / 4) as u32,
-                y_stride: (strides.q / 4) as u32,
-                q_rows: spec.attention_width() as u32,
-                head_dim: spec.head_dim as u32,
-                max_positions: self.config.max_positions as u32,
-                ..window.shape
-            };
-            let mut views = product.views.clone();
-            views.extend([
-                (0, window.weights.clone()),
-                (2, View::whole(&self.activations.x)),
-                (3, View::whole(&self.activations.state)),
-                (4, self.uniforms.slot(&shape)),
-                (6, View::whole(&self.activations.q)),
-            ]);
-            let binds = Binds::Slot(self.program.per_slot.len());
-            self.program.per_slot.push(PerSlot { kernel: product.one.clone(), views, kv_binding: 7, layer });
-            let one = Shot::new(&product.one, window.one);
-            let many = product.many.as_ref().map(|many| Shot::new(many, window.many));
-            self.program.body.push(Launch { one, many, binds });
-        }
-    }
-
-    fn attend(&mut self, layer: usize) -> Result<(), EngineError> {
-        let spec = &self.plan.spec;
-        let parts = spec.head_dim / 8;
-        if !spec.head_dim.is_multiple_of(8) || !(1..=ATTEND_THREADS).contains(&parts) {
-            let (dim, most) = (spec.head_dim, 8 * ATTEND_THREADS);
-            let what = format!("heads of {dim} elements (only multiples of 8 up to {most})");
-            return Err(self.device.unsupported(what));
-        }
-        if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
-            let (heads, kv_heads) = (spec.heads, spec.kv_heads);
-            return Err(self.device.unsupported(format!("{heads} query heads that share {kv_heads} KV heads")));
-        }
-        let overrides =
-            [("THREADS", ATTEND_THREADS as f64), ("HEAD8", parts as f64), ("TEAMS", (ATTEND_THREADS / parts) as f64)];
-        let kernel = self.kernels.kernel(File::Attend, &[], &overrides);
-        let stride = (Strides::of(self.plan).q / 4) as u32;
-        let shape = AttendShape {
-            q_stride: stride,
-            a_stride: stride,
-            kv_heads: spec.kv_heads as u32,
-            sharing: (spec.heads / spec.kv_heads) as u32,
-            max_positions: self.config.max_positions as u32,
-            scale: (1.0 / (spec.head_dim as f64).sqrt()) as f32,
-            pad: [0; 2],
-        };
-        let views = vec![
-            (0, View::whole(&self.activations.q)),
-            (2, View::whole(&self.activations.a)),
-            (3, View::whole(&self.activations.state)),
-            (4, self.uniforms.slot(&shape)),
-            (5, View::whole(&self.activations.parts)),
+    /// Adds a product of the rows of `from` to the residual stream, normed first where there is a norm behind it.
+    fn contribute(&mut self, gemv: &Gemv, post: Option<&FoldedNorm>, from: (&Buffer, usize)) {
+        let Activations { x, branch, .. } = self.activations;
+        let stride = Strides::of(self.plan).x;
+        let Some(post) = post else { return self.product(gemv, Epilogue::Add, from, (x, stride)) };
+        self.product(gemv, Epilogue::Store { cap: None }, from, (branch, stride));
+        let overrides = [("QUADS", (stride / 4) as f64), ("CENTER", center(post.norm.kind))];
+        let kernel = self.kernels.kernel(File::Post, &[], &overrides);
+        let shape = PostShape { inverse_cols: 1.0 / self.plan.spec.width as f32, eps: post.norm.eps, pad: [0; 2] };
+        let views = [
+            (0, View::whole(branch)),
+            (1, self.weights.view(post.gamma)),
+            (2, View::whole(x)),
+            (3, self.uniforms.slot(&shape)),
         ];
-        let one = Shot::new(&kernel, Grid::Attend { heads: spec.heads as u32 });
-        let binds = Binds::Slot(self.program.per_slot.len());
-        self.program.per_slot.push(PerSlot { kernel, views, kv_binding: 1, layer });
-        self.program.body.push(Launch { one, many: None, binds });
-
-        let kernel = self.kernels.kernel(File::Combine, &[], &[("HEAD8", parts as f64)]);
-        let views = [(0, View::whole(&self.activations.parts)), (1, View::whole(&self.activations.a))];
-        let one = Shot::new(&kernel, Grid::Combine { heads: spec.heads as u32 });
         let binds = Binds::Shared(bind(self.device, &kernel, &views));
-        self.program.body.push(Launch { one, many: None, binds });
-        Ok(())
+        self.program.body.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, binds });
     }
 
     /// A product from one buffer of rows to another, each with its elements from one row to the next.
-    fn product(&mut self, gemv: &Gemv, epilogue: Epilogue, x: (&Buffer, usize), y: (&Buffer, usize)) {
+    pub(super) fn product(&mut self, gemv: &Gemv, epilogue: Epilogue, x: (&Buffer, usize), y: (&Buffer, usize)) {
         let product = self.product_of(gemv, epilogue);
         for window in &product.windows {
             let (x_stride, y_stride) = ((x.1 / 4) as u32, (y.1 / 4) as u32);
@@ -274,17 +246,17 @@ impl Builder<'_> {
         }
     }
 
-    fn product_of(&mut self, gemv: &Gemv, epilogue: Epilogue) -> Product {
+    pub(super) fn product_of(&mut self, gemv: &Gemv, epilogue: Epilogue) -> Product {
         let many = self.config.max_rows > 1;
         Product::new(&mut self.kernels, self.weights, gemv, epilogue, many, self.options.window_bytes)
     }
 
-    fn head(&mut self, gemv: &Gemv) {
+    fn head(&mut self, gemv: &Gemv, cap: Option<f32>) {
         let x_stride = (Strides::of(self.plan).x / 4) as u32;
         let shared = [(2, View::whole(&self.activations.x)), (3, View::whole(&self.activations.state))];
         if self.plan.embeds() {
-            let product =
-                Product::new(&mut self.kernels, self.weights, gemv, Epilogue::Best, false, self.options.window_bytes);
+            let (epilogue, window_bytes) = (Epilogue::Best { cap }, self.options.window_bytes);
+            let product = Product::new(&mut self.kernels, self.weights, gemv, epilogue, false, window_bytes);
             for window in &product.windows {
                 let shape = GemvShape { x_stride, ..window.shape };
                 let mut views = product.views.clone();
@@ -299,7 +271,7 @@ impl Builder<'_> {
             }
             self.program.winners = product.blocks();
         }
-        let mut product = self.product_of(gemv, Epilogue::Store);
+        let mut product = self.product_of(gemv, Epilogue::Store { cap });
         product.views.extend(shared);
         self.program.head = Some(Head {
             product,
@@ -310,27 +282,32 @@ impl Builder<'_> {
         });
     }
 
-    fn step(&mut self, tokens: &Matrix, positions: &View) {
+    fn step(&mut self, tokens: &Matrix, positions: &Option<View>, scale: f32) {
         let overrides = [("THREADS", 256.0), ("QUADS", (tokens.stride / 4) as f64), ("KEPT", RING as f64)];
-        let kernel = self.kernels.kernel(File::Step, &[], &overrides);
+        let tags: &[&str] = if positions.is_some() { &["LEARNED"] } else { &[] };
+        let kernel = self.kernels.kernel(File::Step, tags, &overrides);
         let windows = self.weights.windows(tokens, self.options.window_bytes);
         let spec = &self.plan.spec;
         for window in windows.into_iter().take(1) {
-            let shape = [self.program.winners, window.rows as u32, spec.max_positions as u32, spec.vocab as u32];
-            let views = [
+            let shape = StepShape {
+                winners: self.program.winners,
+                rows: window.rows as u32,
+                max_positions: spec.max_positions as u32,
+                vocab: spec.vocab as u32,
+                scale,
+                pad: [0; 3],
+            };
+            let mut views = vec![
                 (0, window.view),
-                (1, positions.clone()),
                 (2, View::whole(&self.activations.winners)),
                 (3, View::whole(&self.activations.state)),
                 (4, View::whole(&self.activations.chosen)),
                 (5, View::whole(&self.activations.x)),
                 (6, self.uniforms.slot(&shape)),
             ];
+            views.extend(positions.clone().map(|view| (1, view)));
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
             self.program.turn.push(Launch { one: Shot::new(&kernel, Grid::Once), many: None, binds });
         }
     }
 }
-
-/// Threads of an attention workgroup.
-const ATTEND_THREADS: usize = 128;

@@ -20,10 +20,14 @@ use super::device::GpuDevice;
 pub(super) enum File {
     /// Matrix times token rows.
     Gemv,
+    /// Norms and rotation of heads.
+    Heads,
     /// Attention over the KV cache.
     Attend,
     /// Adds up the splits of attention.
     Combine,
+    /// The norm behind attention and MLP.
+    Post,
     /// Token and position embedding.
     Embed,
     /// The token loop's turn.
@@ -38,8 +42,10 @@ impl File {
     fn text(self) -> &'static str {
         match self {
             Self::Gemv => include_str!("../../wgsl/gemv.wgsl"),
+            Self::Heads => include_str!("../../wgsl/heads.wgsl"),
             Self::Attend => include_str!("../../wgsl/attend.wgsl"),
             Self::Combine => include_str!("../../wgsl/combine.wgsl"),
+            Self::Post => include_str!("../../wgsl/post.wgsl"),
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
@@ -177,8 +183,10 @@ fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
 fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor = ShaderModuleDescriptor { label: Some(label), source: ShaderSource::Wgsl(source.into()) };
     // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
-    // the bindings, rows are bounded by the step's and by the room of their window, ids are checked against the vocabulary before they are used, every loop is bounded by an override or
-    // a uniform, and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run every kernel.
+    // the bindings; rows are bounded by the step's and by the room of their window, positions by the context that KV
+    // caches and rotary tables are made for; ids are checked against the vocabulary before they are used; every loop is
+    // bounded by an override or a uniform; and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run
+    // every kernel.
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
 
@@ -194,16 +202,19 @@ mod tests {
 
     /// Every variant that the engine can ask for.
     fn variants() -> Vec<(File, Vec<&'static str>)> {
-        let mut all = vec![(File::Read, vec![]), (File::Combine, vec![]), (File::Probe, vec!["SG"])];
+        let mut all =
+            vec![(File::Read, vec![]), (File::Combine, vec![]), (File::Post, vec![]), (File::Probe, vec!["SG"])];
         for twin in ["SG", "NOSG"] {
             for format in ["F16", "F32"] {
-                for file in [File::Attend, File::Embed, File::Step] {
+                all.push((File::Attend, vec![twin, format]));
+                for (file, tag) in [(File::Embed, "LEARNED"), (File::Step, "LEARNED"), (File::Heads, "ROPE")] {
                     all.push((file, vec![twin, format]));
+                    all.push((file, vec![twin, format, tag]));
                 }
                 for tile in ["T1", "T8"] {
                     for norm in ["NORM", "PLAIN"] {
-                        for result in ["ROWS", "KV", "BEST"] {
-                            all.push((File::Gemv, vec![twin, format, tile, norm, result]));
+                        for result in [&["ROWS"][..], &["GATE"], &["KV"], &["KV", "ROPE"], &["BEST"]] {
+                            all.push((File::Gemv, [&[twin, format, tile, norm], result].concat()));
                         }
                     }
                 }
@@ -261,6 +272,11 @@ mod tests {
         assert!(with.contains("const TILE: u32 = 8u;") && !with.contains("const TILE: u32 = 1u;"));
         assert!(with.contains("kv: array<vec2<u32>>") && !with.contains("kv: array<vec4<f32>>"));
         let without = code(File::Gemv, &["NOSG", "F32", "T1", "PLAIN", "ROWS"]);
-        assert!(!without.contains("kv[") && !without.contains("gamma") && !without.contains("subgroupAdd"));
+        assert!(
+            !without.contains("kv[")
+                && !without.contains("rotations")
+                && !without.contains("gamma")
+                && !without.contains("subgroupAdd")
+        );
     }
 }

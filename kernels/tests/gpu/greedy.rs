@@ -103,7 +103,8 @@ fn equal_logits_give_the_lowest_id_wherever_they_lie() {
 
 /// `pieces` with an added constant (c2) for the logits of `winners` that swallows everything else.
 fn with_equal_logits(plan: &Plan, pieces: &[PieceBytes], winners: &[u32]) -> Vec<PieceBytes> {
-    let aux = plan.ops.iter().find_map(|op| if let Op::Head { gemv } = op { Some(gemv.aux) } else { None }).unwrap();
+    let aux =
+        plan.ops.iter().find_map(|op| if let Op::Head { gemv, .. } = op { Some(gemv.aux) } else { None }).unwrap();
     let change = |(piece, bytes): (&Piece, &PieceBytes)| {
         let mut bytes = bytes.as_slice().to_vec();
         for winner in winners.iter().filter(|_| *piece == aux.piece) {

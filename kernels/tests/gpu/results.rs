@@ -6,7 +6,7 @@ use syn1_kernels::gpu::GpuOptions;
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Op, Plan, WeightFormat};
 
-use crate::reference::Reference;
+use crate::plain::{Reference, arbitrary_pieces, kinds};
 use crate::setup::*;
 
 /// f32 differs by the order of sums alone; f16 KV caches may round a value the other way.
@@ -44,6 +44,36 @@ fn hidden_rows_and_logits_are_those_of_the_plain_forward_pass_for_every_number_o
                     assert_close(&got, &logits[..rows].concat(), tolerance(format), &what);
                     let got = feed(&mut without, b, 0, &ids[..rows], 0);
                     assert_close(&got, &hidden[..rows].concat(), tolerance(format), &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kind_of_model_gives_what_the_plain_forward_pass_gives_and_loops_as_it_steps() {
+    let device = device();
+    for (name, spec) in kinds() {
+        for format in FORMATS {
+            let plan = Plan::new(&spec, format, 0..spec.layers);
+            let pieces = arbitrary_pieces(&plan);
+            let ids = ids(&spec, 40);
+            let (_, want) = Reference::new(&plan, &pieces).forward(&ids);
+            for options in twins() {
+                let what = format!("{name}, {format:?}, {options:?}");
+                let mut engine = engine(&device, &plan, &pieces, options);
+                let slot = engine.open().unwrap();
+                let got = feed(&mut engine, slot, 0, &ids[..30], 0);
+                assert_close(&got, &want[..30].concat(), tolerance(format), &what);
+                feed(&mut engine, slot, 30, &ids[30..36], 6);
+                for row in 36..40 {
+                    let got = feed(&mut engine, slot, row, &ids[row..=row], 0);
+                    assert_close(&got, &want[row], tolerance(format), &format!("{what}, row {row} alone"));
+                }
+                let mut token = ids[39];
+                for (turn, id) in greedy(&mut engine, slot, 39, token, 6).into_iter().enumerate() {
+                    token = argmax(&feed(&mut engine, slot, 39 + turn, &[token], 0));
+                    assert_eq!(token, id, "{what}, turn {turn}");
                 }
             }
         }
@@ -216,7 +246,8 @@ fn a_new_request_begins_empty() {
 #[test]
 fn matrices_larger_than_a_binding_give_the_same_logits() {
     let device = device();
-    for spec in [ragged(), odd()] {
+    let others = kinds().into_iter().take(1).map(|(_, spec)| spec);
+    for spec in [ragged(), odd()].into_iter().chain(others) {
         for format in FORMATS {
             let (plan, pieces) = whole(&spec, format);
             let ids = ids(&spec, 17);

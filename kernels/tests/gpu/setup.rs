@@ -6,7 +6,7 @@ use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
 use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions};
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat};
-use syn1_model::spec::{Activation, Family, Norm, NormKind, Position, Spec};
+use syn1_model::spec::{Activation, Attention, Family, Local, Norm, NormKind, Position, Spec};
 use syn1_model::{ModelFolder, random_piece};
 
 pub(crate) const FORMATS: [WeightFormat; 2] = [WeightFormat::F32, WeightFormat::F16];
@@ -41,13 +41,17 @@ pub(crate) fn ragged() -> Spec {
         position: Position::Learned,
         activation: Activation::GeluTanh,
         gated: false,
+        attention: Attention::default(),
+        post_norms: false,
+        embed_scale: None,
+        logit_softcap: None,
         tied_head: true,
         eos: vec![1],
     }
 }
 
-/// RMS norm, query heads that share KV heads, head parts that do not divide a workgroup, and rows that are no multiple
-/// of four.
+/// RMS norm, query heads that share KV heads, head parts that do not divide a workgroup, rows that are no multiple of
+/// four, and a layer that sees only the latest positions.
 pub(crate) fn odd() -> Spec {
     Spec {
         width: 90,
@@ -58,6 +62,10 @@ pub(crate) fn odd() -> Spec {
         vocab: 333,
         layers: 2,
         norm: Norm { kind: NormKind::Rms, eps: 1e-6 },
+        attention: Attention {
+            local: Some(Local { window: 300, layers: vec![false, true], rope: None }),
+            ..Attention::default()
+        },
         tied_head: false,
         ..ragged()
     }

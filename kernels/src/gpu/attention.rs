@@ -1,0 +1,207 @@
+//! Attention as dispatches: the fused projection with norms and rotation of heads, and the softmax over the KV cache.
+
+use syn1_model::plan::{Gemv, Plan, QkNorm};
+use syn1_model::spec::Rope;
+use wgpu::BufferUsages;
+
+use super::activations::Strides;
+use super::device::GpuDevice;
+use super::gemv::{Epilogue, GemvShape, center};
+use super::launch::{Binds, Grid, Launch, PerSlot, Shot};
+use super::memory::{View, bind, buffer};
+use super::program::Builder;
+use super::shader::File;
+use crate::engine::{EngineConfig, EngineError};
+
+/// `Shape` in attend.wgsl.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct AttendShape {
+    q_stride: u32,
+    a_stride: u32,
+    kv_heads: u32,
+    sharing: u32,
+    max_positions: u32,
+    scale: f32,
+    cap: f32,
+    window: u32,
+}
+
+const _: () = assert!(size_of::<AttendShape>() == 32);
+
+/// `Shape` in heads.wgsl.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct HeadsShape {
+    stride: u32,
+    q_stride: u32,
+    heads: u32,
+    kv_heads: u32,
+    max_positions: u32,
+    rope_quads: u32,
+    eps: f32,
+    pad: u32,
+}
+
+const _: () = assert!(size_of::<HeadsShape>() == 32);
+
+/// One of the model's rotations.
+pub(super) struct Rotation {
+    /// `[max_positions][quads]` of (cos, sin) of two pairs.
+    table: View,
+    /// A quarter of the elements of a head that are rotated.
+    quads: u32,
+}
+
+/// Uploads the rotations of the plan's model.
+///
+/// # Errors
+/// [`EngineError::Unsupported`] for pairs that do not come in twos and for a table beyond the largest binding,
+/// [`EngineError::Memory`] without room for one.
+pub(super) fn rotations(device: &GpuDevice, plan: &Plan, config: &EngineConfig) -> Result<Vec<Rotation>, EngineError> {
+    let most = device.limits.max_storage_buffer_binding_size;
+    let upload = |rope: &Rope| {
+        if !rope.dims.is_multiple_of(4) {
+            return Err(device.unsupported(format!("{} rotated elements of a head (only multiples of 4)", rope.dims)));
+        }
+        let table = rope.table(0..config.max_positions);
+        let bytes = 4 * table.len() as u64;
+        if bytes > most {
+            return Err(device.unsupported(format!("a rotary table of {bytes} bytes, the largest binding is {most}")));
+        }
+        device.guarded("the rotary table", bytes, || {
+            let made = buffer(device, "rotations", bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST);
+            device.queue.write_buffer(&made, 0, bytemuck::cast_slice(&table));
+            Rotation { table: View::whole(&made), quads: (rope.dims / 4) as u32 }
+        })
+    };
+    plan.spec.ropes().iter().map(upload).collect()
+}
+
+impl Builder<'_> {
+    /// The projection, which rotates and stores in its epilogue.
+    pub(super) fn qkv(&mut self, layer: usize, gemv: &Gemv, rope: Option<usize>) {
+        let spec = &self.plan.spec;
+        let strides = Strides::of(self.plan);
+        let product = self.product_of(gemv, Epilogue::Kv { rotated: rope.is_some() });
+        let rotation = rope.map(|index| &self.rotations[index]);
+        for window in &product.windows {
+            let shape = GemvShape {
+                x_stride: (strides.x / 4) as u32,
+                y_stride: (strides.q / 4) as u32,
+                q_rows: spec.attention_width() as u32,
+                head_dim: spec.head_dim as u32,
+                max_positions: self.config.max_positions as u32,
+                rotated_rows: (spec.attention_width() + spec.kv_width()) as u32,
+                rope_quads: rotation.map_or(0, |rotation| rotation.quads),
+                ..window.shape
+            };
+            let mut views = product.views.clone();
+            views.extend([
+                (0, window.weights.clone()),
+                (2, View::whole(&self.activations.x)),
+                (3, View::whole(&self.activations.state)),
+                (4, self.uniforms.slot(&shape)),
+                (6, View::whole(&self.activations.q)),
+            ]);
+            views.extend(rotation.map(|rotation| (8, rotation.table.clone())));
+            let binds = Binds::Slot(self.program.per_slot.len());
+            self.program.per_slot.push(PerSlot { kernel: product.one.clone(), views, kv_binding: 7, layer });
+            let one = Shot::new(&product.one, window.one);
+            let many = product.many.as_ref().map(|many| Shot::new(many, window.many));
+            self.program.body.push(Launch { one, many, binds });
+        }
+    }
+
+    /// The projection, and behind it what needs whole heads: their norms, then rotation and storing.
+    pub(super) fn normed_qkv(&mut self, layer: usize, gemv: &Gemv, norms: &QkNorm, rope: Option<usize>) {
+        let spec = &self.plan.spec;
+        let (strides, activations) = (Strides::of(self.plan), self.activations);
+        let (x, qkv) = ((&activations.x, strides.x), (&activations.qkv, strides.qkv));
+        self.product(gemv, Epilogue::Store { cap: None }, x, qkv);
+
+        let rotation = rope.map(|index| &self.rotations[index]);
+        let tags: &[&str] = if rotation.is_some() { &["ROPE"] } else { &[] };
+        let overrides = [("HEAD4", (spec.head_dim / 4) as f64), ("CENTER", center(norms.norm.kind))];
+        let kernel = self.kernels.kernel(File::Heads, tags, &overrides);
+        let shape = HeadsShape {
+            stride: (strides.qkv / 4) as u32,
+            q_stride: (strides.q / 4) as u32,
+            heads: spec.heads as u32,
+            kv_heads: spec.kv_heads as u32,
+            max_positions: self.config.max_positions as u32,
+            rope_quads: rotation.map_or(0, |rotation| rotation.quads),
+            eps: norms.norm.eps,
+            pad: 0,
+        };
+        let mut views = vec![
+            (0, View::whole(&activations.qkv)),
+            (1, self.weights.view(norms.q)),
+            (2, self.weights.view(norms.k)),
+            (3, View::whole(&activations.state)),
+            (4, self.uniforms.slot(&shape)),
+            (6, View::whole(&activations.q)),
+        ];
+        views.extend(rotation.map(|rotation| (5, rotation.table.clone())));
+        let one = Shot::new(&kernel, Grid::Tokens { each: (spec.heads + 2 * spec.kv_heads) as u32 });
+        let binds = Binds::Slot(self.program.per_slot.len());
+        self.program.per_slot.push(PerSlot { kernel, views, kv_binding: 7, layer });
+        self.program.body.push(Launch { one, many: None, binds });
+    }
+
+    /// The softmax over the KV cache, and the sum of its splits.
+    pub(super) fn attend(
+        &mut self,
+        layer: usize,
+        scale: f32,
+        cap: Option<f32>,
+        window: Option<usize>,
+    ) -> Result<(), EngineError> {
+        let spec = &self.plan.spec;
+        let parts = spec.head_dim / 8;
+        if !spec.head_dim.is_multiple_of(8) || !(1..=ATTEND_THREADS).contains(&parts) {
+            let (dim, most) = (spec.head_dim, 8 * ATTEND_THREADS);
+            let what = format!("heads of {dim} elements (only multiples of 8 up to {most})");
+            return Err(self.device.unsupported(what));
+        }
+        if spec.kv_heads == 0 || !spec.heads.is_multiple_of(spec.kv_heads) {
+            let (heads, kv_heads) = (spec.heads, spec.kv_heads);
+            return Err(self.device.unsupported(format!("{heads} query heads that share {kv_heads} KV heads")));
+        }
+        let overrides =
+            [("THREADS", ATTEND_THREADS as f64), ("HEAD8", parts as f64), ("TEAMS", (ATTEND_THREADS / parts) as f64)];
+        let kernel = self.kernels.kernel(File::Attend, &[], &overrides);
+        let stride = (Strides::of(self.plan).q / 4) as u32;
+        let shape = AttendShape {
+            q_stride: stride,
+            a_stride: stride,
+            kv_heads: spec.kv_heads as u32,
+            sharing: (spec.heads / spec.kv_heads) as u32,
+            max_positions: self.config.max_positions as u32,
+            scale,
+            cap: cap.unwrap_or(0.0),
+            window: window.map_or(u32::MAX, |window| window as u32),
+        };
+        let views = vec![
+            (0, View::whole(&self.activations.q)),
+            (2, View::whole(&self.activations.a)),
+            (3, View::whole(&self.activations.state)),
+            (4, self.uniforms.slot(&shape)),
+            (5, View::whole(&self.activations.parts)),
+        ];
+        let one = Shot::new(&kernel, Grid::Attend { heads: spec.heads as u32 });
+        let binds = Binds::Slot(self.program.per_slot.len());
+        self.program.per_slot.push(PerSlot { kernel, views, kv_binding: 1, layer });
+        self.program.body.push(Launch { one, many: None, binds });
+
+        let kernel = self.kernels.kernel(File::Combine, &[], &[("HEAD8", parts as f64)]);
+        let views = [(0, View::whole(&self.activations.parts)), (1, View::whole(&self.activations.a))];
+        let one = Shot::new(&kernel, Grid::Combine { heads: spec.heads as u32 });
+        let binds = Binds::Shared(bind(self.device, &kernel, &views));
+        self.program.body.push(Launch { one, many: None, binds });
+        Ok(())
+    }
+}
+
+/// Threads of an attention workgroup.
+const ATTEND_THREADS: usize = 128;
