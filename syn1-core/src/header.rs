@@ -380,7 +380,7 @@ fn check_control(header: &Header) -> Result<(), HeaderError> {
 }
 
 // Apart from `parse`, which would otherwise spill what it holds: a microcontroller has few registers.
-#[inline(never)]
+#[cfg_attr(target_os = "none", inline(never))]
 fn check_shape(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
     let Header { kind, codec, rows, cols, position, .. } = *header;
     // SPEC 1.7
