@@ -27,8 +27,8 @@ pub(crate) fn row_bytes(spec: &Spec, rows: usize) -> u64 {
     let (width, ffn, heads) = (padded(spec.width) as u64, padded(spec.ffn) as u64, spec.heads as u64);
     // The residual stream, normed and as it is sent; queries and the attention's output; the MLP's hidden row.
     let row = head.saturating_mul(heads).saturating_mul(2).saturating_add(3 * width).saturating_add(ffn);
-    // A row of logits for the engine, and one for the answer.
-    let logits = 2 * spec.vocab as u64;
+    // Logits for the engine and for the answer: of a token and of the guesses that may come with it.
+    let logits = 2 * spec.vocab as u64 * rows.min(1 + GUESSES) as u64;
     row.saturating_mul(rows as u64).saturating_add(logits).saturating_mul(4)
 }
 
@@ -39,6 +39,9 @@ fn kv_bytes(plan: &Plan, config: &EngineConfig) -> u64 {
     let elements = sizes.iter().fold(2_u64, |product, &size| product.saturating_mul(size as u64));
     elements.saturating_mul(plan.format.bytes() as u64)
 }
+
+/// Tokens that coordinators guess ahead at most.
+const GUESSES: usize = 64;
 
 #[cfg(test)]
 mod tests {
