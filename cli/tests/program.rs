@@ -162,7 +162,11 @@ fn a_name_cannot_reach_into_the_terminal_of_others() {
     coordinator.args(["coordinator", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
     let mut coordinator = Running(coordinator.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let lines = BufReader::new(coordinator.0.stdout.take().unwrap()).lines();
-    let join = lines.map_while(Result::ok).find_map(|line| Some(line.split_once("--join ")?.1.to_owned())).unwrap();
+    let join = lines.map_while(Result::ok).find_map(|line| {
+        let (address, _) = line.split_once("--join ")?.1.split_once(' ')?;
+        Some(address.to_owned())
+    });
+    let join = join.unwrap();
     let mut node = syn1(cache.path());
     node.args(["node", "--once", "--quiet", "--device", "cpu", "--join", &join, "--name", "\u{1b}[31mred"]);
     let _node = Running(node.spawn().unwrap());

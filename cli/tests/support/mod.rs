@@ -166,7 +166,7 @@ pub async fn collect(mut generation: Generation) -> Result<(Vec<u32>, String, Fi
 /// The program, with a cache of its own.
 pub fn syn1(cache: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_syn1"));
-    command.env("SYN1_CACHE", cache).current_dir(repository("."));
+    command.env("SYN1_CACHE", cache).env("SYN1_DATA", cache).current_dir(repository("."));
     command
 }
 
