@@ -86,7 +86,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     let mut progress = SwarmProgress::lines();
     tokio::select! {
-        ready = ready(&server, &mut events, &mut progress, count) => ready?,
+        ready = ready(&mut events, &mut progress, count) => ready?,
         failed = first_exit(&mut nodes) => bail!(failed),
     }
     show::say("");

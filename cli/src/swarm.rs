@@ -82,7 +82,7 @@ impl Swarm {
         let mut progress = SwarmProgress::spinner();
         let count = self.nodes.len();
         tokio::select! {
-            ready = ready(&self.server, &mut self.events, &mut progress, count) => ready,
+            ready = ready(&mut self.events, &mut progress, count) => ready,
             failed = first_failure(&mut self.nodes) => Err(failed),
         }
     }
@@ -102,17 +102,17 @@ impl Drop for Swarm {
 /// Waits for [`Event::Ready`]; what makes waiting pointless is an error. That strangers come and go is none: only the
 /// `count` local nodes matter.
 pub(crate) async fn ready(
-    server: &Server,
     events: &mut mpsc::UnboundedReceiver<Event>,
     progress: &mut SwarmProgress,
     count: usize,
 ) -> Result<()> {
     let local = |node: &str| (1..=count).any(|number| node == local_name(number));
-    while !server.topology().ready {
+    // Every event since the start is in the channel, so the one that says ready is told like the others.
+    loop {
         let event = events.recv().await.context("the coordinator ended before the model was ready")?;
         progress.show(&event);
         match event {
-            Event::Ready { .. } => break,
+            Event::Ready { .. } => return Ok(()),
             Event::Unplaced { why, waiting: false } => bail!(why),
             Event::Unable { node, why } if local(&node) => bail!("{node} cannot take its layers: {why}"),
             Event::Left { node, why } if local(&node) => bail!("{node} left before the model was ready: {why}"),
@@ -120,7 +120,6 @@ pub(crate) async fn ready(
             _ => {}
         }
     }
-    Ok(())
 }
 
 /// The name of the `number`th node that a command starts on this machine, from 1 on.
