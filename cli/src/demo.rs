@@ -62,7 +62,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     swarm::check_nodes(&prepared, count)?;
     swarm::check_ask(&prepared, &ask)?;
-    let (wire, _) = args.how.wire.wire.resolve(&prepared)?;
+    let (wire, why) = args.how.wire.wire.resolve(&prepared)?;
+    if let Some(why) = why {
+        show::say(&format!("wire {wire}: {why}"));
+    }
     let keys = Keys::generate()?;
     let mut config = server_config(&prepared, Policy::Exactly(count), &wire, 4, keys.clone());
     // With --once nobody is to find the ports afterwards, so they need not be the usual ones.

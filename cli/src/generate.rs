@@ -56,7 +56,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         speculate: args.how.speculate.into(),
     };
     swarm::check_ask(&prepared, &ask)?;
-    let (wire, _) = args.how.wire.wire.resolve(&prepared)?;
+    let (wire, why) = args.how.wire.wire.resolve(&prepared)?;
+    if let (Some(why), 2..) = (why, args.nodes) {
+        show::say(&format!("wire {wire}: {why}"));
+    }
     let mut swarm = Swarm::start(&prepared, args.nodes.into(), &args.how.device, &wire)?;
     swarm.ready().await?;
     show::say(swarm.device());

@@ -67,10 +67,9 @@ fn opened(pipe: &Path) -> File {
     OpenOptions::new().write(true).open(pipe).unwrap()
 }
 
-#[test]
-fn generate_stops_in_mid_sentence() {
-    let args = ["generate", "A lifetime", "--nodes", "2", "--max-tokens", "500", "--ignore-eos", "--device", "cpu"];
-    let mut program = Program::start(&args, Stdio::null());
+/// Interrupts a program that has begun to print its text.
+fn interrupt_in_mid_sentence(args: &[&str]) {
+    let mut program = Program::start(args, Stdio::null());
     // The prompt is printed when the swarm is ready.
     let mut first = [0; 4];
     program.child().stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
@@ -79,13 +78,14 @@ fn generate_stops_in_mid_sentence() {
 }
 
 #[test]
+fn generate_stops_in_mid_sentence() {
+    let args = ["generate", "A lifetime", "--nodes", "2", "--max-tokens", "500", "--ignore-eos", "--device", "cpu"];
+    interrupt_in_mid_sentence(&args);
+}
+
+#[test]
 fn the_demo_stops_with_its_nodes() {
-    let args = ["demo", "--device", "cpu", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0"];
-    let mut program = Program::start(&args, Stdio::null());
-    let mut first = [0; 4];
-    program.child().stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
-    program.interrupt();
-    program.ends_interrupted();
+    interrupt_in_mid_sentence(&["demo", "--device", "cpu", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
 }
 
 #[test]

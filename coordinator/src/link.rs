@@ -185,13 +185,11 @@ impl LinkTask {
         let ended = loop {
             self.flush(&own);
             let negotiated = self.talk.session().negotiated();
-            if let Some(negotiated) = negotiated
-                && let Some((permit, outbox)) = stranger.take()
-            {
-                if let Err(ended) = self.admit(&negotiated, &outbox) {
-                    stranger = Some((permit, outbox));
+            if let (Some(negotiated), Some((_, outbox))) = (negotiated, &stranger) {
+                if let Err(ended) = self.admit(&negotiated, outbox) {
                     break ended;
                 }
+                stranger = None;
                 rx.set_limits(self.talk.session().limits());
             }
             if stranger.is_none() && sender.upgrade().is_none() {

@@ -27,14 +27,18 @@ impl Core {
     pub(crate) fn start(&mut self, now: Duration, mut request: Request) {
         let id = request.id;
         if !self.chain_has(Flags::PREDICTED) {
-            // A node that does not know the flag is not sent it: the text is the same.
+            // The text is the same without.
+            if request.ask.speculate > 0 {
+                tracing::warn!(
+                    "request {id} guesses nothing ahead: a node of the chain does not take predicted frames"
+                );
+            }
             request.ask.speculate = 0;
         }
         let parts = self.chain.as_ref().map_or(&[][..], |chain| &chain.parts);
-        let opens: Vec<_> =
-            parts.iter().map(|(node, layers)| (*node, request.open(self.config.wire.before(layers.end)))).collect();
+        let forms: Vec<_> = parts.iter().map(|(_, layers)| self.config.wire.before(layers.end)).collect();
+        let opens: Vec<_> = parts.iter().zip(&forms).map(|((node, _), form)| (*node, request.open(*form))).collect();
         let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
-        let forms = parts.iter().map(|(_, layers)| self.config.wire.before(layers.end)).collect();
         let first = request.begin(now, chunk, forms);
         self.requests.insert(id, request);
         for (node, open) in opens {

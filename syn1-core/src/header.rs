@@ -12,7 +12,7 @@ use core::fmt;
 use crate::codec::{Codec, CodecSet, encoded_len};
 use crate::limits::MAX_CONTROL;
 use crate::output::logits_grid;
-use crate::{Flags, Form, HeaderError, Limits};
+use crate::{Flags, Form, HAS_ROOM, HeaderError, Limits};
 
 /// What a frame is, for which request and where in it.
 ///
@@ -403,9 +403,6 @@ fn check_shape(header: &Header, limits: &Limits) -> Result<(), HeaderError> {
     }
     if fits { Ok(()) } else { Err(HeaderError::Shape { kind, rows, cols }) }
 }
-
-/// Whether code may be longer to be faster: not on a microcontroller.
-const HAS_ROOM: bool = cfg!(not(target_os = "none"));
 
 /// The protocol's major version, the fourth byte of the magic.
 pub const MAJOR: u8 = b'1';

@@ -20,9 +20,9 @@
 //!
 //! # What a receiver may rely on
 //!
-//! - A peer never chooses a length: a data payload's length is a function of its shape, the shape is bounded by
-//!   [`Limits`], and the header is checked before the receiver waits for the payload. Control messages, whose length is
-//!   free, are bounded by [`limits::MAX_CONTROL`].
+//! - A peer never chooses a length: a data payload's length is a function of its shape (a compressed one's is below it),
+//!   the shape is bounded by [`Limits`], and the header is checked before the receiver waits for the payload. Control
+//!   messages, whose length is free, are bounded by [`limits::MAX_CONTROL`].
 //! - Unknown frames whose kind has bit 7 set are passed over, any other unknown thing is an error: unknown kinds, codecs,
 //!   flags and control messages. The fourth byte of the magic is the major version.
 //! - Nothing from outside makes this crate panic. An error is a small `Copy` value whose text says what was wrong, and it
@@ -111,6 +111,9 @@ pub use time::Millis;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Whether code may be longer to be faster: not on a microcontroller.
+const HAS_ROOM: bool = cfg!(not(target_os = "none"));
 
 /// Shapes of 65,535 x 65,535 are counted in `usize`.
 const _: () = assert!(usize::BITS >= 32, "syn1-core needs 32-bit addresses");

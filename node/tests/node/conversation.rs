@@ -1,7 +1,7 @@
 //! What an honest coordinator sees.
 
 use syn1_core::control::{Bye, Open, Output};
-use syn1_core::output::{full_decode, top_decode};
+use syn1_core::output::top_decode;
 use syn1_core::testing::{MemoryLink, block_on, join, pipe};
 use syn1_core::{Codec, Control, Flags, Form, Header, Kind, Reason};
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Step};
@@ -119,17 +119,13 @@ fn answers_to_guesses_say_so_and_a_lower_position_forgets_them() {
         let header = Header::tokens(1, 0, 1, 3).predicted();
         peer.send(&header, &[2, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0]).await;
         for (position, ids) in [(1, &[1, 2][..]), (2, &[1, 2, 8]), (3, &[1, 2, 8, 9])] {
-            let (header, payload) = peer.data().await;
+            let (header, logits) = peer.output().await;
             assert_eq!(header, Header::full(1, 0, position, VOCAB).unwrap().predicted());
-            let mut logits = vec![0.0; VOCAB as usize];
-            full_decode(&payload, &mut logits).unwrap();
             assert_eq!(logits, last_row(&truth(ids)));
         }
         peer.tokens(1, 0, 2, &[3]).await;
-        let (header, payload) = peer.data().await;
+        let (header, logits) = peer.output().await;
         assert_eq!(header, Header::full(1, 0, 2, VOCAB).unwrap());
-        let mut logits = vec![0.0; VOCAB as usize];
-        full_decode(&payload, &mut logits).unwrap();
         assert_eq!(logits, last_row(&truth(&[1, 2, 3])));
         peer.leave(&machine).await;
     };

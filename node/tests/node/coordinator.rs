@@ -150,11 +150,16 @@ impl Coordinator {
 
     /// The logits that the node answers with.
     pub(crate) async fn logits(&mut self) -> Vec<f32> {
+        self.output().await.1
+    }
+
+    /// The same with their header.
+    pub(crate) async fn output(&mut self) -> (Header, Vec<f32>) {
         let (header, payload) = self.data().await;
         assert_eq!((header.kind, header.codec), (Kind::Output, Codec::F32));
         let mut logits = vec![0.0; VOCAB as usize];
         full_decode(&payload, &mut logits).unwrap();
-        logits
+        (header, logits)
     }
 
     /// The activations that the node answers with.

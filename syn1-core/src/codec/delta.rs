@@ -10,6 +10,7 @@
 
 use super::wide::stripes;
 use super::{Codec, CodecError, copy};
+use crate::HAS_ROOM;
 
 /// Bytes in front of the rows.
 pub(crate) const fn prefix_len(rows: u16) -> u32 {
@@ -147,7 +148,7 @@ pub(crate) fn weight(previous: &[f32], row: &[f32]) -> u8 {
 fn product(a: &[f32], b: &[f32], bound: f32) -> f32 {
     // A mask, because the compiler makes a branch of `if` here.
     let term = |a: f32, b: f32| f32::from_bits((a * b).to_bits() & u32::from(a * a <= bound).wrapping_neg());
-    if cfg!(target_os = "none") {
+    if !HAS_ROOM {
         // One sum is less code, and another weight than that of the lanes is as good a choice.
         return a.iter().zip(b).map(|(a, b)| term(*a, *b)).sum();
     }

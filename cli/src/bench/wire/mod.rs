@@ -54,9 +54,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
     let (json, save) = (args.json, args.save);
-    let folder = model::find(args.model.model.as_deref())?;
+    let folder = prepared.folder.clone();
     let report = blocking(move || measure(&args, &prepared)).await?;
-    if save {
+    if let (true, Some(folder)) = (save, folder) {
         report.picked.save(&folder)?;
         show::say(&format!("picked forms are written to {}", folder.join(Measured::FILE).display()));
     }
@@ -192,7 +192,9 @@ fn text(args: &Args, prepared: &Prepared) -> Result<Vec<u32>> {
         tokenizer.with_context(|| format!("{} has no tokenizer.json to read a text with", prepared.name))?;
     let path = match &args.text {
         Some(path) => path.clone(),
-        None => model::find(args.model.model.as_deref())?.join("eval.txt"),
+        None => {
+            prepared.folder.as_deref().context("the model lies in no folder: name a text with --text")?.join("eval.txt")
+        }
     };
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("cannot read the text {}: name one with --text", path.display()))?;
