@@ -57,7 +57,7 @@ fn a_warm_engine_allocates_nothing() {
         tied_head: true,
         eos: vec![],
     };
-    for format in [WeightFormat::F16, WeightFormat::F32] {
+    for format in WeightFormat::ALL {
         let plan = Plan::new(&spec, format, 0..spec.layers);
         let pieces: Vec<_> = plan.pieces.iter().map(|piece| random_piece(&spec, format, *piece, 1)).collect();
         let config = EngineConfig { max_positions: 64, slots: 1, max_rows: 16 };

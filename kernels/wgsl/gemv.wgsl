@@ -1,12 +1,13 @@
 // y = epilogue(rs * (W (gamma x) - mu c1) + c2): a matrix times every token row of a step, the norm in front folded in.
 //
 // A group of LANES threads takes four consecutive rows of W (outputs) for TILE token rows, so a weight is read once per
-// tile. Each thread reads 8 inputs at a time (16 bytes of f16); sums are added over the group at the end. The norm's
+// tile. Each thread reads 8 inputs at a time (16 bytes of f16, 8 of int8, 4 of int4); sums are added over the group at the end. The norm's
 // statistics (sum and sum of squares of x) come from the same loop, so it costs neither a pass nor a barrier.
 //
 // Lines that end in a comment of '#' and tags are kept only in variants that have all of these tags:
 //   SG | NOSG      sums by subgroup operations, or by a tree in workgroup memory
-//   F16 | F32      format of the weights and of the KV cache
+//   W32 | W16 | W8 | W4       format of the weights: f32, f16, int8, int4
+//   F16 | F32      format of the KV cache
 //   T1 | T8        token rows per tile
 //   NORM | PLAIN   a norm is folded in, or not
 //   ROWS | GATE | KV | BEST   the result goes to y; to y as the activated even rows times the odd ones; to y and the
@@ -14,6 +15,7 @@
 //   ROPE           with KV: queries and keys are rotated; the two elements of a pair are neighbours
 
 override CHUNKS: u32 = 12u;     // groups of 8 inputs in a row of W
+override ROW: u32 = 12u;        // elements of w in a row of W; in groups of 32 inputs, the scales stand behind the inputs
 override LANES: u32 = 32u;      // threads per group of four rows; a multiple of the subgroup's size, or a power of two
 override GROUPS: u32 = 2u;      // groups in a workgroup
 override THREADS: u32 = 64u;    // LANES * GROUPS
@@ -53,8 +55,10 @@ struct Shape {
   rope_quads: u32,              // ROPE: a quarter of the elements of a head that are rotated
 }
 
-@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;           // [rows][CHUNKS], 8 f16 each //#F16
-@group(0) @binding(0) var<storage, read> w: array<vec4<f32>>;           // [rows][2 * CHUNKS] //#F32
+@group(0) @binding(0) var<storage, read> w: array<vec4<f32>>;           // [rows][2 * CHUNKS] //#W32
+@group(0) @binding(0) var<storage, read> w: array<vec4<u32>>;           // [rows][CHUNKS], 8 f16 each //#W16
+@group(0) @binding(0) var<storage, read> w: array<vec2<u32>>;           // [rows][CHUNKS: 8 i8; CHUNKS / 16: 4 f16 scales] //#W8
+@group(0) @binding(0) var<storage, read> w: array<u32>;                 // [rows][CHUNKS: 8 u4; CHUNKS / 4: f16 scale, low] //#W4
 @group(0) @binding(1) var<storage, read> aux: array<vec2<f32>>;         // [all rows] (c1, c2)
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;           // [token rows][x_stride], zero behind the inputs
 @group(0) @binding(3) var<storage, read> state: State;
@@ -72,12 +76,29 @@ var<workgroup> sums: array<vec4<f32>, SUMS>;
 var<workgroup> stats: array<vec2<f32>, SUMS>; //#NORM
 var<workgroup> best: array<vec2<u32>, GROUPS>; //#BEST
 
-// Inputs 8i to 8i+7, counted from the window's first weight.
-fn eight(i: u32) -> mat2x4<f32> {
-  let q = w[i]; //#F16
-  return mat2x4<f32>(vec4(unpack2x16float(q.x), unpack2x16float(q.y)), vec4(unpack2x16float(q.z), unpack2x16float(q.w))); //#F16
-  return mat2x4<f32>(w[2u * i], w[2u * i + 1u]); //#F32
+// Inputs 8k to 8k+7 of the row that begins at element `row` of w.
+fn eight(row: u32, k: u32) -> mat2x4<f32> {
+  return mat2x4<f32>(w[row + 2u * k], w[row + 2u * k + 1u]); //#W32
+  let q = w[row + k]; //#W16
+  return mat2x4<f32>(vec4(unpack2x16float(q.x), unpack2x16float(q.y)), vec4(unpack2x16float(q.z), unpack2x16float(q.w))); //#W16
+  let q = bitcast<vec2<i32>>(w[row + k]); //#W8
+  let pair = unpack2x16float(w[row + CHUNKS + k / 16u][k / 8u % 2u]); //#W8
+  let scale = select(pair.x, pair.y, k / 4u % 2u == 1u); //#W8
+  return scale * mat2x4<f32>(bytes(q.x), bytes(q.y)); //#W8
+  let q = w[row + k]; //#W4
+  let line = unpack2x16float(w[row + CHUNKS + k / 4u]); //#W4
+  return mat2x4<f32>(line.x * halves(q) + line.y, line.x * halves(q >> 4u) + line.y); //#W4
 }
+
+// The four signed bytes of a word.
+fn bytes(word: i32) -> vec4<f32> { //#W8
+  return vec4<f32>((vec4(word) << vec4(24u, 16u, 8u, 0u)) >> vec4(24u)); //#W8
+} //#W8
+
+// The lower halves of the four bytes of a word.
+fn halves(word: u32) -> vec4<f32> { //#W4
+  return vec4<f32>((vec4(word) >> vec4(0u, 8u, 16u, 24u)) & vec4(15u)); //#W4
+} //#W4
 
 // The argument is clamped because some drivers' tanh is NaN for large ones.
 fn safe_tanh(v: vec4<f32>) -> vec4<f32> {
@@ -105,7 +126,7 @@ fn main(
   let block = workgroup.y * grid.x + workgroup.x;
   let first_row = (block * GROUPS + thread / LANES) * 4u;
   // Groups behind the last row repeat it; they write nothing.
-  let row = min(vec4(first_row) + vec4(0u, 1u, 2u, 3u), vec4(shape.rows - 1u)) * CHUNKS;
+  let row = min(vec4(first_row) + vec4(0u, 1u, 2u, 3u), vec4(shape.rows - 1u)) * ROW;
   let skipped = shape.from_wanted * state.wanted + shape.token_base;
   let tokens = min(state.rows - skipped, shape.token_limit);
   let first_token = workgroup.z * TILE;
@@ -115,10 +136,10 @@ fn main(
   var acc: array<vec4<f32>, TILE>;
   var stat: array<vec2<f32>, TILE>; //#NORM
   for (var k = lane; k < CHUNKS; k += LANES) {
-    let w0 = eight(row.x + k);
-    let w1 = eight(row.y + k);
-    let w2 = eight(row.z + k);
-    let w3 = eight(row.w + k);
+    let w0 = eight(row.x, k);
+    let w1 = eight(row.y, k);
+    let w2 = eight(row.z, k);
+    let w3 = eight(row.w, k);
     let g0 = gamma[2u * k]; //#NORM
     let g1 = gamma[2u * k + 1u]; //#NORM
     for (var t = 0u; t < TILE; t++) {

@@ -4,10 +4,11 @@
 // The head leaves the largest logit of each of its workgroups in `winners`. The token matrix's first window is gathered
 // here; where it has more windows, embed.wgsl follows for each of them.
 //
-// Tags: SG | NOSG, F16 | F32, as in gemv.wgsl; LEARNED as in embed.wgsl.
+// Tags: SG | NOSG, as in gemv.wgsl; W32 | W16 | W8, LEARNED, F16 | F32 as in embed.wgsl.
 
 override THREADS: u32 = 256u;   // a power of two
 override QUADS: u32 = 24u;      // groups of 4 elements in a row
+override ROW: u32 = 24u;        // elements of `tokens` in a row
 override KEPT: u32 = 32u;       // entries of `chosen`
 
 struct State {
@@ -29,8 +30,9 @@ struct Shape {
   pad2: u32,
 }
 
-@group(0) @binding(0) var<storage, read> tokens: array<vec2<u32>>;      // [rows][QUADS], 4 f16 each //#F16
-@group(0) @binding(0) var<storage, read> tokens: array<vec4<f32>>;      // [rows][QUADS] //#F32
+@group(0) @binding(0) var<storage, read> tokens: array<vec4<f32>>;      // [rows][QUADS] //#W32
+@group(0) @binding(0) var<storage, read> tokens: array<vec2<u32>>;      // [rows][QUADS], 4 f16 each //#W16
+@group(0) @binding(0) var<storage, read> tokens: array<u32>;            // [rows][QUADS: 4 i8; QUADS / 16: 2 f16 scales] //#W8
 @group(0) @binding(1) var<storage, read> positions: array<vec2<u32>>;   // [max_positions][QUADS] //#F16 LEARNED
 @group(0) @binding(1) var<storage, read> positions: array<vec4<f32>>;   // [max_positions][QUADS] //#F32 LEARNED
 @group(0) @binding(2) var<storage, read> winners: array<vec2<u32>>;     // (bits of the logit, id)
@@ -42,12 +44,21 @@ struct Shape {
 var<workgroup> values: array<f32, THREADS>;
 var<workgroup> ids: array<u32, THREADS>;
 
-fn widen(h: vec2<u32>) -> vec4<f32> { //#F16
-  return vec4(unpack2x16float(h.x), unpack2x16float(h.y)); //#F16
-} //#F16
-fn widen(v: vec4<f32>) -> vec4<f32> { //#F32
-  return v; //#F32
-} //#F32
+// Elements 4i to 4i+3 of the row of a token of this window.
+fn embedding(row: u32, i: u32) -> vec4<f32> {
+  return tokens[row * ROW + i]; //#W32
+  let h = tokens[row * ROW + i]; //#W16
+  return vec4(unpack2x16float(h.x), unpack2x16float(h.y)); //#W16
+  let pair = unpack2x16float(tokens[row * ROW + QUADS + i / 16u]); //#W8
+  let word = vec4(bitcast<i32>(tokens[row * ROW + i])) << vec4(24u, 16u, 8u, 0u); //#W8
+  return select(pair.x, pair.y, i / 8u % 2u == 1u) * vec4<f32>(word >> vec4(24u)); //#W8
+}
+
+fn learned(position: u32, i: u32) -> vec4<f32> { //#LEARNED
+  let h = positions[position * QUADS + i]; //#LEARNED F16
+  return vec4(unpack2x16float(h.x), unpack2x16float(h.y)); //#LEARNED F16
+  return positions[position * QUADS + i]; //#LEARNED F32
+} //#LEARNED
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -106,8 +117,8 @@ fn main(
   if (id >= shape.vocab) { id = 0u; }
   if (id < shape.rows) {
     for (var i = thread; i < QUADS; i += THREADS) {
-      var v = shape.scale * widen(tokens[id * QUADS + i]);
-      v += widen(positions[next * QUADS + i]); //#LEARNED
+      var v = shape.scale * embedding(id, i);
+      v += learned(next, i); //#LEARNED
       x[i] = v;
     }
   }

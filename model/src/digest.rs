@@ -22,6 +22,23 @@ impl Digest {
         Self(sha2::Sha256::digest(bytes).into())
     }
 
+    /// The SHA-256 of all that a reader gives.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub fn read(mut from: impl std::io::Read) -> std::io::Result<Self> {
+        let mut hash = sha2::Sha256::new();
+        let mut bytes = vec![0; 1 << 16];
+        loop {
+            match from.read(&mut bytes) {
+                Ok(0) => return Ok(Self(hash.finalize().into())),
+                Ok(read) => hash.update(&bytes[..read]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -1,37 +1,23 @@
 //! What a norm in front of a product and a bias behind it add up to per output, so that kernels can norm afterwards.
 
-/// The sums that fold a norm and a bias into `aux`, in f64 over the weights as they are stored.
+/// A norm's gamma and beta.
 pub(crate) struct Fold {
-    /// Gamma and beta.
-    pub(crate) norm: Option<(Vec<f32>, Vec<f32>)>,
-    /// Per output `sum W gamma` and `sum W beta + bias`.
-    pub(crate) sums: Vec<[f64; 2]>,
+    pub(crate) gamma: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
 }
 
 impl Fold {
-    /// Adds a whole row of the matrix.
-    pub(crate) fn add_row(&mut self, row: usize, weights: &[f32]) {
-        let Some((gamma, beta)) = &self.norm else { return };
-        let [mut c1, mut c2] = self.sums[row];
-        for ((weight, gamma), beta) in weights.iter().zip(gamma).zip(beta) {
-            c1 += f64::from(*weight) * f64::from(*gamma);
-            c2 += f64::from(*weight) * f64::from(*beta);
-        }
-        self.sums[row] = [c1, c2];
-    }
-
-    /// Adds a part of a column: the weights of outputs from `row` on for input `k`.
-    pub(crate) fn add_column(&mut self, row: usize, k: usize, weights: &[f32]) {
-        let Some((gamma, beta)) = &self.norm else { return };
-        let (gamma, beta) = (f64::from(gamma[k]), f64::from(beta[k]));
-        for ([c1, c2], weight) in self.sums[row..].iter_mut().zip(weights) {
-            *c1 += f64::from(*weight) * gamma;
-            *c2 += f64::from(*weight) * beta;
+    /// Adds an output's weights from input `k` on to its `(sum W gamma, sum W beta)`, in f64 over the weights as they are
+    /// stored.
+    pub(crate) fn add(&self, [c1, c2]: &mut [f64; 2], k: usize, weights: &[f32]) {
+        for ((weight, gamma), beta) in weights.iter().zip(&self.gamma[k..]).zip(&self.beta[k..]) {
+            *c1 += f64::from(*weight) * f64::from(*gamma);
+            *c2 += f64::from(*weight) * f64::from(*beta);
         }
     }
+}
 
-    /// The pairs `(c1, c2)` one behind the other.
-    pub(crate) fn aux(&self) -> Vec<f32> {
-        self.sums.iter().flatten().map(|sum| *sum as f32).collect()
-    }
+/// The pairs `(c1, c2)` one behind the other.
+pub(crate) fn aux(sums: &[[f64; 2]]) -> Vec<f32> {
+    sums.iter().flatten().map(|sum| *sum as f32).collect()
 }

@@ -11,7 +11,7 @@ pub(crate) struct TokensLayout {
 
 impl TokensLayout {
     pub(crate) fn new(spec: &Spec, format: WeightFormat) -> Self {
-        let mut cursor = Cursor::new(Piece::Tokens, format);
+        let mut cursor = Cursor::new(Piece::Tokens, format.tables());
         Self { matrix: cursor.matrix(spec.vocab, spec.width), bytes: cursor.at }
     }
 }
@@ -24,7 +24,7 @@ pub(crate) struct PositionsLayout {
 
 impl PositionsLayout {
     pub(crate) fn new(spec: &Spec, format: WeightFormat) -> Self {
-        let mut cursor = Cursor::new(Piece::Positions, format);
+        let mut cursor = Cursor::new(Piece::Positions, format.positions());
         Self { matrix: cursor.matrix(spec.max_positions, spec.width), bytes: cursor.at }
     }
 }
@@ -65,7 +65,7 @@ pub(crate) struct HeadLayout {
 
 impl HeadLayout {
     pub(crate) fn new(spec: &Spec, format: WeightFormat) -> Self {
-        let mut cursor = Cursor::new(Piece::Head, format);
+        let mut cursor = Cursor::new(Piece::Head, format.tables());
         let norm = Some(cursor.norm(spec.norm, spec.width));
         let aux = cursor.vector(2 * spec.vocab);
         let matrix =
@@ -113,7 +113,7 @@ impl Cursor {
 
     fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
         let stride = padded(cols);
-        let data = self.tensor(rows * stride * self.format.bytes());
+        let data = self.tensor(rows * self.format.row_bytes(stride));
         Matrix { data, rows, cols, stride, format: self.format }
     }
 
@@ -142,7 +142,7 @@ mod tests {
     fn tensors_are_aligned_disjoint_and_inside_their_piece() {
         let mut spec = Spec::gpt2_124m();
         (spec.attention.qk_norm, spec.post_norms) = (true, true);
-        for format in [WeightFormat::F32, WeightFormat::F16] {
+        for format in WeightFormat::ALL {
             let block = BlockLayout::new(&spec, format, 2);
             let qk_norm = block.qk_norm.expect("qk_norm");
             let mut tensors = vec![qk_norm.q, qk_norm.k];
@@ -151,6 +151,7 @@ mod tests {
                 tensors.extend([gemv.matrix.data, gemv.aux]);
                 tensors.extend(gemv.norm.map(|norm| norm.gamma));
                 assert_eq!(gemv.matrix.stride % ROW_ALIGN, 0);
+                assert_eq!(gemv.matrix.data.bytes, (gemv.matrix.rows * gemv.matrix.row_bytes()) as u64);
             }
             tensors.sort_by_key(|tensor| tensor.offset);
             for pair in tensors.windows(2) {

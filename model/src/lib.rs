@@ -13,6 +13,7 @@
 //! pieces against their SHA-256. What this crate cannot express it refuses by name.
 #![deny(unsafe_code)]
 
+mod bands;
 mod bounded;
 pub mod config;
 pub mod digest;
@@ -21,6 +22,7 @@ mod families;
 mod fixture;
 mod fold;
 pub mod folder;
+mod groups;
 mod keys;
 mod layout;
 pub mod limits;
@@ -34,6 +36,7 @@ mod rope;
 pub mod source;
 pub mod spec;
 pub mod split;
+mod store;
 pub mod tokenizer;
 pub mod weights;
 

@@ -27,14 +27,36 @@ pub struct Manifest {
     pub spec: Spec,
     /// How the matrices are stored.
     pub format: WeightFormat,
+    /// What it was made from.
+    pub origin: Origin,
     /// Every piece, in the order of [`all_pieces`].
     pub pieces: Vec<ManifestPiece>,
     /// Whether a `tokenizer.json` lies beside the pieces.
     pub tokenizer: bool,
 }
 
-/// One piece of a split model.
+/// The files that a split model was made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// SHA-256 of `config.json`.
+    pub config_sha256: Digest,
+    /// The files with weights.
+    pub files: Vec<OriginFile>,
+}
+
+/// A file with weights.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OriginFile {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// One piece of a split model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestPiece {
     /// The piece's [`Display`](std::fmt::Display) form, such as `block.3`.
@@ -43,6 +65,10 @@ pub struct ManifestPiece {
     pub sha256: Digest,
     /// Length.
     pub bytes: u64,
+    /// Power of the source's weights over that of what rounding to the format has changed, in dB, over all matrices of the
+    /// piece; none if nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sqnr_db: Option<f32>,
 }
 
 /// Why a manifest cannot be used.
@@ -159,12 +185,12 @@ pub enum PieceError {
 
 impl Manifest {
     /// The version that this program reads and writes; it covers the layout of [`plan`](crate::plan) too.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// The file's name in a split folder.
     pub const FILE: &str = "syn1.json";
 
-    /// A manifest of [`MAX_LAYERS`](crate::limits::MAX_LAYERS) layers has two thirds of this.
+    /// A manifest of [`MAX_LAYERS`](crate::limits::MAX_LAYERS) layers and many files has three quarters of this.
     pub const MAX_BYTES: u64 = 1 << 20;
 
     /// Reads and checks the bytes of a manifest.
@@ -270,7 +296,22 @@ impl ManifestPiece {
     /// Another length or another SHA-256.
     pub fn verify(&self, bytes: &[u8], origin: &dyn std::fmt::Display) -> Result<(), PieceError> {
         self.verify_length(bytes.len() as u64, origin)?;
-        let found = Digest::of(bytes);
+        self.verify_digest(Digest::of(bytes), origin)
+    }
+
+    /// Whether the piece's file in a split folder is whole, without keeping it in memory.
+    ///
+    /// # Errors
+    /// A file that is missing, of another length, or damaged.
+    pub fn verify_file(&self, folder: &Path) -> Result<(), PieceError> {
+        let path = folder.join(self.file_name());
+        let unreadable = |error| PieceError::Read { piece: self.name.clone(), path: path.clone(), error };
+        let file = File::open(&path).map_err(unreadable)?;
+        self.verify_length(file.metadata().map_err(unreadable)?.len(), &path.display())?;
+        self.verify_digest(Digest::read(file).map_err(unreadable)?, &path.display())
+    }
+
+    fn verify_digest(&self, found: Digest, origin: &dyn std::fmt::Display) -> Result<(), PieceError> {
         if found == self.sha256 {
             return Ok(());
         }
@@ -321,9 +362,12 @@ mod tests {
             name: piece.to_string(),
             sha256: Digest::of(piece.to_string().as_bytes()),
             bytes: piece_bytes(&spec, format, piece),
+            sqnr_db: Some(73.4),
         };
         let pieces = all_pieces(&spec, format).into_iter().map(piece).collect();
-        Manifest { version: Manifest::VERSION, name: "small".into(), spec, format, pieces, tokenizer: false }
+        let files = vec![OriginFile { name: "model.safetensors".into(), bytes: 1234 }];
+        let origin = Origin { config_sha256: Digest::of(b"{}"), files };
+        Manifest { version: Manifest::VERSION, name: "small".into(), spec, format, origin, pieces, tokenizer: false }
     }
 
     #[test]
@@ -342,7 +386,7 @@ mod tests {
     #[test]
     fn every_difference_from_the_plan_is_caught() {
         let changes: [Change; 8] = [
-            ("version 2", |m| m.version = 2),
+            ("version 1", |m| m.version = 1),
             ("name", |m| m.name = "a\nb".into()),
             ("layers", |m| m.spec.layers = 0),
             ("5 pieces", |m| m.spec.layers = 1),
@@ -362,7 +406,8 @@ mod tests {
     #[test]
     fn the_deepest_model_fits_the_limit() {
         let mut manifest = manifest();
-        let block = ManifestPiece { name: "block.4095".into(), sha256: Digest([0; 32]), bytes: u64::MAX };
+        let (sha256, sqnr_db) = (Digest([0; 32]), Some(-123.4));
+        let block = ManifestPiece { name: "block.4095".into(), sha256, bytes: u64::MAX, sqnr_db };
         manifest.pieces = vec![block; crate::limits::MAX_LAYERS + 3];
         assert!((manifest.to_bytes().len() as u64) < Manifest::MAX_BYTES);
     }
@@ -379,7 +424,7 @@ mod tests {
     fn one_flipped_byte_a_cut_file_and_a_missing_file_are_named() {
         let folder = tempfile::tempdir().expect("folder");
         let mut bytes = vec![7_u8; 1000];
-        let piece = ManifestPiece { name: "block.3".into(), sha256: Digest::of(&bytes), bytes: 1000 };
+        let piece = ManifestPiece { name: "block.3".into(), sha256: Digest::of(&bytes), bytes: 1000, sqnr_db: None };
         let path = folder.path().join(piece.file_name());
         let text = load_piece(folder.path(), &piece).expect_err("missing").to_string();
         assert!(text.contains("block.3") && text.contains(&piece.file_name()), "{text}");

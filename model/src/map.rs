@@ -20,6 +20,19 @@ pub(crate) fn map(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
+/// Tells the system that a part of the map need not stay in memory. Where that cannot be said, it decides by itself.
+#[allow(unsafe_code)]
+pub(crate) fn release(map: &Mmap, offset: usize, len: usize) {
+    #[cfg(unix)]
+    {
+        // SAFETY: the map is read-only and shared with a file, so dropped pages come back from the file with the same bytes.
+        // A refusal changes nothing but how much memory is in use.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
+    }
+    #[cfg(not(unix))]
+    let _ = (map, offset, len);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +43,8 @@ mod tests {
         let bytes: Vec<u8> = (0..10_000_u32).map(|n| (n % 251) as u8).collect();
         std::fs::write(file.path(), &bytes).expect("write");
         let map = map(&File::open(file.path()).expect("open")).expect("map");
+        assert_eq!(&map[..], bytes);
+        release(&map, 100, 9_000);
         assert_eq!(&map[..], bytes);
     }
 }

@@ -1,14 +1,13 @@
 //! Tensors to packed pieces: kernel layout, element for element as [`plan`](crate::plan) describes it.
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
+use crate::bands::Bands;
 use crate::families::{Linear, NormNames};
-use crate::fold::Fold;
+use crate::fold::{Fold, aux};
 use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout, rotary_row};
 use crate::piece::PieceBytes;
 use crate::plan::{Gemv, Matrix, Piece, Tensor, WeightFormat, piece_bytes};
 use crate::source::Source;
+use crate::store::{Fidelity, store_vector};
 use crate::weights::{TensorView, WeightsError};
 
 /// Why a piece cannot be packed.
@@ -31,7 +30,8 @@ pub enum PackError {
     },
     /// A value that f16 cannot hold.
     #[error(
-        "tensor {tensor} in {file} holds {value} at element {index}, beyond what f16 can hold (65504); use --weights f32"
+        "tensor {tensor} in {file} holds {value} at element {index}, beyond what f16 can hold (65504), in which scales are \
+         stored too; use --weights f32"
     )]
     BeyondF16 {
         /// The tensor.
@@ -51,14 +51,23 @@ pub enum PackError {
         /// Its length.
         bytes: u64,
     },
+    /// A piece that cannot be written.
+    #[error("cannot write piece {piece}: {error}")]
+    Write {
+        /// The piece.
+        piece: Piece,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// No memory for a piece.
     #[error("there is no memory for the packed piece ({0}): end other programs")]
     Memory(#[from] std::collections::TryReserveError),
 }
 
-/// Packs one piece.
+/// Packs one piece in memory.
 ///
-/// f16 sources keep their bits in f16; f32 and bf16 sources are rounded to the nearest f16 (ties to even).
+/// f16 sources keep their bits in f16; f32 and bf16 sources are rounded to the nearest f16 (ties to even). For the formats
+/// in groups see [`WeightFormat`].
 ///
 /// # Errors
 /// A tensor that is missing, not finite, or out of the format's range; no memory for the piece.
@@ -66,195 +75,158 @@ pub enum PackError {
 /// # Panics
 /// If the piece is a block that the model does not have.
 pub fn pack_piece(source: &Source, piece: Piece, format: WeightFormat) -> Result<PieceBytes, PackError> {
-    let (spec, names) = (source.spec(), source.names());
-    let bytes = piece_bytes(spec, format, piece);
+    let bytes = piece_bytes(source.spec(), format, piece);
     let length = usize::try_from(bytes).map_err(|_| PackError::TooLarge { piece, bytes })?;
-    PieceBytes::try_with(length, |out| match piece {
-        Piece::Tokens => pack_rows(source, &TokensLayout::new(spec, format).matrix, &names.tokens(), out),
-        Piece::Positions => pack_rows(source, &PositionsLayout::new(spec, format).matrix, &names.positions(), out),
+    PieceBytes::try_with(length, |out| pack_into(source, piece, format, &mut Memory(out)).map(drop))
+}
+
+/// Where the bytes of a piece go. What is never written stays zero.
+pub(crate) trait Sink {
+    /// Writes `bytes` at `offset` of the piece.
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()>;
+}
+
+/// A piece in memory, zeroed.
+struct Memory<'a>(&'a mut [u8]);
+
+impl Sink for Memory<'_> {
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.0[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// Packs one piece band by band, with memory for a band and a few vectors; gives what rounding has changed.
+pub(crate) fn pack_into(
+    source: &Source,
+    piece: Piece,
+    format: WeightFormat,
+    out: &mut dyn Sink,
+) -> Result<Fidelity, PackError> {
+    let (spec, names) = (source.spec(), source.names());
+    let mut packer = Packer { source, piece, out, fidelity: Fidelity::default() };
+    match piece {
+        Piece::Tokens => packer.rows(&TokensLayout::new(spec, format).matrix, &names.tokens())?,
+        Piece::Positions => packer.rows(&PositionsLayout::new(spec, format).matrix, &names.positions())?,
         Piece::Block(index) => {
             assert!(index < spec.layers, "block {index} of {}", spec.layers);
-            pack_block(source, index, &BlockLayout::new(spec, format, index), out)
+            packer.block(index, &BlockLayout::new(spec, format, index))?;
         }
-        Piece::Head => pack_gemv(source, piece, &HeadLayout::new(spec, format).gemv, &names.head(), out),
-    })
+        Piece::Head => packer.gemv(&HeadLayout::new(spec, format).gemv, &names.head())?,
+    }
+    Ok(packer.fidelity)
 }
 
-/// A block: its products, and the norms that are not in front of one.
-fn pack_block(source: &Source, index: usize, layout: &BlockLayout, out: &mut [u8]) -> Result<(), PackError> {
-    let (spec, block) = (source.spec(), source.names().block(index));
-    let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
-    for (gemv, linear) in gemvs.iter().zip(&block.linears) {
-        pack_gemv(source, Piece::Block(index), gemv, linear, out)?;
-    }
-    if let (Some(layout), Some(names)) = (layout.qk_norm, &block.qk_norm) {
-        let dims = spec.layer(index).rope.map_or(0, |rope| spec.ropes()[rope].dims);
-        for (tensor, names) in [layout.q, layout.k].into_iter().zip(names) {
-            let stored = gamma(source, names, spec.head_dim)?;
-            let packed: Vec<f32> = (0..spec.head_dim).map(|element| stored[rotary_row(element, dims)]).collect();
-            store(&packed, WeightFormat::F32, bytes_of(tensor, out));
-        }
-    }
-    if let (Some(layouts), Some(names)) = (layout.post_norms, &block.post_norms) {
-        for (layout, names) in layouts.iter().zip(names) {
-            store(&gamma(source, names, spec.width)?, WeightFormat::F32, bytes_of(layout.gamma, out));
-        }
-    }
-    Ok(())
+/// One piece on its way.
+struct Packer<'a> {
+    source: &'a Source,
+    piece: Piece,
+    out: &'a mut dyn Sink,
+    fidelity: Fidelity,
 }
 
-/// An embedding: rows as they are.
-fn pack_rows(source: &Source, matrix: &Matrix, name: &str, out: &mut [u8]) -> Result<(), PackError> {
-    let view = source.weights().shaped(name, &[matrix.rows, matrix.cols])?;
-    let mut row = vec![0.0; matrix.stride];
-    for (index, out) in rows_mut(matrix, out).enumerate() {
-        read_as_stored(&view, index * matrix.cols, matrix.format, &mut row[..matrix.cols])?;
-        store(&row, matrix.format, out);
-    }
-    Ok(())
-}
-
-/// A product: gamma, `aux` and the matrix. A matrix that lies in another piece (a tied head's) only gives its `aux`.
-fn pack_gemv(source: &Source, piece: Piece, gemv: &Gemv, linear: &Linear, out: &mut [u8]) -> Result<(), PackError> {
-    let matrix = &gemv.matrix;
-    let norm = match &linear.norm {
-        Some(names) => {
-            let beta = names.beta.as_ref().map(|beta| vector(source, beta, matrix.cols));
-            Some((gamma(source, names, matrix.cols)?, beta.unwrap_or_else(|| Ok(vec![0.0; matrix.cols]))?))
+impl Packer<'_> {
+    /// A block: its products, and the norms that are not in front of one.
+    fn block(&mut self, index: usize, layout: &BlockLayout) -> Result<(), PackError> {
+        let source = self.source;
+        let (spec, block) = (source.spec(), source.names().block(index));
+        let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
+        for (gemv, linear) in gemvs.iter().zip(&block.linears) {
+            self.gemv(gemv, linear)?;
         }
-        None => None,
-    };
-    if let (Some(folded), Some((gamma, _))) = (&gemv.norm, &norm) {
-        store(gamma, WeightFormat::F32, bytes_of(folded.gamma, out));
-    }
-    let mut fold = Fold { norm, sums: vec![[0.0; 2]; matrix.rows] };
-    let own = (matrix.data.piece == piece).then_some(&mut *out);
-    let shape = |rows| if linear.transposed { [matrix.cols, rows] } else { [rows, matrix.cols] };
-    let views = linear.parts.iter().map(|part| source.weights().shaped(&part.weight, &shape(part.rows)));
-    let views = views.collect::<Result<Vec<_>, _>>()?;
-    match views.as_slice() {
-        [view] if linear.transposed => pack_transposed(view, matrix, &mut fold, own)?,
-        views => pack_straight(views, linear, matrix, &mut fold, own)?,
-    }
-    for (index, part) in linear.parts.iter().enumerate() {
-        let Some(bias) = &part.bias else { continue };
-        let bias = vector(source, bias, part.rows)?;
-        for (row, sums) in fold.sums.iter_mut().enumerate() {
-            let (part, stored) = linear.stored(row);
-            sums[1] += if part == index { f64::from(bias[stored]) } else { 0.0 };
-        }
-    }
-    store(&fold.aux(), WeightFormat::F32, bytes_of(gemv.aux, out));
-    Ok(())
-}
-
-/// Matrices that are stored `[out][in]`.
-fn pack_straight(
-    views: &[TensorView<'_>],
-    linear: &Linear,
-    matrix: &Matrix,
-    fold: &mut Fold,
-    mut out: Option<&mut [u8]>,
-) -> Result<(), PackError> {
-    let mut row = vec![0.0; matrix.stride];
-    for index in 0..matrix.rows {
-        let (part, stored) = linear.stored(index);
-        read_as_stored(&views[part], stored * matrix.cols, matrix.format, &mut row[..matrix.cols])?;
-        fold.add_row(index, &row[..matrix.cols]);
-        if let Some(row_out) = out.as_deref_mut().and_then(|out| rows_mut(matrix, out).nth(index)) {
-            store(&row, matrix.format, row_out);
-        }
-    }
-    Ok(())
-}
-
-/// A matrix that is stored `[in][out]`: turned tile by tile, so that reads and writes both stay within the cache.
-fn pack_transposed(
-    view: &TensorView<'_>,
-    matrix: &Matrix,
-    fold: &mut Fold,
-    mut out: Option<&mut [u8]>,
-) -> Result<(), PackError> {
-    let mut line = [0.0; TILE];
-    let mut tile = vec![[0.0; TILE]; TILE];
-    let size = matrix.format.bytes();
-    for row in (0..matrix.rows).step_by(TILE) {
-        let rows = TILE.min(matrix.rows - row);
-        for col in (0..matrix.cols).step_by(TILE) {
-            let cols = TILE.min(matrix.cols - col);
-            for k in 0..cols {
-                let line = &mut line[..rows];
-                read_as_stored(view, (col + k) * matrix.rows + row, matrix.format, line)?;
-                fold.add_column(row, col + k, line);
-                for (turned, value) in tile.iter_mut().zip(line) {
-                    turned[k] = *value;
-                }
-            }
-            let Some(out) = out.as_deref_mut() else { continue };
-            for (out, turned) in rows_mut(matrix, out).skip(row).zip(&tile[..rows]) {
-                store(&turned[..cols], matrix.format, &mut out[col * size..(col + cols) * size]);
+        if let (Some(layout), Some(names)) = (layout.qk_norm, &block.qk_norm) {
+            let dims = spec.layer(index).rope.map_or(0, |rope| spec.ropes()[rope].dims);
+            for (tensor, names) in [layout.q, layout.k].into_iter().zip(names) {
+                let stored = gamma(source, names, spec.head_dim)?;
+                let packed: Vec<f32> = (0..spec.head_dim).map(|element| stored[rotary_row(element, dims)]).collect();
+                self.vector(tensor, &packed)?;
             }
         }
-    }
-    Ok(())
-}
-
-/// Writes elements in storage form; `out` may be longer (padding), and stays as it is there.
-pub(crate) fn store(values: &[f32], format: WeightFormat, out: &mut [u8]) {
-    match format {
-        WeightFormat::F32 => {
-            for (bytes, value) in out.as_chunks_mut().0.iter_mut().zip(values) {
-                *bytes = value.to_le_bytes();
+        if let (Some(layouts), Some(names)) = (layout.post_norms, &block.post_norms) {
+            for (layout, names) in layouts.iter().zip(names) {
+                self.vector(layout.gamma, &gamma(source, names, spec.width)?)?;
             }
         }
-        WeightFormat::F16 => {
-            let mut halves = [f16::ZERO; CHUNK];
-            for (values, out) in values.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)) {
-                let halves = &mut halves[..values.len()];
-                halves.convert_from_f32_slice(values);
-                for (bytes, half) in out.as_chunks_mut().0.iter_mut().zip(halves) {
-                    *bytes = half.to_le_bytes();
-                }
+        Ok(())
+    }
+
+    /// An embedding: rows as they are.
+    fn rows(&mut self, matrix: &Matrix, name: &str) -> Result<(), PackError> {
+        let view = self.source.weights().shaped(name, &[matrix.rows, matrix.cols])?;
+        let bands = Bands {
+            weights: self.source.weights(),
+            views: vec![view],
+            transposed: false,
+            place: &|row| (0, row),
+            matrix,
+            fold: None,
+        };
+        self.fidelity += bands.pack(Some(self.out))?.1;
+        Ok(())
+    }
+
+    /// A product: gamma, `aux` and the matrix. A matrix that lies in another piece (a tied head's) only gives its `aux`.
+    fn gemv(&mut self, gemv: &Gemv, linear: &Linear) -> Result<(), PackError> {
+        let (source, matrix) = (self.source, &gemv.matrix);
+        let fold = match &linear.norm {
+            Some(names) => {
+                let beta = names.beta.as_ref().map(|beta| vector(source, beta, matrix.cols));
+                let beta = beta.unwrap_or_else(|| Ok(vec![0.0; matrix.cols]))?;
+                Some(Fold { gamma: gamma(source, names, matrix.cols)?, beta })
+            }
+            None => None,
+        };
+        if let (Some(folded), Some(fold)) = (&gemv.norm, &fold) {
+            self.vector(folded.gamma, &fold.gamma)?;
+        }
+        let shape = |rows| if linear.transposed { [matrix.cols, rows] } else { [rows, matrix.cols] };
+        let views = linear.parts.iter().map(|part| source.weights().shaped(&part.weight, &shape(part.rows)));
+        let bands = Bands {
+            weights: source.weights(),
+            views: views.collect::<Result<_, _>>()?,
+            transposed: linear.transposed,
+            place: &|row| linear.stored(row),
+            matrix,
+            fold: fold.as_ref(),
+        };
+        let own = matrix.data.piece == self.piece;
+        let (mut sums, fidelity) = bands.pack(if own { Some(self.out) } else { None })?;
+        if own {
+            self.fidelity += fidelity;
+        }
+        for (index, part) in linear.parts.iter().enumerate() {
+            let Some(bias) = &part.bias else { continue };
+            let bias = vector(source, bias, part.rows)?;
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let (part, stored) = linear.stored(row);
+                sums[1] += if part == index { f64::from(bias[stored]) } else { 0.0 };
             }
         }
+        self.vector(gemv.aux, &aux(&sums))
+    }
+
+    fn vector(&mut self, tensor: Tensor, values: &[f32]) -> Result<(), PackError> {
+        let mut bytes = vec![0; 4 * values.len()];
+        store_vector(values, &mut bytes);
+        self.out.put(tensor.offset, &bytes).map_err(|error| PackError::Write { piece: self.piece, error })
     }
 }
 
-/// The bytes of a tensor inside its piece.
-pub(crate) fn bytes_of(tensor: Tensor, piece: &mut [u8]) -> &mut [u8] {
-    &mut piece[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]
-}
-
-/// The rows of a matrix inside its piece, padding included.
-pub(crate) fn rows_mut<'a>(matrix: &Matrix, piece: &'a mut [u8]) -> std::slice::ChunksExactMut<'a, u8> {
-    bytes_of(matrix.data, piece).chunks_exact_mut(matrix.stride * matrix.format.bytes())
-}
-
-/// Reads elements and rounds them to what `format` can hold.
-fn read_as_stored(
+/// Reads elements that `format` can hold.
+pub(crate) fn read_checked(
     view: &TensorView<'_>,
     start: usize,
     format: WeightFormat,
     values: &mut [f32],
 ) -> Result<(), PackError> {
     view.read(start, values);
-    if !all_finite(values) {
-        let (tensor, file, index, value) = find_not_finite(view, start, values);
+    if !all_below(values, f32::INFINITY) {
+        let (tensor, file, index, value) = find(view, start, values, |value| !value.is_finite());
         return Err(PackError::NotFinite { tensor, file, index, value });
     }
-    if format == WeightFormat::F16 {
-        let mut halves = [f16::ZERO; CHUNK];
-        for chunk in values.chunks_mut(CHUNK) {
-            let halves = &mut halves[..chunk.len()];
-            halves.convert_from_f32_slice(chunk);
-            halves.convert_to_f32_slice(chunk);
-        }
-        if !all_finite(values) {
-            let (tensor, file, index, _) = find_not_finite(view, start, values);
-            let mut value = [0.0];
-            view.read(index, &mut value);
-            return Err(PackError::BeyondF16 { tensor, file, index, value: value[0] });
-        }
+    if format != WeightFormat::F32 && !all_below(values, BEYOND_F16) {
+        let (tensor, file, index, value) = find(view, start, values, |value| value.abs() >= BEYOND_F16);
+        return Err(PackError::BeyondF16 { tensor, file, index, value });
     }
     Ok(())
 }
@@ -262,7 +234,7 @@ fn read_as_stored(
 fn vector(source: &Source, name: &str, elements: usize) -> Result<Vec<f32>, PackError> {
     let view = source.weights().shaped(name, &[elements])?;
     let mut values = vec![0.0; elements];
-    read_as_stored(&view, 0, WeightFormat::F32, &mut values)?;
+    read_checked(&view, 0, WeightFormat::F32, &mut values)?;
     Ok(values)
 }
 
@@ -273,31 +245,34 @@ fn gamma(source: &Source, names: &NormNames, elements: usize) -> Result<Vec<f32>
     Ok(gamma)
 }
 
-/// Without a branch per element, so that it vectorises.
-fn all_finite(values: &[f32]) -> bool {
-    const EXPONENT: u32 = 0x7F80_0000;
-    !values.iter().fold(false, |bad, value| bad | (value.to_bits() & EXPONENT == EXPONENT))
+/// Whether every magnitude is below `bound` (a NaN is not): without a branch per element, so that it vectorises.
+fn all_below(values: &[f32], bound: f32) -> bool {
+    const MAGNITUDE: u32 = 0x7FFF_FFFF;
+    let bound = bound.to_bits();
+    !values.iter().fold(false, |bad, value| bad | (value.to_bits() & MAGNITUDE >= bound))
 }
 
-/// Names and place of the first value that is not finite.
-fn find_not_finite(view: &TensorView<'_>, start: usize, values: &[f32]) -> (String, String, usize, f32) {
-    let place = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
+/// Names and place of the first value that is `wrong`.
+fn find(
+    view: &TensorView<'_>,
+    start: usize,
+    values: &[f32],
+    wrong: impl Fn(&f32) -> bool,
+) -> (String, String, usize, f32) {
+    let place = values.iter().position(wrong).unwrap_or(0);
     (view.name.into(), view.file.display().to_string(), start + place, values.get(place).copied().unwrap_or(f32::NAN))
 }
 
-/// Elements of a tile's side: two tiles of f32 and the rows they touch fit the first-level cache.
-const TILE: usize = 64;
-
-/// Elements converted at a time, on the stack.
-const CHUNK: usize = 256;
-
-const _: () = assert!(TILE <= CHUNK);
+/// The least number that rounds to infinity in f16: half a step above the largest, 65504.
+const BEYOND_F16: f32 = 65520.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fixture::Model;
     use crate::plan::all_pieces;
+    use crate::store::{read_row, store};
+    use half::f16;
     use safetensors::Dtype;
 
     const BOTH: [WeightFormat; 2] = [WeightFormat::F16, WeightFormat::F32];
@@ -312,7 +287,7 @@ mod tests {
         let bytes = &piece.as_slice()[tensor.offset as usize..][..tensor.bytes as usize];
         match format {
             WeightFormat::F32 => bytes.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
-            WeightFormat::F16 => bytes.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b).into()).collect(),
+            _ => bytes.as_chunks().0.iter().map(|b| u16::from_le_bytes(*b).into()).collect(),
         }
     }
 
@@ -323,7 +298,7 @@ mod tests {
     fn stored_bits(value: f32, format: WeightFormat) -> u32 {
         match format {
             WeightFormat::F32 => value.to_bits(),
-            WeightFormat::F16 => f16::from_f32(value).to_bits().into(),
+            _ => f16::from_f32(value).to_bits().into(),
         }
     }
 
@@ -482,6 +457,49 @@ mod tests {
                     assert!(text.contains(name) && text.contains("element 33"), "{text}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn groups_are_the_nearest_to_the_source_and_aux_follows_what_is_stored() {
+        for (name, norm, weight) in [
+            ("gpt2", "transformer.h.1.ln_2.weight", "transformer.h.1.mlp.c_fc.weight"),
+            ("mistral", "model.layers.1.post_attention_layernorm.weight", "model.layers.1.mlp.gate_proj.weight"),
+        ] {
+            let model = Model::of(name);
+            let (spec, gamma, weight) = (model.spec(), model.values(norm), model.values(weight));
+            for format in [WeightFormat::Int8, WeightFormat::Int4] {
+                let piece = packed(&model, Dtype::F16, Piece::Block(1), format).expect("pack");
+                let up = BlockLayout::new(&spec, format, 1).up;
+                let (matrix, aux) = (up.matrix, floats(&piece, up.aux));
+                assert_eq!(matrix.format, format);
+                let rows = piece.as_slice()[matrix.data.offset as usize..].chunks(matrix.row_bytes()).take(matrix.rows);
+                for (index, bytes) in rows.enumerate() {
+                    // Every second row of a gated MLP is the gate's.
+                    let source: Vec<f32> = match (spec.gated, index % 2) {
+                        (false, _) => (0..matrix.cols).map(|k| weight[k * matrix.rows + index]).collect(),
+                        (true, 0) => weight[index / 2 * matrix.cols..][..matrix.cols].to_vec(),
+                        (true, _) => continue,
+                    };
+                    let mut wanted = vec![0; matrix.row_bytes()];
+                    store(&mut source.clone(), format, (0, matrix.stride), Some(&mut wanted));
+                    assert_eq!(bytes, wanted, "{name} {format}, row {index}");
+                    let stored = read_row(format, matrix.stride, bytes);
+                    let dot = stored.iter().zip(&gamma).fold(0.0, |sum, (w, g)| sum + f64::from(*w) * f64::from(*g));
+                    assert_eq!(aux[2 * index], dot as f32, "{name} {format}, row {index}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_scales_cannot_hold_is_refused_too() {
+        let name = "transformer.h.3.mlp.c_proj.weight";
+        let mut model = Model::fixture();
+        model.values_mut(name)[777] = 70_000.0;
+        for format in [WeightFormat::Int8, WeightFormat::Int4] {
+            let text = packed(&model, Dtype::F32, Piece::Block(3), format).expect_err("range").to_string();
+            assert!(text.contains("70000") && text.contains("element 777"), "{text}");
         }
     }
 }

@@ -6,8 +6,8 @@
 //! no file carries offsets that could lie.
 //!
 //! Layout rules: tensors start at multiples of [`TENSOR_ALIGN`] bytes; a matrix is row-major, one row per *output*,
-//! with rows padded by zeros to a multiple of [`ROW_ALIGN`] elements; vectors are f32. Weights are stored as the model
-//! has them: the norm's gamma stays a vector of its own, because folding it into f16 weights would round them a second
+//! with rows padded to a multiple of [`ROW_ALIGN`] elements; vectors are f32. f16 weights are stored as the model has
+//! them: the norm's gamma stays a vector of its own, because folding it into f16 weights would round them a second
 //! time. Beta and bias are folded (in f32) into `aux`: per output row the pair `(c1, c2)` with `c1 = sum_k W[k] gamma[k]`
 //! and `c2 = sum_k W[k] beta[k] + bias`, so that a kernel can norm after its product:
 //! `y = rs * (sum_k W[k] gamma[k] x[k] - mu * c1) + c2`, with `mu = 0` for RMS norm and, where no norm precedes the
@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::groups::GROUP;
 use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout};
 pub use crate::layout::{padded, rotary_row};
 use crate::spec::{Activation, Layer, Norm, Position, Spec};
@@ -28,10 +29,18 @@ use crate::spec::{Activation, Layer, Norm, Position, Spec};
 /// Every tensor of a piece starts at a multiple of this many bytes (WebGPU's storage offset alignment).
 pub const TENSOR_ALIGN: u64 = 256;
 
-/// Matrix rows are padded with zeros to a multiple of this many elements (32 bytes of f16: one AVX-512 conversion).
-pub const ROW_ALIGN: usize = 16;
+/// Matrix rows are padded to a multiple of this many elements: whole groups, whole registers.
+pub const ROW_ALIGN: usize = 32;
+
+const _: () = assert!(ROW_ALIGN.is_multiple_of(GROUP));
+
+/// Rows in groups are padded to a multiple of this many bytes: a kernel's widest load.
+pub const GROUPED_ROW_ALIGN: usize = 16;
 
 /// How matrices are stored.
+///
+/// A row in groups holds its steps first and then, group by group, what they count in; it is padded to
+/// [`GROUPED_ROW_ALIGN`] bytes. Numbers are little endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightFormat {
@@ -39,23 +48,57 @@ pub enum WeightFormat {
     F32,
     /// IEEE binary16.
     F16,
+    /// Groups of [`GROUP`] signed bytes `q`, and an f16 `scale` for each: `weight = scale * q`. 8.5 bits a weight.
+    Int8,
+    /// Groups of [`GROUP`] half bytes `q`, and for each an f16 `scale` and an f16 `low`: `weight = scale * q + low`. 5 bits a
+    /// weight. Of four bytes with eight elements, byte `j` has element `j` in its lower and element `j + 4` in its upper
+    /// half. Token embedding and head are int8: every logit is a sum of one row's errors.
+    Int4,
 }
 
 impl WeightFormat {
-    /// Bytes of one element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-        }
-    }
+    /// All of them, the most exact first.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int4];
 
     /// The name used on command lines and in manifests.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
+    }
+
+    /// Bytes of a row of `stride` elements, a multiple of [`ROW_ALIGN`].
+    pub fn row_bytes(self, stride: usize) -> usize {
+        match self {
+            Self::F32 => 4 * stride,
+            Self::F16 => 2 * stride,
+            Self::Int8 => (stride + 2 * (stride / GROUP)).next_multiple_of(GROUPED_ROW_ALIGN),
+            Self::Int4 => (stride / 2 + 4 * (stride / GROUP)).next_multiple_of(GROUPED_ROW_ALIGN),
+        }
+    }
+
+    /// How the token embedding and the head are stored in a model of this format.
+    pub fn tables(self) -> Self {
+        if self == Self::Int4 { Self::Int8 } else { self }
+    }
+
+    /// How learned positions are stored in a model of this format: they are few.
+    pub fn positions(self) -> Self {
+        self.kv()
+    }
+
+    /// How keys and values are kept beside weights of this format: [`F32`](Self::F32) or [`F16`](Self::F16).
+    pub fn kv(self) -> Self {
+        if self == Self::F32 { Self::F32 } else { Self::F16 }
+    }
+}
+
+impl std::fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -97,16 +140,24 @@ pub struct Tensor {
 /// A matrix in kernel layout: `rows` outputs of `cols` inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrix {
-    /// The elements, `rows * stride` of them.
+    /// The rows.
     pub data: Tensor,
     /// Outputs.
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Elements from one row to the next; those from `cols` on are zero.
+    /// Elements of a row, padding included. Those from `cols` on meet inputs that are zero; they are zero themselves but in
+    /// int4.
     pub stride: usize,
     /// How the elements are stored.
     pub format: WeightFormat,
+}
+
+impl Matrix {
+    /// Bytes from one row to the next.
+    pub fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.stride)
+    }
 }
 
 /// A matrix-vector product with what is fused in front of and behind it.
@@ -222,7 +273,7 @@ pub enum Op {
 pub struct Plan {
     /// The model.
     pub spec: Spec,
-    /// How its matrices are stored.
+    /// How its matrices are stored: a block's; see [`WeightFormat::tables`] for the others.
     pub format: WeightFormat,
     /// The layers, counted from the model's first.
     pub layers: Range<usize>,
@@ -295,9 +346,9 @@ impl Plan {
         self.pieces.iter().map(|piece| piece_bytes(&self.spec, self.format, *piece)).sum()
     }
 
-    /// Bytes of one position's keys and values over the range's layers, in f16 beside f16 weights and f32 beside f32.
+    /// Bytes of one position's keys and values over the range's layers, in [`WeightFormat::kv`].
     pub fn kv_bytes_per_position(&self) -> u64 {
-        (2 * self.layers.len() * self.spec.kv_width() * self.format.bytes()) as u64
+        (2 * self.layers.len() * self.format.kv().row_bytes(self.spec.kv_width())) as u64
     }
 }
 

@@ -2,12 +2,12 @@
 
 use half::f16;
 
-use crate::fold::Fold;
+use crate::fold::{Fold, aux};
 use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout};
-use crate::pack::{bytes_of, rows_mut, store};
 use crate::piece::PieceBytes;
-use crate::plan::{Gemv, Matrix, Piece, WeightFormat, piece_bytes};
+use crate::plan::{Gemv, Matrix, Piece, Tensor, WeightFormat, piece_bytes};
 use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
+use crate::store::{store, store_vector};
 
 impl Spec {
     /// The shape of GPT-2 with 124 million parameters (Radford et al. 2019, the smallest of the four).
@@ -58,7 +58,7 @@ pub fn random_piece(spec: &Spec, format: WeightFormat, piece: Piece, seed: u64) 
             let rows = layout.post_norms.map(|norms| norms.map(|norm| (norm.gamma, spec.width)));
             for (place, (tensor, elements)) in heads.into_iter().chain(rows).flatten().enumerate() {
                 let mut stream = Stream::new(seed ^ VECTORS, piece, gemvs.len() + place, 0);
-                store(&table.vector(&mut stream, elements, 1.0), WeightFormat::F32, bytes_of(tensor, out));
+                store_vector(&table.vector(&mut stream, elements, 1.0), bytes_of(tensor, out));
             }
         }
         Piece::Head => fill_gemv(&HeadLayout::new(spec, format).gemv, piece, 0, &table, seed, out),
@@ -67,9 +67,9 @@ pub fn random_piece(spec: &Spec, format: WeightFormat, piece: Piece, seed: u64) 
 
 fn fill_rows(matrix: &Matrix, table: &Normal, seed: u64, out: &mut [u8]) {
     let mut row = vec![0.0; matrix.cols];
-    for (index, out) in rows_mut(matrix, out).enumerate() {
+    for (index, out) in bytes_of(matrix.data, out).chunks_exact_mut(matrix.row_bytes()).enumerate() {
         table.fill(&mut Stream::new(seed, matrix.data.piece, 0, index), &mut row);
-        store(&row, matrix.format, out);
+        store(&mut row, matrix.format, (0, matrix.stride), Some(out));
     }
 }
 
@@ -78,30 +78,36 @@ fn fill_gemv(gemv: &Gemv, piece: Piece, place: usize, table: &Normal, seed: u64,
     let matrix = &gemv.matrix;
     let mut stream = Stream::new(seed ^ VECTORS, piece, place, 0);
     let mut vector = |elements: usize, mean: f32| table.vector(&mut stream, elements, mean);
-    let norm = gemv.norm.map(|folded| {
+    let fold = gemv.norm.map(|folded| {
         let gamma = vector(matrix.cols, 1.0);
-        let beta = if folded.norm.kind == NormKind::Layer { vector(matrix.cols, 0.0) } else { vec![0.0; matrix.cols] };
-        (gamma, beta)
+        let layer = folded.norm.kind == NormKind::Layer;
+        Fold { gamma, beta: if layer { vector(matrix.cols, 0.0) } else { vec![0.0; matrix.cols] } }
     });
     let bias = if piece == Piece::Head { vec![0.0; matrix.rows] } else { vector(matrix.rows, 0.0) };
-    if let (Some(folded), Some((gamma, _))) = (gemv.norm, &norm) {
-        store(gamma, WeightFormat::F32, bytes_of(folded.gamma, out));
+    if let (Some(folded), Some(fold)) = (gemv.norm, &fold) {
+        store_vector(&fold.gamma, bytes_of(folded.gamma, out));
     }
-    let mut fold = Fold { norm, sums: bias.iter().map(|bias| [0.0, f64::from(*bias)]).collect() };
+    let mut sums: Vec<[f64; 2]> = bias.iter().map(|bias| [0.0, f64::from(*bias)]).collect();
+    let own = matrix.data.piece == piece;
+    let rows = if own { bytes_of(matrix.data, out) } else { &mut [] };
+    let mut rows = rows.chunks_exact_mut(matrix.row_bytes());
     let mut row = vec![0.0; matrix.cols];
-    for index in 0..matrix.rows {
+    for (index, sums) in sums.iter_mut().enumerate() {
         table.fill(&mut Stream::new(seed, matrix.data.piece, place, index), &mut row);
-        fold.add_row(index, &row);
-        if matrix.data.piece == piece
-            && let Some(out) = rows_mut(matrix, out).nth(index)
-        {
-            store(&row, matrix.format, out);
+        store(&mut row, matrix.format, (0, matrix.stride), rows.next());
+        if let Some(fold) = &fold {
+            fold.add(sums, 0, &row);
         }
     }
-    store(&fold.aux(), WeightFormat::F32, bytes_of(gemv.aux, out));
+    store_vector(&aux(&sums), bytes_of(gemv.aux, out));
 }
 
-/// Quantiles of a normal distribution, all of them exact in f16 so that both formats hold the same model.
+/// The bytes of a tensor inside its piece.
+fn bytes_of(tensor: Tensor, piece: &mut [u8]) -> &mut [u8] {
+    &mut piece[tensor.offset as usize..(tensor.offset + tensor.bytes) as usize]
+}
+
+/// Quantiles of a normal distribution, all of them exact in f16 so that f32 and f16 hold the same model.
 struct Normal {
     values: Vec<f32>,
 }
@@ -195,20 +201,22 @@ mod tests {
         let bytes = &piece.as_slice()[tensor.offset as usize..][..tensor.bytes as usize];
         match format {
             WeightFormat::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            WeightFormat::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            _ => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
         }
     }
 
     #[test]
     fn the_same_arguments_give_the_same_bytes_and_others_do_not() {
-        let (spec, format) = (small(), WeightFormat::F16);
-        for piece in all_pieces(&spec, format) {
+        let spec = small();
+        for (format, piece) in
+            WeightFormat::ALL.iter().flat_map(|f| all_pieces(&small(), *f).into_iter().map(|p| (*f, p)))
+        {
             let bytes = random_piece(&spec, format, piece, 7);
             assert_eq!(bytes.as_slice().len() as u64, piece_bytes(&spec, format, piece));
             assert_eq!(bytes.as_slice(), random_piece(&spec, format, piece, 7).as_slice());
             assert_ne!(bytes.as_slice(), random_piece(&spec, format, piece, 8).as_slice());
         }
-        let blocks = [0, 1].map(|index| random_piece(&spec, format, Piece::Block(index), 7));
+        let blocks = [0, 1].map(|index| random_piece(&spec, WeightFormat::Int4, Piece::Block(index), 7));
         assert_ne!(blocks[0].as_slice(), blocks[1].as_slice());
     }
 
@@ -237,7 +245,7 @@ mod tests {
         let gamma = floats(&head, gemv.norm.expect("norm").gamma, WeightFormat::F32);
         let table = floats(&tokens, gemv.matrix.data, format);
         let aux = floats(&head, gemv.aux, WeightFormat::F32);
-        assert!(gamma.iter().all(|gamma| (0.7..1.3).contains(gamma)));
+        assert!(gamma[..spec.width].iter().all(|gamma| (0.7..1.3).contains(gamma)));
         for (row, aux) in table.chunks(gemv.matrix.stride).zip(aux.chunks(2)) {
             let c1 = row.iter().zip(&gamma).map(|(w, g)| w * g).sum::<f32>();
             assert!((c1 - aux[0]).abs() < 1e-5 && aux[1].abs() < 0.1, "{c1} {aux:?}");

@@ -100,7 +100,9 @@ impl Source {
         }
         let tokens = self.weights.tensor(&self.names().tokens())?;
         let head = self.weights.shaped(HEAD, tokens.shape)?;
-        if head.dtype == tokens.dtype && head.bytes == tokens.bytes {
+        let same = head.dtype == tokens.dtype && head.bytes == tokens.bytes;
+        [head, tokens].iter().for_each(|view| self.weights.release(view));
+        if same {
             return Ok(());
         }
         Err(SourceError::Untied { tokens: tokens.name.into(), folder: folder.into() })

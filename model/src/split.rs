@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -15,17 +15,17 @@ use sha2::Digest as _;
 
 use crate::digest::Digest;
 use crate::folder::model_name;
-use crate::manifest::{Manifest, ManifestError, ManifestPiece, load_piece};
-use crate::pack::{PackError, pack_piece};
+use crate::manifest::{Manifest, ManifestError, ManifestPiece, Origin, OriginFile};
+use crate::pack::{PackError, Sink, pack_into};
 use crate::plan::{Piece, WeightFormat, all_pieces, piece_bytes};
 use crate::source::{Source, SourceError};
 
-/// How far a split is; reported before each piece and once at the end.
+/// How far a split is; reported before each piece, while it grows, and once at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The piece that comes next; none at the end.
+    /// The piece at hand; none at the end.
     pub piece: Option<Piece>,
-    /// Bytes of the pieces that are done.
+    /// Bytes that are done.
     pub done_bytes: u64,
     /// Bytes of all pieces.
     pub total_bytes: u64,
@@ -72,7 +72,7 @@ pub enum SplitError {
 /// Splits the model of `model_dir` into `out_dir` and gives the manifest that was written there.
 ///
 /// Each piece is written to a temporary file and then renamed to `<sha256>.bin`; `syn1.json` comes last, so a folder
-/// with a manifest is complete. The manifest of an older split goes first, its pieces that are not listed any more last.
+/// with a manifest is complete. No more than a few bands of rows are in memory, however large the model is. The manifest of an older split goes first, its pieces that are not listed any more last.
 /// `tokenizer.json`, `generation_config.json` and what was measured for the wire, `wire.json`, are copied.
 ///
 /// # Errors
@@ -114,7 +114,11 @@ pub fn split(
                 listed
             }
             None => {
-                let listed = write_piece(&source, out_dir, piece, format)?;
+                let grown = &mut |written| {
+                    let done_bytes = state.done_bytes + written;
+                    progress(Progress { piece: Some(piece), done_bytes, ..state });
+                };
+                let listed = write_piece(&source, out_dir, piece, format, grown)?;
                 journal.record(out_dir, &listed)?;
                 listed
             }
@@ -126,7 +130,8 @@ pub fn split(
     let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
     copy_beside(model_dir, out_dir, "generation_config.json")?;
     copy_beside(model_dir, out_dir, "wire.json")?;
-    let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, pieces, tokenizer };
+    let origin = origin(&source, model_dir)?;
+    let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, origin, pieces, tokenizer };
     manifest.check()?;
     write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
     remove_unlisted(out_dir, &manifest)?;
@@ -151,8 +156,8 @@ fn lock(folder: &Path) -> Result<File, SplitError> {
 struct Journal {
     /// Of the source and the format; pieces of another source do not count.
     fingerprint: Digest,
-    /// Piece name to SHA-256.
-    pieces: BTreeMap<String, Digest>,
+    /// By name.
+    pieces: BTreeMap<String, ManifestPiece>,
 }
 
 impl Journal {
@@ -166,31 +171,71 @@ impl Journal {
 
     /// The entry of a piece that was finished and whose file is still whole.
     fn finished(&self, folder: &Path, piece: Piece, bytes: u64) -> Option<ManifestPiece> {
-        let name = piece.to_string();
-        let sha256 = *self.pieces.get(&name)?;
-        let listed = ManifestPiece { name, sha256, bytes };
-        load_piece(folder, &listed).is_ok().then_some(listed)
+        let listed = self.pieces.get(&piece.to_string()).filter(|listed| listed.bytes == bytes)?;
+        listed.verify_file(folder).is_ok().then(|| listed.clone())
     }
 
     fn record(&mut self, folder: &Path, piece: &ManifestPiece) -> Result<(), SplitError> {
-        self.pieces.insert(piece.name.clone(), piece.sha256);
+        self.pieces.insert(piece.name.clone(), piece.clone());
         let path = folder.join(JOURNAL);
         let bytes = serde_json::to_vec_pretty(self).map_err(std::io::Error::from);
         write_atomically(&path, &bytes.map_err(failed("write", &path))?)
     }
 }
 
+/// Packs a piece into a file of its own; `grown` hears how many bytes are written.
 fn write_piece(
     source: &Source,
     folder: &Path,
     piece: Piece,
     format: WeightFormat,
+    grown: &mut dyn FnMut(u64),
 ) -> Result<ManifestPiece, SplitError> {
-    let packed = pack_piece(source, piece, format)?;
-    let bytes = packed.as_slice();
-    let listed = ManifestPiece { name: piece.to_string(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
-    write_atomically(&folder.join(listed.file_name()), bytes)?;
+    let temporary = folder.join(GROWING);
+    let written = failed("write", &temporary);
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(true).open(&temporary).map_err(&written)?;
+    let bytes = piece_bytes(source.spec(), format, piece);
+    // What is not written is padding, and zero.
+    file.set_len(bytes).map_err(&written)?;
+    let fidelity = pack_into(source, piece, format, &mut Growing { file: &file, written: 0, grown })?;
+    file.sync_all().map_err(&written)?;
+    file.rewind().map_err(&written)?;
+    let sha256 = Digest::read(&file).map_err(failed("read", &temporary))?;
+    let sqnr_db = fidelity.sqnr_db().map(|db| (10.0 * db).round() / 10.0);
+    let listed = ManifestPiece { name: piece.to_string(), sha256, bytes, sqnr_db };
+    let path = folder.join(listed.file_name());
+    fs::rename(&temporary, &path).map_err(failed("write", &path))?;
     Ok(listed)
+}
+
+/// A piece's file while it is written.
+struct Growing<'a> {
+    file: &'a File,
+    written: u64,
+    grown: &'a mut dyn FnMut(u64),
+}
+
+impl Sink for Growing<'_> {
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.file.seek(SeekFrom::Start(offset))?;
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        (self.grown)(self.written);
+        Ok(())
+    }
+}
+
+/// What the model is made from.
+fn origin(source: &Source, folder: &Path) -> Result<Origin, SplitError> {
+    let path = folder.join("config.json");
+    let config_sha256 = Digest::of(&fs::read(&path).map_err(failed("read", &path))?);
+    let file = |path: &Path| {
+        let bytes = fs::metadata(path).map_err(failed("read", path))?.len();
+        Ok(OriginFile { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes })
+    };
+    let files = source.weights().files().map(file).collect::<Result<_, SplitError>>()?;
+    Ok(Origin { config_sha256, files })
 }
 
 /// Writes beside the file and renames, so that the file is either absent, old, or whole.
@@ -265,6 +310,9 @@ fn failed<'a>(verb: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> 
     move |error| SplitError::File { verb, path: path.into(), error }
 }
 
+/// The piece that is being written.
+const GROWING: &str = "syn1.piece.partial";
+
 /// The file that is locked while a split runs.
 const LOCK: &str = "syn1.lock";
 
@@ -275,6 +323,8 @@ const JOURNAL: &str = "syn1.journal.json";
 mod tests {
     use super::*;
     use crate::fixture::Model;
+    use crate::manifest::load_piece;
+    use crate::pack::pack_piece;
     use safetensors::Dtype;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -292,12 +342,14 @@ mod tests {
 
     /// Splits, but stops as a kill would when `pieces` pieces are done.
     fn interrupted(model: &Path, out: &Path, pieces: usize) {
-        let mut seen = 0;
-        let mut stop = |_: Progress| {
-            if seen == pieces {
+        let mut seen = Vec::new();
+        let mut stop = |progress: Progress| {
+            if !seen.contains(&progress.piece) {
+                seen.push(progress.piece);
+            }
+            if seen.len() > pieces {
                 resume_unwind(Box::new("killed"));
             }
-            seen += 1;
         };
         assert!(catch_unwind(AssertUnwindSafe(|| split(model, out, F16, &mut stop))).is_err());
     }

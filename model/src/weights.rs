@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::bounded::read_bounded;
 use crate::limits::MAX_INDEX_BYTES;
-use crate::map::map;
+use crate::map::{map, release};
 
 /// The memory-mapped tensors of a model folder.
 #[derive(Debug)]
@@ -214,6 +214,18 @@ impl Weights {
     /// Whether there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// Lets go of the memory that holds a tensor's bytes; the next read fetches them again.
+    pub(crate) fn release(&self, view: &TensorView<'_>) {
+        let begin = view.bytes.as_ptr().addr();
+        for shard in &self.shards {
+            if let Some(offset) = begin.checked_sub(shard.map.as_ptr().addr())
+                && offset < shard.map.len()
+            {
+                release(&shard.map, offset, view.bytes.len());
+            }
+        }
     }
 
     /// The names of all tensors, sorted.

@@ -35,9 +35,9 @@ pub(crate) fn row_bytes(spec: &Spec, rows: usize) -> u64 {
 /// Bytes of all KV caches, with heads padded as the CPU engine has them.
 fn kv_bytes(plan: &Plan, config: &EngineConfig) -> u64 {
     let spec = &plan.spec;
-    let sizes = [plan.layers.len(), spec.kv_heads, padded(spec.head_dim), config.max_positions, config.slots];
-    let elements = sizes.iter().fold(2_u64, |product, &size| product.saturating_mul(size as u64));
-    elements.saturating_mul(plan.format.bytes() as u64)
+    let row_bytes = plan.format.kv().row_bytes(padded(spec.head_dim));
+    let sizes = [plan.layers.len(), spec.kv_heads, row_bytes, config.max_positions, config.slots];
+    sizes.iter().fold(2_u64, |product, &size| product.saturating_mul(size as u64))
 }
 
 /// Tokens that coordinators guess ahead at most.
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        // Heads of 8 elements, padded to 16.
+        // Heads of 8 elements, padded to 32.
         let spec = Spec { width: 32, heads: 4, kv_heads: 4, head_dim: 8, ffn: 64, ..Spec::gpt2_124m() };
         Plan::new(&spec, WeightFormat::F16, 1..3)
     }
@@ -59,7 +59,7 @@ mod tests {
     fn every_slot_counts_with_padded_heads_and_both_numbers_are_told() {
         let plan = plan();
         let config = EngineConfig { max_positions: 100, slots: 3, max_rows: 8 };
-        let kv = 2 * 2 * 4 * 16 * 100 * 3 * 2;
+        let kv = 2 * 2 * 4 * 32 * 100 * 3 * 2;
         let needed = plan.weight_bytes() + kv;
         assert_eq!(check(&plan, &config, needed), Ok(()));
         let offered = needed - 1;

@@ -20,7 +20,7 @@ pub(super) struct Score {
 /// query and the positions alone.
 ///
 /// # Safety
-/// As for [`Lanes`]. `q.len()` is whole registers; `k` and `v` have `scores.len()` rows of that length, `scores` is not
+/// As for [`Lanes`]. `q.len()` is whole groups; `k` and `v` have `scores.len()` rows of that length, `scores` is not
 /// empty.
 #[inline(always)]
 pub(super) unsafe fn attend<L: Lanes, W: Element>(
@@ -33,7 +33,7 @@ pub(super) unsafe fn attend<L: Lanes, W: Element>(
 ) {
     let stride = q.len();
     // SAFETY: `k` has a row of `stride` elements per score.
-    unsafe { gemv::<L, W>(k, stride, q, scores) };
+    unsafe { gemv::<L, W::Row>(bytemuck::cast_slice(k), q, scores) };
     let scale = match score.cap {
         None => score.scale,
         Some(cap) => {

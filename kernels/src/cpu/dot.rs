@@ -5,10 +5,114 @@
 //! two kernels computes it. Speed comes from many dot products at once: [`gemv`] has several weight rows in flight and
 //! reads each weight once, [`gemm`] keeps a tile of weight rows times token rows in registers.
 
+use syn1_model::plan::{GROUP, WeightFormat};
+
 use super::lanes::Lanes;
 
-/// An element of a matrix (or a KV cache) in memory.
+/// Rows of weights as [`WeightFormat`] describes them, each one padded to whole groups.
+pub(super) trait Stored: 'static {
+    const FORMAT: WeightFormat;
+
+    /// What the weights of a group have in common.
+    type Group<L: Lanes>: Copy;
+
+    /// Loads what the group of element `k` has in common.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; `row` is a row of `stride` elements.
+    unsafe fn group<L: Lanes>(row: *const u8, stride: usize, k: usize) -> Self::Group<L>;
+
+    /// Loads a register's worth of weights from element `k` on, which are of this group.
+    ///
+    /// # Safety
+    /// As for [`Lanes`]; `row` is a row in which these elements lie.
+    unsafe fn load<L: Lanes>(row: *const u8, k: usize, group: Self::Group<L>) -> L::V;
+}
+
+/// [`WeightFormat::F32`].
+pub(super) struct Single;
+
+impl Stored for Single {
+    const FORMAT: WeightFormat = WeightFormat::F32;
+    type Group<L: Lanes> = ();
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes>(_: *const u8, _: usize, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(row: *const u8, k: usize, (): ()) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::load(row.cast::<f32>().add(k)) }
+    }
+}
+
+/// [`WeightFormat::F16`].
+pub(super) struct Half;
+
+impl Stored for Half {
+    const FORMAT: WeightFormat = WeightFormat::F16;
+    type Group<L: Lanes> = ();
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes>(_: *const u8, _: usize, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(row: *const u8, k: usize, (): ()) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::load_half(row.cast::<u16>().add(k)) }
+    }
+}
+
+/// [`WeightFormat::Int8`]. Scale and step have 19 bits together, so their product is exact.
+pub(super) struct Int8;
+
+impl Stored for Int8 {
+    const FORMAT: WeightFormat = WeightFormat::Int8;
+    /// The scale.
+    type Group<L: Lanes> = L::V;
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes>(row: *const u8, stride: usize, k: usize) -> L::V {
+        // SAFETY: the row's steps are followed by a scale for every group.
+        unsafe { L::splat_half(row.add(stride + 2 * (k / GROUP)).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(row: *const u8, k: usize, scale: L::V) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::mul(L::load_int8(row.add(k)), scale) }
+    }
+}
+
+/// [`WeightFormat::Int4`]. Scale and step have 15 bits together, so that there is one rounding, fused or not.
+pub(super) struct Int4;
+
+impl Stored for Int4 {
+    const FORMAT: WeightFormat = WeightFormat::Int4;
+    /// Scale and low.
+    type Group<L: Lanes> = (L::V, L::V);
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes>(row: *const u8, stride: usize, k: usize) -> (L::V, L::V) {
+        // SAFETY: the row's steps are followed by a scale and a low for every group.
+        unsafe {
+            let line = row.add(stride / 2 + 4 * (k / GROUP));
+            (L::splat_half(line.cast()), L::splat_half(line.add(2).cast()))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(row: *const u8, k: usize, (scale, low): (L::V, L::V)) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::fma(L::load_int4(row.add(k / 2)), scale, low) }
+    }
+}
+
+/// An element of a KV cache in memory.
 pub(super) trait Element: bytemuck::Pod + Send + Sync {
+    /// How rows of it are stored.
+    type Row: Stored;
+
     /// Loads and widens a register's worth.
     ///
     /// # Safety
@@ -17,15 +121,11 @@ pub(super) trait Element: bytemuck::Pod + Send + Sync {
 
     /// The nearest element; f16 takes what is beyond its largest as its largest, as the GPU's kernels do.
     fn nearest(value: f32) -> Self;
-
-    /// The elements as f32: itself, or widened into `scratch`.
-    ///
-    /// # Safety
-    /// As for [`Lanes`]; for f16, `scratch` is as long as `elements`, which are whole registers.
-    unsafe fn widened<'a, L: Lanes>(elements: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32];
 }
 
 impl Element for f32 {
+    type Row = Single;
+
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self) -> L::V {
         // SAFETY: the caller's promise is the same.
@@ -35,15 +135,12 @@ impl Element for f32 {
     fn nearest(value: f32) -> Self {
         value
     }
-
-    #[inline(always)]
-    unsafe fn widened<'a, L: Lanes>(elements: &'a [Self], _: &'a mut [f32]) -> &'a [f32] {
-        elements
-    }
 }
 
 /// The bits of an f16.
 impl Element for u16 {
+    type Row = Half;
+
     #[inline(always)]
     unsafe fn load<L: Lanes>(from: *const Self) -> L::V {
         // SAFETY: the caller's promise is the same.
@@ -53,92 +150,100 @@ impl Element for u16 {
     fn nearest(value: f32) -> Self {
         half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_bits()
     }
+}
 
-    #[inline(always)]
-    unsafe fn widened<'a, L: Lanes>(elements: &'a [Self], scratch: &'a mut [f32]) -> &'a [f32] {
-        // SAFETY: both slices are whole registers and equally long, as the caller promises.
-        unsafe { read::<L, Self>(elements, scratch) };
-        scratch
+/// `out[r * stride + k] = w[r][k]` for every row, widened.
+///
+/// # Safety
+/// As for [`Lanes`]. `stride` is whole groups, `out` has whole rows of that length and `w` as many.
+#[inline(always)]
+pub(super) unsafe fn read<L: Lanes, S: Stored>(w: &[u8], stride: usize, out: &mut [f32]) {
+    let row_bytes = S::FORMAT.row_bytes(stride);
+    for (row, out) in w.chunks_exact(row_bytes).zip(out.chunks_exact_mut(stride)) {
+        for begin in (0..stride).step_by(GROUP) {
+            // SAFETY: a group from `begin` on lies inside both rows.
+            unsafe {
+                let group = S::group::<L>(row.as_ptr(), stride, begin);
+                for k in (begin..begin + GROUP).step_by(L::N) {
+                    L::store(out.as_mut_ptr().add(k), S::load::<L>(row.as_ptr(), k, group));
+                }
+            }
+        }
     }
 }
 
-/// `out[i] = elements[i]`, widened.
+/// `y[r] = sum_k w[r][k] * x[k]` for every `r < y.len()`.
 ///
 /// # Safety
-/// As for [`Lanes`]. Both slices are whole registers and equally long.
+/// As for [`Lanes`]. `x` is whole groups, and `w` has `y.len()` rows of that length.
 #[inline(always)]
-pub(super) unsafe fn read<L: Lanes, W: Element>(elements: &[W], out: &mut [f32]) {
-    for i in (0..elements.len()).step_by(L::N) {
-        // SAFETY: a register's worth from `i` on lies inside both slices, as the caller promises.
-        unsafe { L::store(out.as_mut_ptr().add(i), W::load::<L>(elements.as_ptr().add(i))) };
-    }
-}
-
-/// `y[r] = sum_k w[r * stride + k] * x[k]` for every `r < y.len()`.
-///
-/// # Safety
-/// As for [`Lanes`]. `stride` is whole registers, `x` has that length and `w` has `y.len()` such rows.
-#[inline(always)]
-pub(super) unsafe fn gemv<L: Lanes, W: Element>(w: &[W], stride: usize, x: &[f32], y: &mut [f32]) {
+pub(super) unsafe fn gemv<L: Lanes, S: Stored>(w: &[u8], x: &[f32], y: &mut [f32]) {
+    let row_bytes = S::FORMAT.row_bytes(x.len());
     let (tiles, rest) = y.as_chunks_mut::<GEMV_ROWS>();
     let rest_row = tiles.len() * GEMV_ROWS;
     for (tile, y) in tiles.iter_mut().enumerate() {
         // SAFETY: the rows lie inside `w`, as the caller promises.
-        *y = unsafe { dots::<L, W, GEMV_ROWS>(w.as_ptr().add(tile * GEMV_ROWS * stride), stride, x.as_ptr()) };
+        *y = unsafe { dots::<L, S, GEMV_ROWS>(w.as_ptr().add(tile * GEMV_ROWS * row_bytes), row_bytes, x) };
     }
     for (row, y) in rest.iter_mut().enumerate() {
         // SAFETY: as above.
-        [*y] = unsafe { dots::<L, W, 1>(w.as_ptr().add((rest_row + row) * stride), stride, x.as_ptr()) };
+        [*y] = unsafe { dots::<L, S, 1>(w.as_ptr().add((rest_row + row) * row_bytes), row_bytes, x) };
     }
 }
 
 /// The dot products of `R` consecutive weight rows with `x`.
 #[inline(always)]
-unsafe fn dots<L: Lanes, W: Element, const R: usize>(w: *const W, stride: usize, x: *const f32) -> [f32; R] {
+unsafe fn dots<L: Lanes, S: Stored, const R: usize>(w: *const u8, row_bytes: usize, x: &[f32]) -> [f32; R] {
+    let stride = x.len();
     // The rows are walked side by side but asked for one after the other, in two steps: the order of memory is what the
     // CPU's own prefetcher understands, too.
-    let mut line = w.cast::<u8>();
-    let line_elements = 64 / size_of::<W>();
-    // SAFETY: `R` rows of `stride` elements, a whole number of registers, are valid to read, as is `x`.
+    let (mut due, mut line) = (w, w);
+    let step_bytes = (R * row_bytes).div_ceil(stride / GROUP);
+    // SAFETY: `R` rows of `stride` elements, whole groups, are valid to read, as is `x`.
     unsafe {
         let mut sums = [L::zero(); R];
-        let mut k = 0;
-        while k < stride {
-            let x = L::load(x.add(k));
-            for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = L::fma(W::load::<L>(w.add(r * stride + k)), x, *sum);
+        for begin in (0..stride).step_by(GROUP) {
+            let groups: [S::Group<L>; R] = std::array::from_fn(|r| S::group::<L>(w.add(r * row_bytes), stride, begin));
+            for k in (begin..begin + GROUP).step_by(L::N) {
+                let x = L::load(x.as_ptr().add(k));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    *sum = L::fma(S::load::<L>(w.add(r * row_bytes), k, groups[r]), x, *sum);
+                }
             }
-            for _ in 0..(R * L::N).div_ceil(line_elements) {
+            due = due.wrapping_add(step_bytes);
+            while line < due {
                 L::prefetch::<false>(line.wrapping_add(SOON_BYTES));
                 L::prefetch::<true>(line.wrapping_add(LATER_BYTES));
                 line = line.wrapping_add(64);
             }
-            k += L::N;
         }
         sums.map(|sum| L::sum(sum))
     }
 }
 
-/// `y[t * rows + r] = sum_k w[r * stride + k] * x[t * stride + k]` for every weight row `r` and token row `t`: bitwise
-/// what [`gemv`] gives for each token row. `R` by `T` is the register tile.
+/// `y[t * rows + r] = sum_k w[r][k] * x[t * stride + k]` for every weight row `r` and token row `t`: bitwise what [`gemv`]
+/// gives for each token row. `R` by `T` is the register tile.
 ///
 /// # Safety
-/// As for [`Lanes`]. `stride` is whole registers, `w` has `rows` rows, `x` has `y.len() / rows`, and `scratch` is as
-/// long as `w`.
+/// As for [`Lanes`]. `stride` is whole groups, `scratch` has whole rows of that length, `w` has as many, and `x` has
+/// `y.len() / rows`. f32 rows are aligned as such.
 #[inline(always)]
-pub(super) unsafe fn gemm<L: Lanes, W: Element, const R: usize, const T: usize>(
-    w: &[W],
+pub(super) unsafe fn gemm<L: Lanes, S: Stored, const R: usize, const T: usize>(
+    w: &[u8],
     stride: usize,
     scratch: &mut [f32],
     x: &[f32],
     y: &mut [f32],
 ) {
-    let (rows, tokens) = (w.len() / stride, x.len() / stride);
-    let (w, x, y) = {
+    let (rows, tokens) = (scratch.len() / stride, x.len() / stride);
+    let w = if S::FORMAT == WeightFormat::F32 {
+        w.as_ptr().cast::<f32>()
+    } else {
         // SAFETY: the lengths are as the caller promises.
-        let wide = unsafe { W::widened::<L>(w, scratch) };
-        (wide.as_ptr(), x.as_ptr(), y.as_mut_ptr())
+        unsafe { read::<L, S>(w, stride, scratch) };
+        scratch.as_ptr()
     };
+    let (x, y) = (x.as_ptr(), y.as_mut_ptr());
     let (tile_rows, tile_tokens) = (rows - rows % R, tokens - tokens % T);
     // SAFETY: every tile lies inside `rows` and `tokens`.
     unsafe {

@@ -40,7 +40,8 @@ pub struct CpuEngine {
 struct Cache {
     /// Positions that it holds.
     have: usize,
-    /// `[layer][K|V][kv_head][max_positions][padded(head_dim)]` in the weights' format.
+    /// `[layer][K|V][kv_head][max_positions][padded(head_dim)]`, see
+    /// [`WeightFormat::kv`].
     kv: Lines,
 }
 
@@ -122,9 +123,9 @@ impl CpuEngine {
 
     /// Runs a checked step; `logits` holds those of the wanted rows.
     fn compute(&mut self, step: &Step<'_>, rows: usize, logits: &mut [f32]) -> Result<(), EngineError> {
-        match self.plan.format {
-            WeightFormat::F16 => self.compute_as::<u16>(step, rows, logits),
+        match self.plan.format.kv() {
             WeightFormat::F32 => self.compute_as::<f32>(step, rows, logits),
+            _ => self.compute_as::<u16>(step, rows, logits),
         }
     }
 
@@ -136,7 +137,7 @@ impl CpuEngine {
         let width = plan.spec.width;
         match (step.input, &stages.embedding) {
             (Input::Tokens(ids), Some(embedding)) => {
-                buffers.embed::<W>(kernels, embedding, ids, step.position);
+                buffers.embed(kernels, embedding, ids, step.position);
             }
             (Input::Rows(values), _) => {
                 let x = buffers.x.of_mut::<f32>().chunks_exact_mut(padded(width));
@@ -199,9 +200,9 @@ impl Engine for CpuEngine {
             return Ok(Slot(free));
         }
         let len = self.cache_len();
-        let (kv, element) = match self.plan.format {
-            WeightFormat::F16 => (Lines::zeroed::<u16>(len), 2),
+        let (kv, element) = match self.plan.format.kv() {
             WeightFormat::F32 => (Lines::zeroed::<f32>(len), 4),
+            _ => (Lines::zeroed::<u16>(len), 2),
         };
         let bytes = len as u64 * element;
         let kv = kv.ok_or_else(|| EngineError::Memory { device: self.device.clone(), what: "a KV cache", bytes })?;
@@ -290,10 +291,10 @@ impl Buffers {
     }
 
     /// `x = scale * tokens[id] (+ positions[position])` for every row.
-    fn embed<W: Compiled>(&mut self, kernels: &Kernels, embedding: &Embedding, ids: &[u32], position: usize) {
+    fn embed(&mut self, kernels: &Kernels, embedding: &Embedding, ids: &[u32], position: usize) {
         let stride = embedding.tokens.stride;
         let row_of = |table: &super::weights::Rows, row: usize, out: &mut [f32]| {
-            kernels.read(&table.data.elements::<W>()[row * stride..(row + 1) * stride], out);
+            kernels.read(table.format, table.bytes(row..row + 1), stride, out);
         };
         let learned = self.scratch[0].row.of_mut::<f32>();
         for (index, (x, &id)) in self.x.of_mut::<f32>().chunks_exact_mut(stride).zip(ids).enumerate() {

@@ -1,17 +1,20 @@
 //! The kernels, compiled for each instruction set, and the choice among them when the program runs.
 
+use syn1_model::plan::{GROUP, WeightFormat};
 use syn1_model::spec::Activation;
 
 use super::attend::Score;
-use super::dot::Element;
+use super::dot::{Element, Half, Int4, Int8, Single, Stored};
 use super::{attend, bandwidth, dot, lanes, math};
 
 /// The kernels for one instruction set. One that the CPU lacks can't be had.
 pub(super) struct Kernels {
     /// The instruction set's name.
     pub(super) name: &'static str,
-    half: Table<u16>,
-    single: Table<f32>,
+    /// In the order of [`WeightFormat::ALL`].
+    products: [Products; WeightFormat::ALL.len()],
+    half: Attend<u16>,
+    single: Attend<f32>,
     activate: unsafe fn(&mut [f32], Activation),
     soft_cap: unsafe fn(&mut [f32], f32),
     /// In the order of [`Sum`].
@@ -29,32 +32,31 @@ pub(super) enum Sum {
     Prefetched,
 }
 
-/// The kernels over one element type, as in `dot.rs` and `attend.rs`.
-pub(super) struct Table<W> {
-    gemv: unsafe fn(&[W], usize, &[f32], &mut [f32]),
-    gemm: Gemm<W>,
-    attend: Attend<W>,
-    read: unsafe fn(&[W], &mut [f32]),
+/// The kernels over weights of one format, as in `dot.rs`.
+struct Products {
+    gemv: unsafe fn(&[u8], &[f32], &mut [f32]),
+    gemm: unsafe fn(&[u8], usize, &mut [f32], &[f32], &mut [f32]),
+    read: unsafe fn(&[u8], usize, &mut [f32]),
 }
 
-type Gemm<W> = unsafe fn(&[W], usize, &mut [f32], &[f32], &mut [f32]);
-type Attend<W> = unsafe fn(&[f32], &[W], &[W], Score, &mut [f32], &mut [f32]);
+/// The kernel over KV caches of one element type, as in `attend.rs`.
+pub(super) type Attend<W> = unsafe fn(&[f32], &[W], &[W], Score, &mut [f32], &mut [f32]);
 
 /// An element that the kernels are compiled for.
 pub(super) trait Compiled: Element {
     /// Its part of `kernels`.
-    fn of(kernels: &Kernels) -> &Table<Self>;
+    fn of(kernels: &Kernels) -> Attend<Self>;
 }
 
 impl Compiled for f32 {
-    fn of(kernels: &Kernels) -> &Table<Self> {
-        &kernels.single
+    fn of(kernels: &Kernels) -> Attend<Self> {
+        kernels.single
     }
 }
 
 impl Compiled for u16 {
-    fn of(kernels: &Kernels) -> &Table<Self> {
-        &kernels.half
+    fn of(kernels: &Kernels) -> Attend<Self> {
+        kernels.half
     }
 }
 
@@ -85,24 +87,33 @@ impl Kernels {
         }
     }
 
-    /// `y[r] = w[r] . x` for `y.len()` rows of `x.len()` elements (whole groups of 16).
-    pub(super) fn gemv<W: Compiled>(&self, w: &[W], x: &[f32], y: &mut [f32]) {
-        assert!(x.len().is_multiple_of(16) && w.len() == x.len() * y.len());
+    /// `y[r] = w[r] . x` for `y.len()` rows of `x.len()` elements (whole groups).
+    pub(super) fn gemv(&self, format: WeightFormat, w: &[u8], x: &[f32], y: &mut [f32]) {
+        assert!(x.len().is_multiple_of(GROUP) && w.len() == format.row_bytes(x.len()) * y.len());
         // SAFETY: the CPU can run this table (see `usable`), and the lengths are as `dot::gemv` wants them.
-        unsafe { (W::of(self).gemv)(w, x.len(), x, y) }
+        unsafe { (self.products[format as usize].gemv)(w, x, y) }
     }
 
-    /// `y[t * rows + r] = w[r] . x[t]` for rows of `stride` elements (whole groups of 16); `scratch` as long as `w`.
-    pub(super) fn gemm<W: Compiled>(&self, w: &[W], stride: usize, scratch: &mut [f32], x: &[f32], y: &mut [f32]) {
-        assert!(
-            stride > 0 && stride.is_multiple_of(16) && w.len().is_multiple_of(stride) && x.len().is_multiple_of(stride)
-        );
-        assert!(scratch.len() == w.len() && y.len() == (w.len() / stride) * (x.len() / stride));
+    /// `y[t * rows + r] = w[r] . x[t]` for rows of `stride` elements (whole groups); `scratch` has as many rows as `w`.
+    pub(super) fn gemm(
+        &self,
+        format: WeightFormat,
+        w: &[u8],
+        stride: usize,
+        scratch: &mut [f32],
+        x: &[f32],
+        y: &mut [f32],
+    ) {
+        assert!(stride > 0 && stride.is_multiple_of(GROUP));
+        assert!(scratch.len().is_multiple_of(stride) && x.len().is_multiple_of(stride));
+        let rows = scratch.len() / stride;
+        assert!(w.len() == rows * format.row_bytes(stride) && y.len() == rows * (x.len() / stride));
+        assert!(w.as_ptr().cast::<f32>().is_aligned());
         // SAFETY: as in `gemv`, for `dot::gemm`.
-        unsafe { (W::of(self).gemm)(w, stride, scratch, x, y) }
+        unsafe { (self.products[format as usize].gemm)(w, stride, scratch, x, y) }
     }
 
-    /// `out = softmax(score(q k^T)) v` over `scores.len()` rows of `q.len()` elements (whole groups of 16).
+    /// `out = softmax(score(q k^T)) v` over `scores.len()` rows of `q.len()` elements (whole groups).
     pub(super) fn attend<W: Compiled>(
         &self,
         q: &[f32],
@@ -112,16 +123,17 @@ impl Kernels {
         out: &mut [f32],
     ) {
         let elements = q.len() * scores.len();
-        assert!(q.len().is_multiple_of(16) && !scores.is_empty() && k.len() == elements && v.len() == elements);
+        assert!(q.len().is_multiple_of(GROUP) && !scores.is_empty() && k.len() == elements && v.len() == elements);
         // SAFETY: as in `gemv`, for `attend::attend`.
-        unsafe { (W::of(self).attend)(q, k, v, score, scores, out) }
+        unsafe { W::of(self)(q, k, v, score, scores, out) }
     }
 
-    /// Widens whole groups of 16 elements.
-    pub(super) fn read<W: Compiled>(&self, elements: &[W], out: &mut [f32]) {
-        assert!(elements.len().is_multiple_of(16) && out.len() == elements.len());
-        // SAFETY: as in `gemv`; both slices are whole registers.
-        unsafe { (W::of(self).read)(elements, out) }
+    /// Widens rows of `stride` elements (whole groups).
+    pub(super) fn read(&self, format: WeightFormat, w: &[u8], stride: usize, out: &mut [f32]) {
+        assert!(stride > 0 && stride.is_multiple_of(GROUP) && out.len().is_multiple_of(stride));
+        assert!(w.len() == out.len() / stride * format.row_bytes(stride));
+        // SAFETY: as in `gemv`, for `dot::read`.
+        unsafe { (self.products[format as usize].read)(w, stride, out) }
     }
 
     /// Applies the activation to every value.
@@ -152,8 +164,9 @@ macro_rules! compile {
 
             pub(super) static KERNELS: Kernels = Kernels {
                 name: $name,
-                half: table::<u16>(),
-                single: table::<f32>(),
+                products: [products::<Single>(), products::<Half>(), products::<Int8>(), products::<Int4>()],
+                half: attend::<u16>,
+                single: attend::<f32>,
                 activate,
                 soft_cap,
                 sums: SUMS,
@@ -161,20 +174,20 @@ macro_rules! compile {
 
             const SUMS: [unsafe fn(&[f32]) -> f32; 3] = [sum::<1, 0>, sum::<4, 0>, sum::<1, 1536>];
 
-            const fn table<W: Element>() -> Table<W> {
-                Table { gemv: gemv::<W>, gemm: gemm::<W>, attend: attend::<W>, read: read::<W> }
+            const fn products<S: Stored>() -> Products {
+                Products { gemv: gemv::<S>, gemm: gemm::<S>, read: read::<S> }
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn gemv<W: Element>(w: &[W], stride: usize, x: &[f32], y: &mut [f32]) {
+            unsafe fn gemv<S: Stored>(w: &[u8], x: &[f32], y: &mut [f32]) {
                 // SAFETY: the caller has the instructions and the lengths.
-                unsafe { dot::gemv::<L, W>(w, stride, x, y) }
+                unsafe { dot::gemv::<L, S>(w, x, y) }
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn gemm<W: Element>(w: &[W], stride: usize, scratch: &mut [f32], x: &[f32], y: &mut [f32]) {
+            unsafe fn gemm<S: Stored>(w: &[u8], stride: usize, scratch: &mut [f32], x: &[f32], y: &mut [f32]) {
                 // SAFETY: the caller has the instructions and the lengths.
-                unsafe { dot::gemm::<L, W, $r, $t>(w, stride, scratch, x, y) }
+                unsafe { dot::gemm::<L, S, $r, $t>(w, stride, scratch, x, y) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -191,9 +204,9 @@ macro_rules! compile {
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn read<W: Element>(elements: &[W], out: &mut [f32]) {
+            unsafe fn read<S: Stored>(w: &[u8], stride: usize, out: &mut [f32]) {
                 // SAFETY: the caller has the instructions and the lengths.
-                unsafe { dot::read::<L, W>(elements, out) }
+                unsafe { dot::read::<L, S>(w, stride, out) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -223,6 +236,8 @@ compile!(avx512: "AVX-512", Avx512, 4 by 6, "avx512f,avx512vl,avx512dq");
 
 #[cfg(test)]
 mod tests {
+    use syn1_model::PieceBytes;
+
     use super::*;
 
     /// Values of about one, without a pattern.
@@ -241,60 +256,109 @@ mod tests {
 
     fn plain<W: Compiled>(elements: &[W]) -> Vec<f64> {
         let mut wide = vec![0.0; elements.len()];
-        portable::KERNELS.read(elements, &mut wide);
+        portable::KERNELS.read(<W::Row as Stored>::FORMAT, bytemuck::cast_slice(elements), GROUP, &mut wide);
         wide.into_iter().map(f64::from).collect()
+    }
+
+    /// Rows of any weights, in memory that is aligned as a piece's is, and what they stand for.
+    fn rows(format: WeightFormat, rows: usize, stride: usize, seed: u32) -> (PieceBytes, Vec<f32>) {
+        let row_bytes = format.row_bytes(stride);
+        let mut bytes = vec![0; rows * row_bytes];
+        let half = |value: f32| half::f16::from_f32(value);
+        let mut wide = Vec::new();
+        for (row, bytes) in bytes.chunks_mut(row_bytes).enumerate() {
+            let drawn = values(stride + stride / GROUP, seed + row as u32);
+            let (steps, lines) = drawn.split_at(stride);
+            for (k, value) in steps.iter().enumerate() {
+                let line = lines[k / GROUP];
+                let (scale, low) = (half(line / 64.0), half(line));
+                wide.push(match format {
+                    WeightFormat::F32 => {
+                        bytes[4 * k..][..4].copy_from_slice(&value.to_le_bytes());
+                        *value
+                    }
+                    WeightFormat::F16 => {
+                        bytes[2 * k..][..2].copy_from_slice(&half(*value).to_le_bytes());
+                        half(*value).to_f32()
+                    }
+                    WeightFormat::Int8 => {
+                        let step = (value * 127.0) as i8;
+                        bytes[k] = step as u8;
+                        bytes[stride + 2 * (k / GROUP)..][..2].copy_from_slice(&scale.to_le_bytes());
+                        f32::from(step) * scale.to_f32()
+                    }
+                    WeightFormat::Int4 => {
+                        let step = ((value + 1.0) * 8.0) as u8;
+                        bytes[k / 8 * 4 + k % 4] |= if k % 8 < 4 { step } else { step << 4 };
+                        let at = stride / 2 + 4 * (k / GROUP);
+                        bytes[at..][..2].copy_from_slice(&scale.to_le_bytes());
+                        bytes[at + 2..][..2].copy_from_slice(&low.to_le_bytes());
+                        f32::from(step) * scale.to_f32() + low.to_f32()
+                    }
+                });
+            }
+        }
+        (PieceBytes::copy_of(&bytes), wide)
     }
 
     fn close(got: f32, want: f64, name: &str) {
         assert!((f64::from(got) - want).abs() < 1e-5 * (1.0 + want.abs()), "{name}: {got}, want {want}");
     }
 
-    fn products_equal_plain_sums<W: Compiled>() {
-        for (rows, stride) in [(1, 16), (3, 48), (4, 32), (9, 160)] {
-            let (w, x) = (elements::<W>(rows * stride, 1), values(stride, 2));
-            let wide = plain(&w);
+    #[test]
+    fn rows_are_read_as_their_format_says() {
+        for format in WeightFormat::ALL {
+            let (w, wide) = rows(format, 3, 96, 5);
             for kernels in Kernels::usable() {
-                let mut y = vec![f32::NAN; rows];
-                kernels.gemv(&w, &x, &mut y);
+                let mut got = vec![f32::NAN; wide.len()];
+                kernels.read(format, w.as_slice(), 96, &mut got);
+                assert_eq!(got, wide, "{format} {}", kernels.name);
+            }
+        }
+    }
+
+    #[test]
+    fn products_equal_plain_sums_in_every_format() {
+        for (format, (count, stride)) in
+            WeightFormat::ALL.into_iter().flat_map(|f| [(1, 32), (3, 96), (4, 32), (9, 160)].map(|shape| (f, shape)))
+        {
+            let ((w, wide), x) = (rows(format, count, stride, 1), values(stride, 2));
+            for kernels in Kernels::usable() {
+                let mut y = vec![f32::NAN; count];
+                kernels.gemv(format, w.as_slice(), &x, &mut y);
                 for (row, y) in wide.chunks(stride).zip(y) {
-                    close(y, row.iter().zip(&x).map(|(w, x)| w * f64::from(*x)).sum(), kernels.name);
+                    let sum = row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                    close(y, sum, kernels.name);
                 }
             }
         }
     }
 
     #[test]
-    fn products_equal_plain_sums_in_both_formats() {
-        products_equal_plain_sums::<f32>();
-        products_equal_plain_sums::<u16>();
-    }
-
-    fn many_tokens_give_the_bits_of_one<W: Compiled>() {
-        for (rows, stride, tokens) in [(1, 16, 2), (4, 32, 6), (7, 48, 13), (32, 160, 5)] {
-            let (w, x) = (elements::<W>(rows * stride, 3), values(tokens * stride, 4));
+    fn many_tokens_give_the_bits_of_one_in_every_format() {
+        for (format, (count, stride, tokens)) in WeightFormat::ALL
+            .into_iter()
+            .flat_map(|f| [(1, 32, 2), (4, 32, 6), (7, 96, 13), (32, 160, 5)].map(|shape| (f, shape)))
+        {
+            let ((w, _), x) = (rows(format, count, stride, 3), values(tokens * stride, 4));
+            let w = w.as_slice();
             for kernels in Kernels::usable() {
-                let mut tile = vec![f32::NAN; rows * tokens];
-                kernels.gemm(&w, stride, &mut vec![0.0; w.len()], &x, &mut tile);
-                for (x, tile) in x.chunks(stride).zip(tile.chunks(rows)) {
-                    let mut one = vec![f32::NAN; rows];
-                    kernels.gemv(&w, x, &mut one);
-                    assert_eq!(one, tile, "{} {rows} x {stride} x {tokens}", kernels.name);
+                let mut tile = vec![f32::NAN; count * tokens];
+                kernels.gemm(format, w, stride, &mut vec![0.0; count * stride], &x, &mut tile);
+                for (x, tile) in x.chunks(stride).zip(tile.chunks(count)) {
+                    let mut one = vec![f32::NAN; count];
+                    kernels.gemv(format, w, x, &mut one);
+                    assert_eq!(one, tile, "{format} {} {count} x {stride} x {tokens}", kernels.name);
                     let mut single = [f32::NAN];
-                    kernels.gemv(&w[..stride], x, &mut single);
+                    kernels.gemv(format, &w[..format.row_bytes(stride)], x, &mut single);
                     assert_eq!(single[0], tile[0]);
                 }
             }
         }
     }
 
-    #[test]
-    fn many_tokens_give_the_bits_of_one_in_both_formats() {
-        many_tokens_give_the_bits_of_one::<f32>();
-        many_tokens_give_the_bits_of_one::<u16>();
-    }
-
     fn attention_equals_its_formula<W: Compiled>() {
-        for (stride, width, positions) in [(16, 16, 1), (16, 9, 5), (80, 80, 33), (64, 64, 7), (144, 140, 20)] {
+        for (stride, width, positions) in [(32, 16, 1), (32, 9, 5), (96, 80, 33), (64, 64, 7), (160, 140, 20)] {
             let mut q = values(stride, 5);
             q[width..].fill(0.0);
             let (k, v) = (elements::<W>(positions * stride, 6), elements::<W>(positions * stride, 7));

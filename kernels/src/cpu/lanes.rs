@@ -15,7 +15,15 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     /// Loads f16 bits and widens them, exactly.
     unsafe fn load_half(from: *const u16) -> Self::V;
+    /// Loads one f16 (of any alignment) into every lane, widened.
+    unsafe fn splat_half(from: *const [u8; 2]) -> Self::V;
+    /// Loads signed bytes.
+    unsafe fn load_int8(from: *const u8) -> Self::V;
+    /// Loads half bytes, `N / 2` bytes: of four with eight elements, byte `j` has element `j` in its lower and element
+    /// `j + 4` in its upper half.
+    unsafe fn load_int4(from: *const u8) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The sum over the lanes, always in the same order.
@@ -57,9 +65,36 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn splat_half(from: *const [u8; 2]) -> Self::V {
+        // SAFETY: the caller's pointer is valid for one f16.
+        [widen(u16::from_le_bytes(unsafe { *from })); 16]
+    }
+
+    #[inline(always)]
+    unsafe fn load_int8(from: *const u8) -> Self::V {
+        // SAFETY: the caller's pointer is valid for 16 bytes.
+        unsafe { *from.cast::<[u8; 16]>() }.map(|byte| f32::from(byte as i8))
+    }
+
+    #[inline(always)]
+    unsafe fn load_int4(from: *const u8) -> Self::V {
+        // SAFETY: the caller's pointer is valid for 8 bytes.
+        let bytes = unsafe { *from.cast::<[u8; 8]>() };
+        std::array::from_fn(|i| {
+            let byte = bytes[i / 8 * 4 + i % 4];
+            f32::from(if i % 8 < 4 { byte & 15 } else { byte >> 4 })
+        })
+    }
+
+    #[inline(always)]
     unsafe fn store(to: *mut f32, v: Self::V) {
         // SAFETY: the caller's pointer is valid for 16 elements.
         unsafe { to.cast::<Self::V>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
     }
 
     #[inline(always)]
@@ -120,6 +155,17 @@ mod x86 {
         }
     }
 
+    /// The half bytes of up to 8 bytes, one to a byte, in the order of [`Lanes::load_int4`].
+    #[inline(always)]
+    unsafe fn halves(bytes: __m128i) -> __m128i {
+        // SAFETY: every x86-64 CPU has SSE2.
+        unsafe {
+            let low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), _mm_set1_epi8(15));
+            _mm_unpacklo_epi32(low, high)
+        }
+    }
+
     /// AVX2 with FMA and F16C.
     #[derive(Clone, Copy)]
     pub(in super::super) struct Avx2;
@@ -153,9 +199,36 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn splat_half(from: *const [u8; 2]) -> __m256 {
+            // SAFETY: the caller has F16C and a pointer to one f16.
+            unsafe { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(*from))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_int8(from: *const u8) -> __m256 {
+            // SAFETY: the caller has AVX2 and a pointer to 8 bytes.
+            unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_int4(from: *const u8) -> __m256 {
+            // SAFETY: the caller has AVX2 and a pointer to 4 bytes.
+            unsafe {
+                let halves = halves(_mm_loadu_si32(from));
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(halves))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(to: *mut f32, v: __m256) {
             // SAFETY: the caller has AVX2 and a pointer to 8 elements.
             unsafe { _mm256_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: the caller has AVX2.
+            unsafe { _mm256_mul_ps(a, b) }
         }
 
         #[inline(always)]
@@ -213,9 +286,36 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn splat_half(from: *const [u8; 2]) -> __m512 {
+            // SAFETY: the caller has AVX-512F and a pointer to one f16.
+            unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(*from))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_int8(from: *const u8) -> __m512 {
+            // SAFETY: the caller has AVX-512F and a pointer to 16 bytes.
+            unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_int4(from: *const u8) -> __m512 {
+            // SAFETY: the caller has AVX-512F and a pointer to 8 bytes.
+            unsafe {
+                let halves = halves(_mm_loadl_epi64(from.cast()));
+                _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(halves))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(to: *mut f32, v: __m512) {
             // SAFETY: the caller has AVX-512F and a pointer to 16 elements.
             unsafe { _mm512_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn mul(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe { _mm512_mul_ps(a, b) }
         }
 
         #[inline(always)]

@@ -11,7 +11,7 @@ use super::math::normalise;
 use super::pool::{Poisoned, Worker};
 use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
-use super::weights::{Product, Stage, Weights};
+use super::weights::{Product, Rows, Stage, Weights};
 
 /// What all threads of a step share.
 pub(super) struct Pass<'a, W> {
@@ -235,15 +235,15 @@ impl<W: Compiled> Task<'_, W> {
         scratch: &mut Scratch,
         finish: impl Fn(usize, usize, &mut [f32]),
     ) -> Result<(), Poisoned> {
-        let (pass, stride) = (self.pass, product.matrix.stride);
-        let (weights, aux) = (product.matrix.data.elements::<W>(), product.aux.elements::<[f32; 2]>());
+        let (pass, matrix, aux) = (self.pass, &product.matrix, product.aux.elements::<[f32; 2]>());
+        let (stride, format) = (matrix.stride, matrix.format);
         let tokens = match &source {
             Source::Rows(_, rows) => rows.len(),
             Source::Norm(..) => 1,
         };
-        let block = block_rows::<W>(product.matrix.rows, stride, tokens, pass.threads);
+        let block = block_rows(matrix, tokens, pass.threads);
         let mut normed = false;
-        pass.dealer.phase(self.phase + 1, self.worker, product.matrix.rows.div_ceil(block), |index| {
+        pass.dealer.phase(self.phase + 1, self.worker, matrix.count.div_ceil(block), |index| {
             let input = match &source {
                 // SAFETY: the buffer was written in an earlier phase.
                 Source::Rows(parts, rows) => unsafe { parts.at(rows.start * stride..rows.end * stride) },
@@ -258,14 +258,14 @@ impl<W: Compiled> Task<'_, W> {
                 }
             };
             let first = index * block;
-            let rows = block.min(product.matrix.rows - first);
-            let weights = &weights[first * stride..(first + rows) * stride];
+            let rows = block.min(matrix.count - first);
+            let weights = matrix.bytes(first..first + rows);
             let results = &mut scratch.results.of_mut::<f32>()[..rows * tokens];
             if tokens == 1 {
-                pass.kernels.gemv(weights, input, results);
+                pass.kernels.gemv(format, weights, input, results);
             } else {
                 let panel = &mut scratch.panel.of_mut()[..rows * stride];
-                pass.kernels.gemm(weights, stride, panel, input, results);
+                pass.kernels.gemm(format, weights, stride, panel, input, results);
             }
             for (row, values) in results.chunks_exact_mut(rows).enumerate() {
                 values.iter_mut().zip(&aux[first..]).for_each(|(value, [_, c2])| *value += c2);
@@ -313,9 +313,9 @@ impl<W: Compiled> Task<'_, W> {
 
 /// Weight rows per block: some blocks for every thread, so that the early ones can help the late ones, but long enough
 /// reads; multiples of the kernels' tiles.
-fn block_rows<W>(rows: usize, stride: usize, tokens: usize, threads: usize) -> usize {
-    let most = if tokens == 1 { (BLOCK_BYTES / (stride * size_of::<W>())).min(BLOCK_ROWS) } else { PANEL_ROWS };
-    let even = rows.div_ceil(BLOCKS_PER_THREAD * threads);
+fn block_rows(matrix: &Rows, tokens: usize, threads: usize) -> usize {
+    let most = if tokens == 1 { (BLOCK_BYTES / matrix.row_bytes()).min(BLOCK_ROWS) } else { PANEL_ROWS };
+    let even = matrix.count.div_ceil(BLOCKS_PER_THREAD * threads);
     (most.min(even) / TILE_ROWS * TILE_ROWS).max(TILE_ROWS)
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use syn1_model::piece::PieceBytes;
-use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Piece, Plan, QkNorm, Tensor};
+use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Piece, Plan, QkNorm, Tensor, WeightFormat};
 use syn1_model::spec::{Activation, Norm};
 
 use super::attend::Score;
@@ -16,17 +16,37 @@ pub(super) struct Weights {
 }
 
 impl Weights {
+    /// The bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.piece.as_slice()[self.bytes.clone()]
+    }
+
     /// The elements, of the type that the plan gives this tensor.
     pub(super) fn elements<T: bytemuck::Pod>(&self) -> &[T] {
-        bytemuck::cast_slice(&self.piece.as_slice()[self.bytes.clone()])
+        bytemuck::cast_slice(self.bytes())
     }
 }
 
 /// A matrix in memory, as [`Matrix`].
 pub(super) struct Rows {
-    pub(super) data: Weights,
-    pub(super) rows: usize,
+    data: Weights,
+    /// How many there are.
+    pub(super) count: usize,
     pub(super) stride: usize,
+    pub(super) format: WeightFormat,
+}
+
+impl Rows {
+    /// The bytes of some rows.
+    pub(super) fn bytes(&self, rows: Range<usize>) -> &[u8] {
+        let row_bytes = self.row_bytes();
+        &self.data.bytes()[rows.start * row_bytes..rows.end * row_bytes]
+    }
+
+    /// Bytes from one row to the next.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.format.row_bytes(self.stride)
+    }
 }
 
 /// A product in memory, as [`Gemv`].
@@ -162,7 +182,8 @@ impl<'a> Finder<'a> {
     }
 
     fn rows(&self, matrix: &Matrix) -> Result<Rows, EngineError> {
-        Ok(Rows { data: self.weights(&matrix.data)?, rows: matrix.rows, stride: matrix.stride })
+        let Matrix { data, rows, stride, format, .. } = matrix;
+        Ok(Rows { data: self.weights(data)?, count: *rows, stride: *stride, format: *format })
     }
 
     fn product(&self, gemv: &Gemv) -> Result<Product, EngineError> {

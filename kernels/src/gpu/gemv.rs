@@ -5,7 +5,7 @@ use syn1_model::spec::{Activation, NormKind};
 
 use super::launch::Grid;
 use super::memory::View;
-use super::shader::{File, Kernel, Kernels};
+use super::shader::{File, Kernel, Kernels, stored};
 use super::weights::{Weights, Window};
 
 /// `Shape` in gemv.wgsl.
@@ -120,7 +120,8 @@ impl Product {
 fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &Threads) -> Kernel {
     let tile = if threads.tile == 1 { "T1" } else { "T8" };
     let norm = if gemv.norm.is_some() { "NORM" } else { "PLAIN" };
-    let mut tags = vec![tile, norm];
+    let (format, unit) = stored(gemv.matrix.format);
+    let mut tags = vec![tile, norm, format];
     tags.extend_from_slice(match epilogue {
         Epilogue::Store { .. } | Epilogue::Add | Epilogue::Activate(_) => &["ROWS"],
         Epilogue::Gate(_) => &["GATE"],
@@ -143,6 +144,7 @@ fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &
     let parts = kernels.subgroup_sizes().map_or(all, |(smallest, _)| all.div_ceil(smallest));
     let overrides = [
         ("CHUNKS", (gemv.matrix.stride / 8) as f64),
+        ("ROW", (gemv.matrix.row_bytes() / unit) as f64),
         ("LANES", f64::from(threads.lanes)),
         ("GROUPS", f64::from(threads.groups)),
         ("THREADS", f64::from(all)),

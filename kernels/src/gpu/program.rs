@@ -11,7 +11,7 @@ use super::gemv::{Epilogue, GemvShape, Product, center};
 use super::launch::{Binds, Grid, Launch, PerSlot, Shot};
 use super::logits::Head;
 use super::memory::{Uniforms, View, bind};
-use super::shader::{File, Kernels};
+use super::shader::{File, Kernels, gathered};
 use super::weights::Weights;
 use crate::engine::{EngineConfig, EngineError};
 
@@ -91,7 +91,7 @@ impl Program {
         let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
         device.guarded("pipelines and constants", 0, || {
             let program = Self { kv_layer_bytes, ..Self::default() };
-            let kernels = Kernels::new(device, plan.format, subgroups);
+            let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
             let mut builder =
                 Builder { device, plan, weights, activations, config, options, rotations, kernels, uniforms, program };
@@ -113,9 +113,17 @@ impl Program {
     }
 }
 
+/// Tags and overrides of the kernels that gather token rows.
+fn gathering(tokens: &Matrix, positions: &Option<View>) -> (Vec<&'static str>, Vec<(&'static str, f64)>) {
+    let (format, unit) = gathered(tokens.format);
+    let mut tags = vec![format];
+    tags.extend(positions.as_ref().map(|_| "LEARNED"));
+    (tags, vec![("QUADS", (tokens.stride / 4) as f64), ("ROW", (tokens.row_bytes() / unit) as f64)])
+}
+
 /// Bytes of one layer's KV cache, whole storage offsets.
 fn kv_layer_bytes(device: &GpuDevice, plan: &Plan, config: &EngineConfig) -> Result<u64, EngineError> {
-    let bytes = 2 * (plan.spec.kv_width() * config.max_positions * plan.format.bytes()) as u64;
+    let bytes = 2 * plan.format.kv().row_bytes(plan.spec.kv_width() * config.max_positions) as u64;
     let most = device.limits.max_storage_buffer_binding_size;
     if bytes > most {
         return Err(device.unsupported(format!("a KV cache of {bytes} bytes a layer, the largest binding is {most}")));
@@ -182,8 +190,8 @@ impl Builder<'_> {
 
     /// Gathers token rows, for the windows of the token matrix from number `first` on.
     fn embed(&mut self, tokens: &Matrix, positions: &Option<View>, scale: f32, first: usize) -> Vec<Launch> {
-        let tags: &[&str] = if positions.is_some() { &["LEARNED"] } else { &[] };
-        let kernel = self.kernels.kernel(File::Embed, tags, &[("QUADS", (tokens.stride / 4) as f64)]);
+        let (tags, overrides) = gathering(tokens, positions);
+        let kernel = self.kernels.kernel(File::Embed, &tags, &overrides);
         let windows = self.weights.windows(tokens, self.options.window_bytes);
         let mut launches = Vec::new();
         for window in windows.into_iter().skip(first) {
@@ -283,9 +291,9 @@ impl Builder<'_> {
     }
 
     fn step(&mut self, tokens: &Matrix, positions: &Option<View>, scale: f32) {
-        let overrides = [("THREADS", 256.0), ("QUADS", (tokens.stride / 4) as f64), ("KEPT", RING as f64)];
-        let tags: &[&str] = if positions.is_some() { &["LEARNED"] } else { &[] };
-        let kernel = self.kernels.kernel(File::Step, tags, &overrides);
+        let (tags, mut overrides) = gathering(tokens, positions);
+        overrides.extend([("THREADS", 256.0), ("KEPT", RING as f64)]);
+        let kernel = self.kernels.kernel(File::Step, &tags, &overrides);
         let windows = self.weights.windows(tokens, self.options.window_bytes);
         let spec = &self.plan.spec;
         for window in windows.into_iter().take(1) {

@@ -74,9 +74,10 @@ pub(super) struct Kernels<'a> {
 }
 
 impl<'a> Kernels<'a> {
-    /// Kernels for weights of `format`, with subgroup operations if the sizes (smallest, largest) of subgroups are given.
-    pub(super) fn new(device: &'a GpuDevice, format: WeightFormat, subgroups: Option<(u32, u32)>) -> Self {
-        let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, format_tag(format)];
+    /// Kernels for KV caches in `kv` (f32 or f16), with subgroup operations if the sizes (smallest, largest) of subgroups are given.
+    pub(super) fn new(device: &'a GpuDevice, kv: WeightFormat, subgroups: Option<(u32, u32)>) -> Self {
+        let kv = if kv == WeightFormat::F32 { "F32" } else { "F16" };
+        let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, kv];
         Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
     }
 
@@ -85,7 +86,7 @@ impl<'a> Kernels<'a> {
         self.subgroups
     }
 
-    /// The kernel of `file` with `tags` (beside those of the format and of subgroups) and values for its overrides.
+    /// The kernel of `file` with `tags` (beside those of the KV cache and of subgroups) and values for its overrides.
     pub(super) fn kernel(&mut self, file: File, tags: &[&'static str], overrides: &[(&'static str, f64)]) -> Kernel {
         let tags: Vec<&'static str> = self.common.iter().chain(tags).copied().collect();
         let values = overrides.iter().map(|&(name, value)| (name, value.to_bits())).collect();
@@ -138,11 +139,23 @@ impl<'a> Kernels<'a> {
     }
 }
 
-/// The tag of a weight format.
-fn format_tag(format: WeightFormat) -> &'static str {
+/// The tag of a matrix's format, and the bytes of an element of its binding.
+pub(super) fn stored(format: WeightFormat) -> (&'static str, usize) {
     match format {
-        WeightFormat::F32 => "F32",
-        WeightFormat::F16 => "F16",
+        WeightFormat::F32 => ("W32", 16),
+        WeightFormat::F16 => ("W16", 16),
+        WeightFormat::Int8 => ("W8", 8),
+        WeightFormat::Int4 => ("W4", 4),
+    }
+}
+
+/// The same for matrices whose rows are gathered.
+pub(super) fn gathered(format: WeightFormat) -> (&'static str, usize) {
+    match format {
+        WeightFormat::F32 => ("W32", 16),
+        WeightFormat::F16 => ("W16", 8),
+        // An int4 model's tables are int8.
+        WeightFormat::Int8 | WeightFormat::Int4 => ("W8", 4),
     }
 }
 
@@ -205,16 +218,21 @@ mod tests {
         let mut all =
             vec![(File::Read, vec![]), (File::Combine, vec![]), (File::Post, vec![]), (File::Probe, vec!["SG"])];
         for twin in ["SG", "NOSG"] {
-            for format in ["F16", "F32"] {
-                all.push((File::Attend, vec![twin, format]));
-                for (file, tag) in [(File::Embed, "LEARNED"), (File::Step, "LEARNED"), (File::Heads, "ROPE")] {
-                    all.push((file, vec![twin, format]));
-                    all.push((file, vec![twin, format, tag]));
+            for kv in ["F16", "F32"] {
+                all.push((File::Attend, vec![twin, kv]));
+                all.push((File::Heads, vec![twin, kv]));
+                all.push((File::Heads, vec![twin, kv, "ROPE"]));
+                for (file, weights) in
+                    [File::Embed, File::Step].into_iter().flat_map(|f| ["W32", "W16", "W8"].map(|w| (f, w)))
+                {
+                    all.push((file, vec![twin, kv, weights]));
+                    all.push((file, vec![twin, kv, weights, "LEARNED"]));
                 }
-                for tile in ["T1", "T8"] {
+                for (weights, tile) in ["W32", "W16", "W8", "W4"].into_iter().flat_map(|w| ["T1", "T8"].map(|t| (w, t)))
+                {
                     for norm in ["NORM", "PLAIN"] {
                         for result in [&["ROWS"][..], &["GATE"], &["KV"], &["KV", "ROPE"], &["BEST"]] {
-                            all.push((File::Gemv, [&[twin, format, tile, norm], result].concat()));
+                            all.push((File::Gemv, [&[twin, kv, weights, tile, norm], result].concat()));
                         }
                     }
                 }
@@ -268,10 +286,10 @@ mod tests {
 
     #[test]
     fn a_line_stays_only_where_all_of_its_tags_are_set() {
-        let with = variant(File::Gemv, &["SG", "F16", "T8", "NORM", "KV"]);
+        let with = variant(File::Gemv, &["SG", "F16", "W16", "T8", "NORM", "KV"]);
         assert!(with.contains("const TILE: u32 = 8u;") && !with.contains("const TILE: u32 = 1u;"));
         assert!(with.contains("kv: array<vec2<u32>>") && !with.contains("kv: array<vec4<f32>>"));
-        let without = code(File::Gemv, &["NOSG", "F32", "T1", "PLAIN", "ROWS"]);
+        let without = code(File::Gemv, &["NOSG", "F32", "W32", "T1", "PLAIN", "ROWS"]);
         assert!(
             !without.contains("kv[")
                 && !without.contains("rotations")

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use syn1_model::piece::PieceBytes;
-use syn1_model::plan::{Matrix, Piece, Plan, Tensor};
+use syn1_model::plan::{GROUPED_ROW_ALIGN, Matrix, Piece, Plan, TENSOR_ALIGN, Tensor};
 use wgpu::{Buffer, BufferUsages};
 
 use super::device::GpuDevice;
@@ -66,7 +66,7 @@ impl Weights {
 
     /// `matrix` in windows of at most `window_bytes` bytes.
     pub(super) fn windows(&self, matrix: &Matrix, window_bytes: u64) -> Vec<Window> {
-        let row_bytes = (matrix.stride * matrix.format.bytes()) as u64;
+        let row_bytes = matrix.row_bytes() as u64;
         let fits = usize::try_from(window_bytes / row_bytes).unwrap_or(usize::MAX);
         let per_window = (fits / WINDOW_ROWS).max(1) * WINDOW_ROWS;
         (0..matrix.rows)
@@ -84,5 +84,5 @@ impl Weights {
 /// Bytes uploaded at a time.
 const UPLOAD: usize = 32 << 20;
 
-/// Windows begin at multiples of this many rows: rows are multiples of 32 bytes, storage offsets of 256.
-const WINDOW_ROWS: usize = 8;
+/// Windows begin at multiples of this many rows: rows are multiples of 16 bytes, storage offsets of 256.
+const WINDOW_ROWS: usize = TENSOR_ALIGN as usize / GROUPED_ROW_ALIGN;

@@ -84,7 +84,8 @@ fn every_supported_architecture_equals_the_plain_forward() {
     specs.extend(kinds().into_iter().map(|(_, spec)| spec));
     let ids: Vec<u32> = (0..19).map(|i| i * i * 7 % 131).collect();
     for spec in specs {
-        for (format, tolerance) in [(WeightFormat::F32, 2e-4), (WeightFormat::F16, 1e-1)] {
+        for format in WeightFormat::ALL {
+            let tolerance = if format == WeightFormat::F32 { 2e-4 } else { 1e-1 };
             let plan = Plan::new(&spec, format, 0..spec.layers);
             let pieces = arbitrary_pieces(&plan);
             let (_, want) = Reference::new(&plan, &pieces).forward(&ids);
@@ -105,7 +106,7 @@ fn every_supported_architecture_equals_the_plain_forward() {
 fn the_bits_depend_neither_on_the_threads_nor_on_the_chunks() {
     let others = kinds().into_iter().map(|(_, spec)| spec);
     for spec in others.chain([odd_spec(), Model::open("fixtures/gpt2").spec]) {
-        for format in [WeightFormat::F32, WeightFormat::F16] {
+        for format in WeightFormat::ALL {
             let plan = Plan::new(&spec, format, 0..spec.layers);
             let pieces = arbitrary_pieces(&plan);
             let ids: Vec<u32> = (0..23).map(|i| i * 5 % 131).collect();
@@ -130,7 +131,7 @@ fn the_bits_depend_neither_on_the_threads_nor_on_the_chunks() {
 fn a_split_at_any_boundary_gives_the_bits_of_the_whole() {
     let model = Model::open("fixtures/gpt2");
     let ids = [3, 141, 59, 26, 535, 8, 97];
-    for format in [WeightFormat::F32, WeightFormat::F16] {
+    for format in WeightFormat::ALL {
         let mut whole = model.engine(format, 0..model.spec.layers, 2);
         let slot = whole.open().unwrap();
         let mut want = Vec::new();

@@ -1,7 +1,9 @@
 //! The models' published outputs (transformers, f32).
 
 use serde_json::Value;
-use syn1_kernels::engine::Engine;
+use syn1_kernels::cpu::CpuEngine;
+use syn1_kernels::engine::{Engine, Input, Step};
+use syn1_kernels::gpu::GpuOptions;
 use syn1_model::plan::WeightFormat;
 
 use crate::setup::*;
@@ -49,6 +51,28 @@ fn numbers(array: &Value) -> Vec<u32> {
 #[test]
 fn the_bundled_model_writes_what_its_publisher_says() {
     check("models/tiny-rust-docs", "greedy_64");
+}
+
+#[test]
+fn grouped_weights_give_the_same_ids_as_on_the_cpu() {
+    let device = device();
+    for path in ["models/tiny-rust-docs", "fixtures/gemma3", "fixtures/llama3", "fixtures/qwen2"] {
+        let folder = model(path);
+        for format in [WeightFormat::Int8, WeightFormat::Int4] {
+            let (plan, pieces) = packed(&folder, format);
+            let config = config(&plan.spec);
+            let mut gpu = engine(&device, &plan, &pieces, GpuOptions::default());
+            let mut cpu = CpuEngine::new(plan, &pieces, config, Some(2)).unwrap();
+            let ids = [1, 5, 9, 13, 17, 21, 25];
+            let (slot, mut want, mut unused) = (cpu.open().unwrap(), Vec::new(), Vec::new());
+            let prompt = Step { slot, position: 0, input: Input::Tokens(&ids), wanted: ids.len() };
+            pollster::block_on(cpu.run(prompt, &mut unused)).unwrap();
+            pollster::block_on(cpu.greedy(slot, 6, 25, 24, &mut want)).unwrap();
+            let slot = gpu.open().unwrap();
+            feed(&mut gpu, slot, 0, &ids, ids.len());
+            assert_eq!(greedy(&mut gpu, slot, 6, 25, 24), want, "{path} {format}");
+        }
+    }
 }
 
 /// One test for each fixture, so that they run side by side.

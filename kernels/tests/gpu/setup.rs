@@ -9,6 +9,7 @@ use syn1_model::plan::{Plan, WeightFormat};
 use syn1_model::spec::{Activation, Attention, Family, Local, Norm, NormKind, Position, Spec};
 use syn1_model::{ModelFolder, random_piece};
 
+/// Those that a golden is compared with, and that keep the two formats of the KV cache apart.
 pub(crate) const FORMATS: [WeightFormat; 2] = [WeightFormat::F32, WeightFormat::F16];
 
 /// Both forms of every reduction, with the usual windows.

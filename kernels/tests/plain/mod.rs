@@ -7,7 +7,7 @@ mod pieces;
 use std::ops::Range;
 
 use syn1_model::piece::PieceBytes;
-use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Plan, QkNorm, Tensor, WeightFormat};
+use syn1_model::plan::{FoldedNorm, GROUP, Gemv, Matrix, Op, Plan, QkNorm, Tensor, WeightFormat};
 use syn1_model::spec::{Activation, Norm, NormKind};
 
 pub(crate) use models::kinds;
@@ -96,9 +96,9 @@ impl<'a> Reference<'a> {
         let dim = spec.head_dim;
         let cached = |past: &[f64], head: usize| -> Vec<f64> {
             let part = past[head * dim..(head + 1) * dim].iter();
-            match self.plan.format {
+            match self.plan.format.kv() {
                 WeightFormat::F32 => part.copied().collect(),
-                WeightFormat::F16 => part.map(|v| half::f16::from_f64(*v).to_f64()).collect(),
+                _ => part.map(|v| half::f16::from_f64(*v).to_f64()).collect(),
             }
         };
         let mut a = Vec::new();
@@ -148,14 +148,19 @@ impl<'a> Reference<'a> {
     }
 
     fn row(&self, matrix: &Matrix, row: usize) -> Vec<f64> {
-        let size = matrix.format.bytes();
-        let bytes = &self.bytes(matrix.data)[row * matrix.stride * size..][..matrix.cols * size];
-        match matrix.format {
-            WeightFormat::F32 => floats(bytes).map(f64::from).collect(),
-            WeightFormat::F16 => {
-                bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f64()).collect()
+        let bytes = &self.bytes(matrix.data)[row * matrix.row_bytes()..][..matrix.row_bytes()];
+        let half = |at: usize| half::f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f64();
+        let stride = matrix.stride;
+        let element = |k: usize| match matrix.format {
+            WeightFormat::F32 => f32::from_le_bytes([0, 1, 2, 3].map(|i| bytes[4 * k + i])).into(),
+            WeightFormat::F16 => half(2 * k),
+            WeightFormat::Int8 => f64::from(bytes[k] as i8) * half(stride + k / GROUP * 2),
+            WeightFormat::Int4 => {
+                let (byte, line) = (bytes[k / 8 * 4 + k % 4], stride / 2 + k / GROUP * 4);
+                f64::from(if k % 8 < 4 { byte % 16 } else { byte / 16 }) * half(line) + half(line + 2)
             }
-        }
+        };
+        (0..matrix.cols).map(element).collect()
     }
 
     fn floats(&self, tensor: Tensor) -> Vec<f32> {

@@ -1,0 +1,153 @@
+//! A matrix to its packed rows, band by band: whatever its size, a band is all that is in memory.
+
+use crate::fold::Fold;
+use crate::pack::{PackError, Sink, read_checked};
+use crate::plan::Matrix;
+use crate::store::{Fidelity, store};
+use crate::weights::{TensorView, Weights};
+
+/// A matrix and where its weights come from.
+pub(crate) struct Bands<'a> {
+    pub(crate) weights: &'a Weights,
+    /// The stored tensors that it consists of.
+    pub(crate) views: Vec<TensorView<'a>>,
+    /// Whether the (only) tensor is stored `[in][out]`, else all are `[out][in]`.
+    pub(crate) transposed: bool,
+    /// Which tensor holds an output, and as which row.
+    pub(crate) place: &'a (dyn Fn(usize) -> (usize, usize) + Sync),
+    pub(crate) matrix: &'a Matrix,
+    /// The norm in front of the product.
+    pub(crate) fold: Option<&'a Fold>,
+}
+
+/// What is known of a row when it is packed.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    /// Of the fold.
+    c: [f64; 2],
+    fidelity: Fidelity,
+}
+
+impl Bands<'_> {
+    /// Writes the rows, if they are to be written; gives every output's fold and what rounding has changed.
+    ///
+    /// The result does not depend on the number of threads: sums are kept by row.
+    pub(crate) fn pack(&self, mut out: Option<&mut dyn Sink>) -> Result<(Vec<[f64; 2]>, Fidelity), PackError> {
+        let (matrix, row_bytes) = (self.matrix, self.matrix.row_bytes());
+        let band = (BAND_BYTES / row_bytes).next_multiple_of(TILE).min(matrix.rows.next_multiple_of(TILE));
+        let threads = if band * matrix.cols < PARALLEL { 1 } else { threads() };
+        let share = band.div_ceil(threads).next_multiple_of(TILE);
+        let mut sums = vec![Sums::default(); matrix.rows];
+        let mut bytes = vec![0; if out.is_some() { band.min(matrix.rows) * row_bytes } else { 0 }];
+        for (index, sums) in sums.chunks_mut(band).enumerate() {
+            let first = index * band;
+            let bytes = if bytes.is_empty() { &mut [] } else { &mut bytes[..sums.len() * row_bytes] };
+            self.share_out(first, share, sums, bytes)?;
+            if let Some(out) = &mut out {
+                let (offset, piece) = (matrix.data.offset + (first * row_bytes) as u64, matrix.data.piece);
+                out.put(offset, bytes).map_err(|error| PackError::Write { piece, error })?;
+            }
+            if !self.transposed {
+                self.release();
+            }
+        }
+        self.release();
+        let mut fidelity = Fidelity::default();
+        sums.iter().for_each(|sums| fidelity += sums.fidelity);
+        Ok((sums.into_iter().map(|sums| sums.c).collect(), fidelity))
+    }
+
+    /// Packs the rows from `first` on, `share` of them to a thread.
+    fn share_out(&self, first: usize, share: usize, sums: &mut [Sums], bytes: &mut [u8]) -> Result<(), PackError> {
+        if sums.len() <= share {
+            return self.part(first, sums, bytes);
+        }
+        let share_bytes = if bytes.is_empty() { 0 } else { share * self.matrix.row_bytes() };
+        let mut bytes = bytes;
+        std::thread::scope(|scope| {
+            let mut workers = Vec::new();
+            for (index, sums) in sums.chunks_mut(share).enumerate() {
+                let (own, rest) = bytes.split_at_mut(share_bytes.min(bytes.len()));
+                bytes = rest;
+                workers.push(scope.spawn(move || self.part(first + index * share, sums, own)));
+            }
+            // The first in order of rows is told, however the threads ran.
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
+    }
+
+    fn part(&self, first: usize, sums: &mut [Sums], bytes: &mut [u8]) -> Result<(), PackError> {
+        if self.transposed { self.turned(first, sums, bytes) } else { self.straight(first, sums, bytes) }
+    }
+
+    /// Rows that are stored as such.
+    fn straight(&self, first: usize, sums: &mut [Sums], bytes: &mut [u8]) -> Result<(), PackError> {
+        let matrix = self.matrix;
+        let mut row = vec![0.0; matrix.cols];
+        let mut rows = bytes.chunks_exact_mut(matrix.row_bytes());
+        for (index, sums) in sums.iter_mut().enumerate() {
+            let (view, stored) = (self.place)(first + index);
+            read_checked(&self.views[view], stored * matrix.cols, matrix.format, &mut row)?;
+            sums.fidelity = store(&mut row, matrix.format, (0, matrix.stride), rows.next());
+            if let Some(fold) = self.fold {
+                fold.add(&mut sums.c, 0, &row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that are stored as columns: turned tile by tile, so that reads and writes both stay within the cache.
+    fn turned(&self, first: usize, sums: &mut [Sums], bytes: &mut [u8]) -> Result<(), PackError> {
+        let (matrix, view) = (self.matrix, &self.views[0]);
+        let mut line = [0.0; TILE];
+        let mut tile = vec![[0.0; TILE]; TILE];
+        let mut rows = bytes.chunks_mut(TILE * matrix.row_bytes());
+        for (index, sums) in sums.chunks_mut(TILE).enumerate() {
+            let row = first + index * TILE;
+            let mut bytes = rows.next();
+            for col in (0..matrix.cols).step_by(TILE) {
+                let cols = TILE.min(matrix.cols - col);
+                for k in 0..cols {
+                    let line = &mut line[..sums.len()];
+                    read_checked(view, (col + k) * matrix.rows + row, matrix.format, line)?;
+                    for (turned, value) in tile.iter_mut().zip(line) {
+                        turned[k] = *value;
+                    }
+                }
+                let mut outs = bytes.as_deref_mut().map(|bytes| bytes.chunks_exact_mut(matrix.row_bytes()));
+                for (turned, sums) in tile.iter_mut().zip(sums.iter_mut()) {
+                    let out = outs.as_mut().and_then(Iterator::next);
+                    sums.fidelity += store(&mut turned[..cols], matrix.format, (col, matrix.stride), out);
+                    if let Some(fold) = self.fold {
+                        fold.add(&mut sums.c, col, &turned[..cols]);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the pages of the source back to the system, which counts them as this program's while they are mapped.
+    fn release(&self) {
+        self.views.iter().for_each(|view| self.weights.release(view));
+    }
+}
+
+/// Threads to pack with.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Bytes of packed rows at a time.
+const BAND_BYTES: usize = 8 << 20;
+
+/// Elements of a band from which on threads are worth their start.
+const PARALLEL: usize = 1 << 18;
+
+/// Elements of a tile's side: two tiles of f32 and the rows they touch fit the first-level cache; whole groups.
+const TILE: usize = 64;
+
+const _: () = assert!(TILE.is_multiple_of(crate::groups::GROUP));
