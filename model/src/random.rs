@@ -6,7 +6,7 @@ use crate::fold::{Fold, aux};
 use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout};
 use crate::piece::PieceBytes;
 use crate::plan::{Gemv, Matrix, Piece, Tensor, WeightFormat, piece_bytes};
-use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
+use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Rope, RopeScaling, Spec};
 use crate::store::{store, store_vector};
 
 impl Spec {
@@ -32,6 +32,31 @@ impl Spec {
             logit_softcap: None,
             tied_head: true,
             eos: vec![50_256],
+        }
+    }
+}
+
+impl Spec {
+    /// The shape of Llama 3.2 with 1.24 billion parameters (Meta 2024), with a context of 8192 positions.
+    pub fn llama_1b() -> Self {
+        let scaling =
+            RopeScaling::Llama3 { factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_positions: 8192 };
+        Self {
+            family: Family::Llama,
+            layers: 16,
+            width: 2048,
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 64,
+            ffn: 8192,
+            vocab: 128_256,
+            max_positions: 8192,
+            norm: Norm { kind: NormKind::Rms, eps: 1e-5 },
+            position: Position::Rope(Rope { dims: 64, theta: 500_000.0, scaling }),
+            activation: Activation::Silu,
+            gated: true,
+            eos: vec![128_001],
+            ..Self::gpt2_124m()
         }
     }
 }
@@ -202,6 +227,16 @@ mod tests {
         match format {
             WeightFormat::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             _ => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        }
+    }
+
+    #[test]
+    fn public_shapes_pass_their_own_check_and_have_the_published_size() {
+        for (spec, parameters) in [(Spec::gpt2_124m(), 124_000_000_u64), (Spec::llama_1b(), 1_236_000_000)] {
+            spec.check().expect("shape");
+            let bytes: u64 =
+                all_pieces(&spec, WeightFormat::F16).iter().map(|p| piece_bytes(&spec, WeightFormat::F16, *p)).sum();
+            assert!((bytes / 2).abs_diff(parameters) < parameters / 50, "{bytes}");
         }
     }
 

@@ -1,7 +1,12 @@
 //! `syn1 bench`: every figure with its limit or its rivals, measured in the same run.
 
+mod agreement;
+mod chain;
+mod coding;
 mod decode;
+mod quality;
 mod shape;
+mod text;
 mod wire;
 
 use anyhow::Result;
@@ -11,6 +16,8 @@ use anyhow::Result;
 pub(crate) enum Command {
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
+    /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
+    Quality(quality::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
     Wire(wire::Args),
 }
@@ -18,6 +25,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Decode(args) => decode::run(args).await,
+        Command::Quality(args) => quality::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use syn1_model::digest::Digest;
-use syn1_model::manifest::{Manifest, ManifestPiece};
+use syn1_model::manifest::{Manifest, ManifestPiece, Origin};
 use syn1_model::plan::{WeightFormat, all_pieces};
 use syn1_model::random::random_piece;
 use syn1_model::spec::Spec;
@@ -18,18 +18,22 @@ use crate::model::Prepared;
 pub(crate) enum Shape {
     /// GPT-2 124M: 12 layers, width 768, vocabulary 50,257.
     Gpt2,
+    /// Llama 3.2 1B: 16 layers, width 2048, vocabulary 128,256; a context of 8192.
+    Llama1b,
 }
 
 impl Shape {
     fn spec(self) -> Spec {
         match self {
             Self::Gpt2 => Spec::gpt2_124m(),
+            Self::Llama1b => Spec::llama_1b(),
         }
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Gpt2 => "gpt2-124m (random weights)",
+            Self::Llama1b => "llama-1b (random weights)",
         }
     }
 }
@@ -38,10 +42,11 @@ impl Shape {
 pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Result<Prepared> {
     let spec = shape.spec();
     let mut pieces = Vec::new();
-    for (seed, piece) in (0..).zip(all_pieces(&spec, format)) {
-        let bytes = random_piece(&spec, format, piece, seed);
+    for piece in all_pieces(&spec, format) {
+        let bytes = random_piece(&spec, format, piece, SEED);
         let bytes = bytes.as_slice();
-        let listed = ManifestPiece { name: piece.to_string(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
+        let (sha256, length) = (Digest::of(bytes), bytes.len() as u64);
+        let listed = ManifestPiece { name: piece.to_string(), sha256, bytes: length, sqnr_db: None };
         write(&folder.join(listed.file_name()), bytes)?;
         pieces.push(listed);
     }
@@ -51,6 +56,7 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Resu
         name: name.clone(),
         spec: spec.clone(),
         format,
+        origin: Origin { config_sha256: Digest::of(b""), files: Vec::new() },
         pieces,
         tokenizer: false,
     };
@@ -63,3 +69,6 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Resu
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
+
+/// Pieces of one seed fit together.
+const SEED: u64 = 1;

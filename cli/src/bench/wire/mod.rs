@@ -1,20 +1,17 @@
 //! `syn1 bench wire`: what each form costs at each boundary and what it does to the model's answers.
 
-mod chain;
-mod coding;
-mod quality;
 mod report;
-
-use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use syn1_core::{Codec, Form, Header};
+use syn1_model::folder::ModelFolder;
 
-use self::chain::{Chain, Window};
-use self::coding::Coding;
-use self::quality::Quality;
 use self::report::{BoundaryReport, ChainReport, Report, SizeReport};
-use super::{block_on, median};
+use super::agreement::Quality;
+use super::block_on;
+use super::chain::{Chain, Window};
+use super::coding::Coding;
+use super::text::TextOptions;
 use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
 use crate::options::ModelOptions;
@@ -34,12 +31,8 @@ those that pass, the one with the fewest bytes is picked (delta and compressed o
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
-    /// The text [default: eval.txt in the model's folder]
-    #[arg(long, value_name = "FILE")]
-    text: Option<PathBuf>,
-    /// Positions to compare
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
-    positions: u32,
+    #[command(flatten)]
+    text: TextOptions,
     /// Nodes to split over, each count in turn [default: 2 and one per layer]
     #[arg(long, value_name = "N,N,..", value_delimiter = ',')]
     nodes: Vec<usize>,
@@ -68,7 +61,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
 /// Everything that is printed. Blocks for as long as it takes.
 fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
-    let ids = text(args, prepared)?;
+    let folder = ModelFolder::open(&prepared.shards)?;
+    let ids = args.text.ids(&prepared.name, prepared.tokenizer.as_ref(), prepared.folder.as_deref())?;
     let layers = prepared.spec.layers;
     if layers < 2 {
         bail!("{} has {layers} layer: there is no boundary to cross", prepared.name);
@@ -77,7 +71,7 @@ fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
     if let Some(wrong) = counts.iter().find(|nodes| !(2..=layers).contains(nodes)) {
         bail!("{wrong} nodes: a model of {layers} layers has a boundary with 2 to {layers} nodes");
     }
-    let mut chain = Chain::new(prepared)?;
+    let mut chain = Chain::new(&folder, prepared.format)?;
     let windows: Vec<&[u32]> = ids.chunks(chain.window).collect();
     let forms = Form::ALL.len();
     let bar = CountBar::new("passes", windows.len() * ((layers - 1) * forms + counts.len() * (forms + 1)));
@@ -120,7 +114,7 @@ fn boundary(chain: &mut Chain, windows: &[Window], layer: usize, form: Form, bar
     for window in windows {
         let back = coding.through(window.before(layer))?;
         let logits = block_on(chain.from(layer, back))?;
-        quality.compare(window, &logits);
+        quality.compare(window.vocab, &window.logits, &logits);
         bar.step();
     }
     Ok(BoundaryReport::new(layer, form, coding.figures(), &quality))
@@ -148,7 +142,7 @@ fn whole(
                 None => block_on(chain.from(*layer, back))?,
             });
         }
-        quality.compare(window, &rows.unwrap_or_default());
+        quality.compare(window.vocab, &window.logits, &rows.unwrap_or_default());
         bar.step();
     }
     let bits = codings.iter().map(|(_, coding)| coding.figures().bits_per_element).sum::<f64>();
@@ -184,27 +178,6 @@ fn sizes(width: u16) -> Result<Vec<SizeReport>> {
         Ok(SizeReport { width, form: form.to_string(), payload_bytes })
     });
     sizes.collect()
-}
-
-fn text(args: &Args, prepared: &Prepared) -> Result<Vec<u32>> {
-    let tokenizer = prepared.tokenizer.as_ref();
-    let tokenizer =
-        tokenizer.with_context(|| format!("{} has no tokenizer.json to read a text with", prepared.name))?;
-    let path = match &args.text {
-        Some(path) => path.clone(),
-        None => {
-            prepared.folder.as_deref().context("the model lies in no folder: name a text with --text")?.join("eval.txt")
-        }
-    };
-    let text = std::fs::read_to_string(&path)
-        .with_context(|| format!("cannot read the text {}: name one with --text", path.display()))?;
-    let mut ids = tokenizer.encode(&text)?;
-    let positions = args.positions as usize;
-    if ids.len() < positions {
-        bail!("{} has {} tokens, {positions} are asked for: see --positions", path.display(), ids.len());
-    }
-    ids.truncate(positions);
-    Ok(ids)
 }
 
 /// The quality that a form must keep at one boundary. The divergence of several boundaries adds up: with eight nodes it

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use syn1_core::Form;
 
-use super::coding::Figures;
-use super::quality::Quality;
+use super::super::agreement::Quality;
+use super::super::coding::Figures;
 use crate::wire::{Gate, Measured};
 
 #[derive(Serialize)]

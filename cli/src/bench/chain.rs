@@ -1,12 +1,11 @@
 //! The model as one engine per layer, so that a form can sit at any boundary.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
-use syn1_model::manifest::load_piece;
-use syn1_model::plan::Plan;
-
-use crate::model::Prepared;
+use syn1_model::folder::ModelFolder;
+use syn1_model::piece::PieceBytes;
+use syn1_model::plan::{Piece, Plan, WeightFormat};
 
 /// The layers. Each pass begins without a past.
 pub(super) struct Chain {
@@ -34,22 +33,29 @@ impl Window {
 }
 
 impl Chain {
-    pub(super) fn new(prepared: &Prepared) -> Result<Self> {
-        let window = prepared.max_positions.min(WINDOW);
+    /// The model of `folder`, its weights in `format`.
+    pub(super) fn new(folder: &ModelFolder, format: WeightFormat) -> Result<Self> {
+        let spec = folder.spec();
+        let window = spec.max_positions.min(WINDOW);
         let config = EngineConfig { max_positions: window, slots: 1, max_rows: window };
+        // A tied head's matrix is the embedding: both ends share it.
+        let mut kept: Option<(Piece, PieceBytes)> = None;
         let mut engines = Vec::new();
-        for layer in 0..prepared.spec.layers {
-            let plan = Plan::new(&prepared.spec, prepared.format, layer..layer + 1);
-            let pieces = plan.pieces.iter().map(|piece| {
-                let listed = prepared.manifest.find(*piece).context("the manifest lacks a piece of the model")?;
-                Ok(load_piece(&prepared.shards, listed)?)
+        for layer in 0..spec.layers {
+            let plan = Plan::new(spec, format, layer..layer + 1);
+            let pieces = plan.pieces.iter().map(|piece| match &kept {
+                Some((same, bytes)) if same == piece => Ok(bytes.clone()),
+                _ => folder.piece(*piece, format),
             });
-            let pieces = pieces.collect::<Result<Vec<_>>>()?;
+            let pieces = pieces.collect::<Result<Vec<_>, _>>()?;
+            if let (0, Some(Piece::Tokens)) = (layer, plan.pieces.first()) {
+                kept = Some((Piece::Tokens, pieces[0].clone()));
+            }
             let mut engine = CpuEngine::new(plan, &pieces, config, None)?;
             let slot = engine.open()?;
             engines.push((engine, slot));
         }
-        Ok(Self { engines, width: prepared.spec.width, vocab: prepared.spec.vocab, window })
+        Ok(Self { engines, width: spec.width, vocab: spec.vocab, window })
     }
 
     /// The pass that others are compared with.
