@@ -4,6 +4,7 @@ mod agreement;
 mod chain;
 mod coding;
 mod decode;
+mod golden;
 mod quality;
 mod shape;
 mod text;
@@ -16,6 +17,8 @@ use anyhow::Result;
 pub(crate) enum Command {
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
+    /// This machine's logits and greedy tokens beside those of a reference.
+    Golden(golden::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
     Quality(quality::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
@@ -25,6 +28,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Decode(args) => decode::run(args).await,
+        Command::Golden(args) => golden::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
