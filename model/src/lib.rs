@@ -8,13 +8,18 @@
 //! | where do those bytes come from? | [`pack_piece`] out of safetensors, [`load_piece`] out of a split folder |
 //! | how does another machine get them? | [`split()`] writes content-addressed pieces and a [`Manifest`] |
 //! | text to ids and back? | [`Tokenizer`], and [`Detokenizer`] for a stream |
+//! | a conversation to ids? | [`Tokenizer::encode_chat`], by the model's [`ChatTemplate`] |
 //!
 //! Files are never trusted: numbers are checked against [`limits`], tensors against the shapes that the `Spec` asks for,
 //! pieces against their SHA-256. What this crate cannot express it refuses by name.
 #![deny(unsafe_code)]
 
 mod bounded;
+pub mod chat;
 pub mod config;
+mod control;
+pub mod date;
+pub mod detokenizer;
 pub mod digest;
 mod families;
 #[cfg(test)]
@@ -35,9 +40,13 @@ pub mod source;
 pub mod spec;
 pub mod split;
 pub mod tokenizer;
+pub mod tokenizer_config;
 pub mod weights;
 
+pub use chat::{ChatError, ChatTemplate, Message};
 pub use config::ConfigError;
+pub use date::Date;
+pub use detokenizer::Detokenizer;
 pub use digest::Digest;
 pub use folder::{FolderError, ModelFolder};
 pub use limits::SpecError;
@@ -49,5 +58,5 @@ pub use random::random_piece;
 pub use source::{Source, SourceError};
 pub use spec::Spec;
 pub use split::{Progress, SplitError, split};
-pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError};
+pub use tokenizer::{Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};
