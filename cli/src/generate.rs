@@ -2,13 +2,15 @@
 
 use anyhow::{Context, Result, bail};
 use syn1_coordinator::request::Generate;
+use syn1_coordinator::server::today;
+use syn1_model::chat::Message;
 
 use crate::answer::{self, Question};
+use crate::chat;
 use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
 use crate::options::{ModelOptions, TextOptions};
-use crate::show;
-use crate::swarm::{self, Swarm};
+use crate::swarm;
 
 /// Options of `syn1 generate`.
 #[derive(clap::Args)]
@@ -25,6 +27,12 @@ pub(crate) struct Args {
     /// Token ids to continue, in place of text (for models without a tokenizer)
     #[arg(long, value_name = "ID,ID,..", value_delimiter = ',', conflicts_with = "prompt")]
     ids: Vec<u32>,
+    /// The prompt is a user's message, to be answered by the model's chat template
+    #[arg(long, conflicts_with = "ids")]
+    chat: bool,
+    /// What the model is told in front of the message
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     #[command(flatten)]
     model: ModelOptions,
     /// Nodes to split the model over, all on this machine
@@ -56,19 +64,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         speculate: args.how.speculate.into(),
     };
     swarm::check_ask(&prepared, &ask)?;
-    let (wire, why) = args.how.wire.wire.resolve(&prepared)?;
-    if let (Some(why), 2..) = (why, args.nodes) {
-        show::say(&format!("wire {wire}: {why}"));
-    }
-    let mut swarm = Swarm::start(&prepared, args.nodes.into(), &args.how.device, &wire)?;
-    swarm.ready().await?;
-    show::say(swarm.device());
+    let (swarm, wire) = swarm::ready_for(&prepared, args.nodes, &args.how).await?;
     answer::print(swarm.server(), &prepared, Question { ask, text, wire, json: args.json }).await
 }
 
-/// The prompt as ids, and as text where there is a tokenizer.
+/// The prompt as ids, and what of its text is printed in front of the answer, where there is a tokenizer.
 async fn prompt(args: &Args, prepared: &Prepared) -> Result<(Vec<u32>, Option<String>)> {
     let Some(tokenizer) = prepared.tokenizer.clone() else {
+        if args.chat {
+            bail!("{} has no tokenizer.json, so nothing can be said to it: give --ids 1,2,3", prepared.name);
+        }
         if args.ids.is_empty() {
             bail!("{} has no tokenizer.json: give the prompt as --ids 1,2,3", prepared.name);
         }
@@ -81,12 +86,20 @@ async fn prompt(args: &Args, prepared: &Prepared) -> Result<(Vec<u32>, Option<St
         }
         return Ok((args.ids.clone(), Some(tokenizer.decode(&args.ids)?)));
     }
-    let given = args.prompt.clone();
+    let (given, system) = (args.prompt.clone(), args.system.clone());
+    if args.chat {
+        chat::check_template(&tokenizer)?;
+    }
+    let is_chat = args.chat;
     blocking(move || {
         let text = match given {
             Some(text) => text,
             None => std::io::read_to_string(std::io::stdin()).context("cannot read the prompt from standard input")?,
         };
+        if is_chat {
+            let messages: Vec<_> = chat::begin(system).into_iter().chain([Message::new("user", text)]).collect();
+            return Ok((tokenizer.encode_chat(&messages, today())?, Some(String::new())));
+        }
         Ok((tokenizer.encode(&text)?, Some(text)))
     })
     .await

@@ -1,8 +1,9 @@
-//! The one command people type: `syn1 demo | generate | coordinator | node | split | bench | doctor`.
+//! The one command people type: `syn1 demo | generate | chat | coordinator | node | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
 mod answer;
 mod bench;
+mod chat;
 mod coordinator;
 mod demo;
 mod doctor;
@@ -48,6 +49,8 @@ enum Command {
     Demo(demo::Args),
     /// Continue a prompt on this machine, on one node or split over several.
     Generate(generate::Args),
+    /// Talk with a chat model on this machine, on one node or split over several.
+    Chat(chat::Args),
     /// Serve a model: nodes join by TCP, people and programs ask by HTTP.
     Coordinator(coordinator::Args),
     /// Join a coordinator and compute some of its layers.
@@ -96,6 +99,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => demo::run(args).await,
         Command::Generate(args) => generate::run(args).await,
+        Command::Chat(args) => chat::run(args).await,
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Node(args) => node::run(args).await,
         Command::Split(args) => split::run(args).await,

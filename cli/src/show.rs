@@ -17,6 +17,13 @@ pub(crate) fn say(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", plain(line));
 }
 
+/// Writes a sign to standard error that waits for an answer in the same line.
+pub(crate) fn ask(sign: &str) {
+    let mut stderr = io::stderr().lock();
+    // Whoever cannot see the sign can still answer.
+    let _ = write!(stderr, "{sign}").and_then(|()| stderr.flush());
+}
+
 /// `text` without what a terminal would obey: names, devices and reasons come from other machines.
 pub(crate) fn plain(text: &str) -> String {
     text.chars()

@@ -13,8 +13,8 @@ use crate::show;
 /// Options of `syn1 split`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-The output holds syn1.json, one file per piece (named by its SHA-256), and the tokenizer. It can be served
-(syn1 coordinator --model OUT), copied, or given to a node (syn1 node --shards OUT). A run that was cut off is
+The output holds syn1.json, one file per piece (named by its SHA-256), and the tokenizer with its chat template. It can
+be served (syn1 coordinator --model OUT), copied, or given to a node (syn1 node --shards OUT). A run that was cut off is
 resumed: pieces that are there and whole are kept.")]
 pub(crate) struct Args {
     /// A Hugging Face folder [default: the bundled tiny-rust-docs]

@@ -19,8 +19,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::model::Prepared;
-use crate::options::DeviceOptions;
+use crate::options::{DeviceOptions, TextOptions};
 use crate::progress::SwarmProgress;
+use crate::show;
 
 /// A coordinator with local nodes. Dropping it ends them.
 pub(crate) struct Swarm {
@@ -97,6 +98,19 @@ impl Drop for Swarm {
     fn drop(&mut self) {
         self.stop.send_replace(true);
     }
+}
+
+/// Starts a swarm of `nodes` nodes for texts and waits until it is ready; says how activations travel where nobody chose it,
+/// and what computes.
+pub(crate) async fn ready_for(prepared: &Prepared, nodes: u16, how: &TextOptions) -> Result<(Swarm, Wire)> {
+    let (wire, why) = how.wire.wire.resolve(prepared)?;
+    if let (Some(why), 2..) = (why, nodes) {
+        show::say(&format!("wire {wire}: {why}"));
+    }
+    let mut swarm = Swarm::start(prepared, nodes.into(), &how.device, &wire)?;
+    swarm.ready().await?;
+    show::say(swarm.device());
+    Ok((swarm, wire))
 }
 
 /// Waits for [`Event::Ready`]; what makes waiting pointless is an error. That strangers come and go is none: only the

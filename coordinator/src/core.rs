@@ -46,7 +46,8 @@ pub struct CoreConfig {
     pub slots: usize,
     /// Rows of a prefill chunk.
     pub chunk: usize,
-    /// For text; without one only token ids come in and go out.
+    /// For text, and for messages by its chat template; its end token ends texts as the model's own do. Without one only
+    /// token ids come in and go out.
     pub tokenizer: Option<Tokenizer>,
 }
 

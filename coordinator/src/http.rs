@@ -11,13 +11,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
+use syn1_model::chat::Message;
 use tower_http::services::ServeFile;
 
 use crate::core::Refusal;
 use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION};
 use crate::request::Generate;
 use crate::sample::Sampling;
-use crate::server::{Generation, Shared};
+use crate::server::{Generation, Shared, today};
 use crate::update::{Finish, Update};
 
 /// Serves for as long as the coordinator runs.
@@ -47,6 +48,8 @@ struct Ask {
     prompt: Option<String>,
     /// Token ids to continue, in place of text.
     ids: Option<Vec<u32>>,
+    /// A conversation to answer by the model's chat template, in place of text.
+    messages: Option<Vec<Message>>,
     #[serde(default = "default_max_tokens")]
     max_tokens: usize,
     #[serde(default)]
@@ -92,7 +95,7 @@ impl From<Update> for Line {
 async fn generate(State(shared): State<Arc<Shared>>, ask: Result<Json<Ask>, JsonRejection>) -> Response {
     let started = async {
         let Json(ask) = ask.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
-        let prompt = prompt(&shared, ask.prompt, ask.ids).await?;
+        let prompt = prompt(&shared, ask.prompt, ask.ids, ask.messages).await?;
         let Ask { max_tokens, stop, ignore_eos, speculate, sampling, .. } = ask;
         shared.generate(Generate { prompt, max_tokens, sampling, stop, ignore_eos, speculate })
     };
@@ -102,17 +105,36 @@ async fn generate(State(shared): State<Arc<Shared>>, ask: Result<Json<Ask>, Json
     }
 }
 
-async fn prompt(shared: &Shared, text: Option<String>, ids: Option<Vec<u32>>) -> Result<Vec<u32>, Refusal> {
-    let text = match (text, ids) {
-        (Some(text), None) => text,
-        (None, Some(ids)) => return Ok(ids),
-        _ => return Err(Refusal::Invalid("send either prompt or ids".into())),
+/// The prompt's ids, from whichever of the three was sent.
+async fn prompt(
+    shared: &Shared,
+    text: Option<String>,
+    ids: Option<Vec<u32>>,
+    messages: Option<Vec<Message>>,
+) -> Result<Vec<u32>, Refusal> {
+    let tokenizer = || {
+        let tokenizer = shared.look(|core| core.config().tokenizer.clone());
+        tokenizer.ok_or_else(|| Refusal::Invalid("this model has no tokenizer: send ids".into()))
     };
-    let tokenizer = shared.look(|core| core.config().tokenizer.clone());
-    let tokenizer = tokenizer.ok_or_else(|| Refusal::Invalid("this model has no tokenizer: send ids".into()))?;
-    // A long text takes milliseconds, which the tokens of others should not wait for.
-    let encoded = tokio::task::spawn_blocking(move || tokenizer.encode(&text)).await;
-    match encoded {
+    match (text, ids, messages) {
+        (None, Some(ids), None) => Ok(ids),
+        (Some(text), None, None) => {
+            let tokenizer = tokenizer()?;
+            encoded(move || tokenizer.encode(&text)).await
+        }
+        (None, None, Some(messages)) => {
+            let (tokenizer, today) = (tokenizer()?, today());
+            encoded(move || tokenizer.encode_chat(&messages, today)).await
+        }
+        _ => Err(Refusal::Invalid("send one of prompt, messages and ids".into())),
+    }
+}
+
+/// Encodes on another thread: a long text takes milliseconds, which the tokens of others should not wait for.
+async fn encoded<E: ToString + Send + 'static>(
+    encode: impl FnOnce() -> Result<Vec<u32>, E> + Send + 'static,
+) -> Result<Vec<u32>, Refusal> {
+    match tokio::task::spawn_blocking(encode).await {
         Ok(ids) => ids.map_err(|error| Refusal::Invalid(error.to_string())),
         Err(error) => Err(Refusal::Busy(error.to_string())),
     }
@@ -147,7 +169,7 @@ async fn home(State(shared): State<Arc<Shared>>) -> String {
         let layers = node.layers.map_or_else(|| "-".into(), |(first, end)| format!("layers {first}..{end}"));
         page += &format!("{:20} {:12} {:8} {}\n", node.name, layers, node.state, node.device);
     }
-    page + "\nPOST /api/generate {\"prompt\": \"...\"} streams text; GET /api/topology tells the rest.\n"
+    page + "\nPOST /api/generate {\"prompt\": \"...\"}, or messages, streams text; GET /api/topology tells the rest.\n"
 }
 
 async fn ready(State(shared): State<Arc<Shared>>) -> Response {

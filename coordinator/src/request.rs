@@ -6,7 +6,8 @@ use std::time::Duration;
 use syn1_core::control::{Open, Output};
 use syn1_core::output::{full_decode, top_decode};
 use syn1_core::{Codec, Flags, Form, Header, Kind};
-use syn1_model::tokenizer::{Detokenizer, Tokenizer};
+use syn1_model::detokenizer::Detokenizer;
+use syn1_model::tokenizer::Tokenizer;
 
 use crate::core::NodeId;
 use crate::draft::Draft;
@@ -117,7 +118,7 @@ impl Request {
             sampler: Sampler::new(ask.sampling, &ask.prompt),
             stops: StopStrings::new(&ask.stop),
             draft: Draft::new(&ask.prompt),
-            detokenizer: tokenizer.map(Tokenizer::detokenizer),
+            detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer_after(&ask.prompt)),
             id,
             ask,
             is_proof,

@@ -9,10 +9,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use syn1_core::{Header, Millis, Negotiated};
 use syn1_identity::{Key, Keys};
+use syn1_model::date::Date;
 use tokio::sync::{Notify, mpsc};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
@@ -293,6 +294,12 @@ impl Drop for Serving {
         state.requests.clear();
         state.watchers.clear();
     }
+}
+
+/// What chat templates that ask for the date are told: the time in UTC.
+pub fn today() -> Date {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Date::from_unix(since_1970.as_secs())
 }
 
 async fn serve(shared: &Arc<Shared>, tcp: TcpListener, http: TcpListener) {

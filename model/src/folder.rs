@@ -120,10 +120,7 @@ impl ModelFolder {
             return Err(FolderError::NoModel { path: path.into() });
         };
         let mut folder = Self { path: path.into(), name, content, tokenizer: None };
-        let tokenizer = path.join("tokenizer.json");
-        if tokenizer.exists() {
-            folder.tokenizer = Some(Tokenizer::load(&tokenizer, folder.spec())?);
-        }
+        folder.tokenizer = Tokenizer::open(path, folder.spec())?;
         Ok(folder)
     }
 

@@ -8,6 +8,7 @@
 //! | where do those bytes come from? | [`pack_piece`] out of safetensors, [`load_piece`] out of a split folder |
 //! | how does another machine get them? | [`split()`] writes content-addressed pieces and a [`Manifest`] |
 //! | text to ids and back? | [`Tokenizer`], and [`Detokenizer`] for a stream |
+//! | a conversation to ids? | [`Tokenizer::encode_chat`], by the model's [`ChatTemplate`] |
 //!
 //! Files are never trusted: numbers are checked against [`limits`], tensors against the shapes that the `Spec` asks for,
 //! pieces against their SHA-256. What this crate cannot express it refuses by name.
@@ -15,7 +16,11 @@
 
 mod bands;
 mod bounded;
+pub mod chat;
 pub mod config;
+mod control;
+pub mod date;
+pub mod detokenizer;
 pub mod digest;
 mod families;
 #[cfg(test)]
@@ -38,9 +43,13 @@ pub mod spec;
 pub mod split;
 mod store;
 pub mod tokenizer;
+pub mod tokenizer_config;
 pub mod weights;
 
+pub use chat::{ChatError, ChatTemplate, Message};
 pub use config::ConfigError;
+pub use date::Date;
+pub use detokenizer::Detokenizer;
 pub use digest::Digest;
 pub use folder::{FolderError, ModelFolder};
 pub use limits::SpecError;
@@ -52,5 +61,5 @@ pub use random::random_piece;
 pub use source::{Source, SourceError};
 pub use spec::Spec;
 pub use split::{Progress, SplitError, split};
-pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError};
+pub use tokenizer::{Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};

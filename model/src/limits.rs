@@ -31,6 +31,23 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Bytes of `model.safetensors.index.json`: a model of [`MAX_LAYERS`] layers with a hundred tensors each has half of this.
 pub const MAX_INDEX_BYTES: u64 = 64 << 20;
 
+/// Bytes of a chat template: the longest published ones, with their tools, have some thirty thousand.
+pub const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// Steps of a chat template's evaluation: a message takes some hundred, so this is ten thousand messages and more, or a
+/// second or two of one CPU core.
+pub const MAX_TEMPLATE_STEPS: u64 = 10_000_000;
+
+/// How deep a chat template's macros and blocks may nest; published ones stay below twenty, and each level takes a few
+/// kilobytes of stack.
+pub const MAX_TEMPLATE_DEPTH: usize = 100;
+
+/// Bytes of a rendered chat: [`MAX_POSITIONS`] tokens of the usual four bytes.
+pub const MAX_CHAT_BYTES: usize = 4 * MAX_POSITIONS;
+
+/// Bytes of a role's name: it is a word, and no template knows a long one.
+pub const MAX_ROLE_BYTES: usize = 64;
+
 /// A [`Spec`] that no model can have, or that this version has no kernels for.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpecError {

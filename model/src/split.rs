@@ -128,6 +128,8 @@ pub fn split(
     }
     let name = model_name(model_dir);
     let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
+    copy_beside(model_dir, out_dir, "tokenizer_config.json")?;
+    copy_beside(model_dir, out_dir, "chat_template.jinja")?;
     copy_beside(model_dir, out_dir, "generation_config.json")?;
     copy_beside(model_dir, out_dir, "wire.json")?;
     let origin = origin(&source, model_dir)?;
@@ -455,8 +457,18 @@ mod tests {
             assert_eq!(a, b);
         }
         let model = Model::fixture().write(Dtype::F16);
+        let beside = ["tokenizer_config.json", "chat_template.jinja"];
+        for name in beside {
+            fs::write(model.path().join(name), name).expect("write");
+        }
         let (manifest, _) = split_into(model.path(), out.path());
         assert!(!manifest.tokenizer && !out.path().join("tokenizer.json").exists());
+        for name in beside {
+            assert_eq!(fs::read_to_string(out.path().join(name)).expect(name), name);
+            fs::remove_file(model.path().join(name)).expect("remove");
+        }
+        split_into(model.path(), out.path());
+        assert!(beside.iter().all(|name| !out.path().join(name).exists()));
     }
 
     #[test]

@@ -1,14 +1,32 @@
-//! Text to token ids and back, and back again as a stream.
+//! Text and messages to token ids, and ids back to text.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use tokenizers::Decoder as _;
+
+use crate::chat::{ChatError, ChatTemplate, Message};
+use crate::control::{Control, MARK, Spellings};
+use crate::date::Date;
+use crate::detokenizer::Detokenizer;
 use crate::spec::Spec;
+use crate::tokenizer_config::{TokenizerConfig, TokenizerConfigError};
 
-/// The tokenizer of a model. Cloning is cheap.
+/// The tokenizer of a model, and the chat template that comes with it. Cloning is cheap.
 #[derive(Clone)]
 pub struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    plain: tokenizers::Tokenizer,
+    /// Whether `<0x41>` and the like stand for bytes.
+    has_bytes: bool,
+    eos: Option<u32>,
+    chat: Option<ChatTemplate>,
+    spellings: Spellings,
+    /// Made when a message first spells a control token: it takes as much memory as `plain`.
+    control: OnceLock<Result<Control, String>>,
 }
 
 /// Why a tokenizer cannot be used.
@@ -38,6 +56,12 @@ pub enum TokenizerError {
         /// Rows of the model's embedding.
         vocab: usize,
     },
+    /// The settings beside it.
+    #[error(transparent)]
+    Config(#[from] TokenizerConfigError),
+    /// The chat template beside it.
+    #[error(transparent)]
+    Chat(Box<ChatError>),
     /// A text that cannot be encoded.
     #[error("cannot encode the text: {0}")]
     Encode(String),
@@ -47,24 +71,37 @@ pub enum TokenizerError {
 }
 
 impl Tokenizer {
-    /// Loads a `tokenizer.json` for the model of `spec`.
+    /// The tokenizer of a model's folder, with what `tokenizer_config.json` and `chat_template.jinja` say; `None` if there is
+    /// no `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load); a damaged file beside it.
+    pub fn open(folder: &Path, spec: &Spec) -> Result<Option<Self>, TokenizerError> {
+        let path = folder.join("tokenizer.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let plain = read(&path, spec)?;
+        let config = TokenizerConfig::load(folder)?;
+        let eos = config.tokens.get("eos_token").and_then(|token| plain.token_to_id(token));
+        let chat = ChatTemplate::load(folder, config).map_err(|error| TokenizerError::Chat(Box::new(error)))?;
+        Ok(Some(Self::new(plain, eos, chat)))
+    }
+
+    /// Loads a `tokenizer.json` for the model of `spec`, and nothing beside it.
     ///
     /// # Errors
     /// A file that is not a tokenizer, or one whose ids are not the model's: a token beyond the model's vocabulary, or
     /// fewer tokens than half of it (padding of the embedding is never that large).
     pub fn load(path: &Path, spec: &Spec) -> Result<Self, TokenizerError> {
-        let load = |error: tokenizers::Error| TokenizerError::Load { path: path.into(), reason: error.to_string() };
-        let mut inner = tokenizers::Tokenizer::from_file(path).map_err(load)?;
-        // A file may carry the settings of its training run, which would silently cut or pad prompts.
-        inner.with_truncation(None).map_err(load)?;
-        inner.with_padding(None);
+        Ok(Self::new(read(path, spec)?, None, None))
+    }
 
-        let ids = inner.get_vocab(true);
-        let (size, highest) = (ids.len(), ids.values().copied().max().unwrap_or(0));
-        if highest as usize >= spec.vocab || size > spec.vocab || size < spec.vocab.div_ceil(2) {
-            return Err(TokenizerError::Vocabulary { path: path.into(), size, highest, vocab: spec.vocab });
-        }
-        Ok(Self { inner: Arc::new(inner) })
+    fn new(plain: tokenizers::Tokenizer, eos: Option<u32>, chat: Option<ChatTemplate>) -> Self {
+        let spelled = plain.get_decoder().and_then(|decoder| decoder.decode(vec!["<0x41>".into()]).ok());
+        let has_bytes = spelled.is_some_and(|text| text == "A");
+        let (spellings, control) = (Spellings::new(&plain), OnceLock::new());
+        Self { inner: Arc::new(Inner { plain, has_bytes, eos, chat, spellings, control }) }
     }
 
     /// The ids of a text, with what the tokenizer puts around a text (GPT-2: nothing).
@@ -72,7 +109,51 @@ impl Tokenizer {
     /// # Errors
     /// A text that the tokenizer's model cannot express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, true);
+        self.encode_as(text, true)
+    }
+
+    /// The ids of a conversation up to where the model's answer begins: the chat template's text, to which nothing is
+    /// added, since the template writes its control tokens itself. `date` is what a template that asks for today's is told.
+    ///
+    /// A control token (one that `tokenizer.json` calls special) that a *message* spells is encoded as plain text, so
+    /// that nobody ends a turn, or speaks as the system, from within a message. transformers does so only when asked, with
+    /// `sanitize_control_tokens`. Added tokens that are not special (Qwen's `<think>`) stay tokens wherever they stand.
+    ///
+    /// # Errors
+    /// A model without a chat template; those of [`ChatTemplate::render`]; a message with U+FDD0, which marks such spellings.
+    pub fn encode_chat(&self, messages: &[Message], date: Date) -> Result<Vec<u32>, ChatError> {
+        let template = self.inner.chat.as_ref().ok_or(ChatError::NoTemplate)?;
+        if messages.iter().any(|message| message.content.contains(MARK)) {
+            return Err(ChatError::Marker);
+        }
+        let marked: Vec<Option<String>> =
+            messages.iter().map(|message| self.inner.spellings.marked(&message.content)).collect();
+        if marked.iter().all(Option::is_none) {
+            return Ok(self.encode_as(&template.render(messages, true, date)?, false)?);
+        }
+        let with = |(message, marked): (&Message, Option<String>)| {
+            Message::new(&*message.role, marked.unwrap_or_else(|| message.content.clone()))
+        };
+        let messages: Vec<Message> = messages.iter().zip(marked).map(with).collect();
+        let text = template.render(&messages, true, date)?;
+        let control = self.inner.control.get_or_init(|| Control::new(&self.inner.plain).map_err(|e| e.to_string()));
+        let control = control.as_ref().map_err(|why| TokenizerError::Encode(why.clone()))?;
+        let ids = control.encode(&text, &self.inner.spellings);
+        Ok(ids.map_err(|error| TokenizerError::Encode(error.to_string()))?)
+    }
+
+    /// The model's chat template, if it has one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.inner.chat.as_ref()
+    }
+
+    /// The id of `tokenizer_config.json`'s `eos_token`: a chat model's end of turn, which its configuration may not name.
+    pub fn eos(&self) -> Option<u32> {
+        self.inner.eos
+    }
+
+    fn encode_as(&self, text: &str, around: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.plain.encode_fast(text, around);
         encoding.map(|found| found.get_ids().to_vec()).map_err(|error| TokenizerError::Encode(error.to_string()))
     }
 
@@ -81,128 +162,72 @@ impl Tokenizer {
     /// # Errors
     /// A tokenizer whose decoder fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.inner.decode(ids, true).map_err(|error| TokenizerError::Decode(error.to_string()))
+        self.inner.plain.decode(ids, true).map_err(|error| TokenizerError::Decode(error.to_string()))
     }
 
     /// The token's own spelling, for showing distributions to people.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.inner.plain.id_to_token(id)
     }
 
     /// The id of a token by its spelling.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.inner.token_to_id(token)
+        self.inner.plain.token_to_id(token)
     }
 
     /// A stream of text for a stream of ids.
     pub fn detokenizer(&self) -> Detokenizer {
-        Detokenizer { tokenizer: self.clone(), window: Vec::new(), emitted: 0, shrink_at: WINDOW, fresh: String::new() }
+        self.detokenizer_after(&[])
     }
 
-    /// Whether the id can give text.
-    fn has_text(&self, id: u32) -> bool {
-        let special = |token: &str| self.inner.get_added_vocabulary().is_special_token(token);
-        self.inner.id_to_token(id).is_some_and(|token| !special(&token))
+    /// A stream of text for a stream of ids that follow those of `before`, whose text is not part of it.
+    pub fn detokenizer_after(&self, before: &[u32]) -> Detokenizer {
+        Detokenizer::new(self.clone(), before)
+    }
+
+    /// The token's spelling, if it can give text: special tokens give none.
+    pub(crate) fn with_text(&self, id: u32) -> Option<String> {
+        let special = |token: &str| self.inner.plain.get_added_vocabulary().is_special_token(token);
+        self.token(id).filter(|token| !special(token))
+    }
+
+    /// The byte that a token stands for, `<0x41>` say.
+    pub(crate) fn byte(&self, token: &str) -> Option<u8> {
+        let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+        let is_byte = self.inner.has_bytes && digits.len() == 2;
+        u8::from_str_radix(digits, 16).ok().filter(|_| is_byte)
+    }
+
+    /// The text of tokens with text: [`decode`](Self::decode) by their spellings.
+    pub(crate) fn spell(&self, tokens: &[String]) -> Result<String, TokenizerError> {
+        match self.inner.plain.get_decoder() {
+            Some(decoder) => decoder.decode(tokens.to_vec()).map_err(|error| TokenizerError::Decode(error.to_string())),
+            None => Ok(tokens.join(" ")),
+        }
     }
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tokenizer({} tokens)", self.inner.get_vocab_size(true))
+        write!(f, "Tokenizer({} tokens)", self.inner.plain.get_vocab_size(true))
     }
 }
 
-/// Turns ids into text as they come, never emitting a part of a character.
-///
-/// The texts of all [`push`](Self::push) calls and of [`finish`](Self::finish) together are
-/// [`decode`](Tokenizer::decode) of all ids, for byte-level tokenizers. (One that falls back to byte tokens may spell
-/// a character that it later takes back, because a later byte made the run invalid; what was emitted stays.)
-///
-/// A token's text depends on its neighbours, so a window of the last ids is decoded anew for each id; the window is
-/// bounded, which keeps the work linear in the number of ids.
-pub struct Detokenizer {
-    tokenizer: Tokenizer,
-    /// The last ids, all with text.
-    window: Vec<u32>,
-    /// Bytes of the window's text that were emitted.
-    emitted: usize,
-    /// Length of the window at which a shorter one is tried.
-    shrink_at: usize,
-    /// What the last call emitted.
-    fresh: String,
-}
+/// Reads a `tokenizer.json` that fits the model of `spec`.
+fn read(path: &Path, spec: &Spec) -> Result<tokenizers::Tokenizer, TokenizerError> {
+    let load = |error: tokenizers::Error| TokenizerError::Load { path: path.into(), reason: error.to_string() };
+    let mut plain = tokenizers::Tokenizer::from_file(path).map_err(load)?;
+    // A file may carry the settings of its training run, which would silently cut or pad prompts.
+    plain.with_truncation(None).map_err(load)?;
+    plain.with_padding(None);
 
-impl Detokenizer {
-    /// Takes an id; gives the text that it completes, which may be empty.
-    ///
-    /// # Errors
-    /// Those of [`Tokenizer::decode`].
-    pub fn push(&mut self, id: u32) -> Result<&str, TokenizerError> {
-        self.fresh.clear();
-        if !self.tokenizer.has_text(id) {
-            return Ok("");
-        }
-        self.window.push(id);
-        let text = self.tokenizer.decode(&self.window)?;
-        let settled = settled(&text);
-        if let Some(fresh) = text.get(self.emitted..settled) {
-            self.fresh.push_str(fresh);
-            self.emitted = settled;
-        }
-        if self.window.len() >= self.shrink_at {
-            self.shrink(&text)?;
-        }
-        Ok(&self.fresh)
+    let ids = plain.get_vocab(true);
+    let (size, highest) = (ids.len(), ids.values().copied().max().unwrap_or(0));
+    if highest as usize >= spec.vocab || size > spec.vocab || size < spec.vocab.div_ceil(2) {
+        return Err(TokenizerError::Vocabulary { path: path.into(), size, highest, vocab: spec.vocab });
     }
-
-    /// The rest: what an incomplete character at the end decodes to. The stream starts anew afterwards.
-    ///
-    /// # Errors
-    /// Those of [`Tokenizer::decode`].
-    pub fn finish(&mut self) -> Result<&str, TokenizerError> {
-        let text = self.tokenizer.decode(&self.window)?;
-        self.fresh.clear();
-        self.fresh.push_str(text.get(self.emitted..).unwrap_or(""));
-        self.window.clear();
-        self.emitted = 0;
-        self.shrink_at = WINDOW;
-        Ok(&self.fresh)
-    }
-
-    /// Forgets old ids where the younger ones alone decode to the same end of the text.
-    ///
-    /// The start of a window may decode differently without its predecessors (half a character, a stripped space); that
-    /// does no harm as long as it was emitted before, hence `emitted > 0` for the new window.
-    fn shrink(&mut self, text: &str) -> Result<(), TokenizerError> {
-        let open = text.len().saturating_sub(self.emitted);
-        for kept in KEPT {
-            let start = self.window.len() - kept;
-            let shorter = self.tokenizer.decode(&self.window[start..])?;
-            if shorter.len() > open && text.ends_with(&shorter) {
-                self.window.drain(..start);
-                self.emitted = shorter.len() - open;
-                self.shrink_at = WINDOW;
-                return Ok(());
-            }
-        }
-        // Doubling keeps the cost of failed attempts linear.
-        self.shrink_at = 2 * self.window.len();
-        Ok(())
-    }
+    Ok(plain)
 }
-
-/// Length of `text` without replacement characters at its end: they may be the start of a character that comes with the
-/// next ids. A character has at most 4 bytes, so no more than that many can be waiting.
-fn settled(text: &str) -> usize {
-    let waiting = text.chars().rev().take(4).take_while(|c| *c == char::REPLACEMENT_CHARACTER);
-    text.len() - waiting.map(char::len_utf8).sum::<usize>()
-}
-
-/// Ids in a window before a shorter one is tried.
-const WINDOW: usize = 24;
-
-/// How many ids to keep: several tries, because a window must not start inside a character.
-const KEPT: std::ops::RangeInclusive<usize> = 8..=16;
 
 #[cfg(test)]
 mod tests {
@@ -223,24 +248,6 @@ mod tests {
         cases.map(|c| (text(&c["prompt"]), ids(&c["ids"]), ids(&c["greedy_64"]), text(&c["text"]))).collect()
     }
 
-    fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
-        let mut stream = tokenizer.detokenizer();
-        let mut text = String::new();
-        for id in ids {
-            text.push_str(stream.push(*id).expect("push"));
-        }
-        text.push_str(stream.finish().expect("finish"));
-        text
-    }
-
-    /// A linear congruential generator: the tests need variety, not quality.
-    fn numbers(mut state: u64) -> impl Iterator<Item = usize> {
-        std::iter::from_fn(move || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            Some((state >> 33) as usize)
-        })
-    }
-
     #[test]
     fn golden_prompts_and_texts() {
         let (tokenizer, _) = bundled();
@@ -250,63 +257,7 @@ mod tests {
             assert_eq!(tokenizer.encode(&prompt).expect("encode"), ids, "{prompt}");
             let all = [ids, greedy].concat();
             assert_eq!(tokenizer.decode(&all).expect("decode"), text);
-            assert_eq!(streamed(&tokenizer, &all), text);
         }
-    }
-
-    #[test]
-    fn streaming_equals_batch_for_any_ids() {
-        let (tokenizer, spec) = bundled();
-        for seed in 0..60 {
-            let mut numbers = numbers(seed);
-            // Low ids are single bytes: mostly invalid UTF-8, split characters, specials and an id without a token.
-            let range = if seed % 2 == 0 { 260 } else { spec.vocab + 1 };
-            let ids: Vec<u32> = numbers.by_ref().take(300).map(|n| (n % range) as u32).collect();
-            assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids).expect("decode"), "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn no_call_emits_a_part_of_a_character() {
-        let (tokenizer, _) = bundled();
-        let text = "naïve 中文字符 😀👩‍👩‍👧‍👦 ελληνικά \u{10FFFF} ".repeat(20);
-        let ids = tokenizer.encode(&text).expect("encode");
-        assert!(ids.len() > text.chars().count(), "the characters must be split for this to test anything");
-        let mut stream = tokenizer.detokenizer();
-        let mut shown = String::new();
-        for id in ids {
-            let fresh = stream.push(id).expect("push");
-            assert!(!fresh.contains(char::REPLACEMENT_CHARACTER), "{fresh:?}");
-            shown.push_str(fresh);
-            assert!(text.starts_with(&shown));
-        }
-        assert_eq!(shown, text);
-        assert_eq!(stream.finish().expect("finish"), "");
-    }
-
-    #[test]
-    fn the_window_stays_bounded() {
-        let (tokenizer, _) = bundled();
-        let emoji = tokenizer.encode("😀").expect("encode");
-        let letters = tokenizer.encode("let x").expect("encode");
-        let stray = emoji.last().copied().expect("last byte");
-        for ids in [vec![0], vec![stray], emoji[..1].to_vec(), emoji.clone(), letters] {
-            let mut stream = tokenizer.detokenizer();
-            for id in ids.iter().cycle().take(2000) {
-                stream.push(*id).expect("push");
-                assert!(stream.window.len() <= 2 * WINDOW, "{ids:?}: {}", stream.window.len());
-            }
-        }
-    }
-
-    #[test]
-    fn a_finished_stream_starts_anew() {
-        let (tokenizer, _) = bundled();
-        let half = tokenizer.encode("😀").expect("encode")[0];
-        let mut stream = tokenizer.detokenizer();
-        assert_eq!(stream.push(half).expect("push"), "");
-        assert_eq!(stream.finish().expect("finish"), "\u{FFFD}");
-        assert_eq!(stream.finish().expect("finish"), "");
     }
 
     #[test]
