@@ -215,6 +215,7 @@ const WARM_UP_STEPS: usize = 8;
 #[cfg(test)]
 mod tests {
     use syn1_kernels::engine::EngineConfig;
+    use syn1_model::manifest::Origin;
     use syn1_model::{Spec, WeightFormat};
 
     use super::*;
@@ -224,7 +225,9 @@ mod tests {
     fn laptop(dir: &tempfile::TempDir) -> Laptop<'static> {
         let spec = Spec { layers: 2, ..Spec::gpt2_124m() };
         let (version, format) = (Manifest::VERSION, WeightFormat::F16);
-        let manifest = Manifest { version, name: "tiny".into(), spec, format, pieces: Vec::new(), tokenizer: false };
+        let origin = Origin { config_sha256: Digest::of(b"{}"), files: Vec::new() };
+        let (name, pieces) = ("tiny".into(), Vec::new());
+        let manifest = Manifest { version, name, spec, format, origin, pieces, tokenizer: false };
         Laptop {
             keys: Keys::from_secret(&[1; 32]),
             join: "tcp://127.0.0.1:1".parse().unwrap(),

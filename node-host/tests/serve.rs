@@ -9,6 +9,7 @@ use syn1_core::limits::MAX_CONTROL;
 use syn1_core::{Codec, CodecSet, Control, Flags, Header, Kind, Limits, Link as _, Reason, Receive as _, Role};
 use syn1_core::{LinkError as _, LinkErrorKind, Transmit as _};
 use syn1_identity::Keys;
+use syn1_model::manifest::Origin;
 use syn1_model::{Digest, Manifest, ManifestPiece, Spec, WeightFormat, all_pieces, random_piece};
 use syn1_node_host::{DeviceChoice, HostConfig, HostError, HostEvent, serve};
 use syn1_transport_tcp::{TcpLink, TcpRx, TcpTx};
@@ -325,12 +326,14 @@ fn write_model(folder: &Path, seed: u64) -> Manifest {
     let pieces = all_pieces(&spec, format).into_iter().map(|piece| {
         let bytes = random_piece(&spec, format, piece, seed);
         let (sha256, len) = (Digest::of(bytes.as_slice()), bytes.as_slice().len() as u64);
-        let listed = ManifestPiece { name: piece.to_string(), sha256, bytes: len };
+        let listed = ManifestPiece { name: piece.to_string(), sha256, bytes: len, sqnr_db: None };
         std::fs::write(folder.join(listed.file_name()), bytes.as_slice()).unwrap();
         listed
     });
     let pieces = pieces.collect();
-    let manifest = Manifest { version: Manifest::VERSION, name: "tiny".into(), spec, format, pieces, tokenizer: false };
+    let origin = Origin { config_sha256: Digest::of(b"{}"), files: Vec::new() };
+    let (version, name) = (Manifest::VERSION, "tiny".into());
+    let manifest = Manifest { version, name, spec, format, origin, pieces, tokenizer: false };
     std::fs::write(folder.join(Manifest::FILE), manifest.to_bytes()).unwrap();
     manifest
 }

@@ -35,9 +35,11 @@ pub(super) enum Sum {
 /// The kernels over weights of one format, as in `dot.rs`.
 struct Products {
     gemv: unsafe fn(&[u8], &[f32], &mut [f32]),
-    gemm: unsafe fn(&[u8], usize, &mut [f32], &[f32], &mut [f32]),
+    gemm: Gemm,
     read: unsafe fn(&[u8], usize, &mut [f32]),
 }
+
+type Gemm = unsafe fn(&[u8], usize, &mut [f32], &[f32], &mut [f32]);
 
 /// The kernel over KV caches of one element type, as in `attend.rs`.
 pub(super) type Attend<W> = unsafe fn(&[f32], &[W], &[W], Score, &mut [f32], &mut [f32]);
