@@ -46,7 +46,7 @@ pub use pack::{PackError, pack_piece};
 pub use piece::PieceBytes;
 pub use plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes};
 pub use random::random_piece;
-pub use source::{Source, SourceError};
+pub use source::{Source, SourceError, layer_tensors};
 pub use spec::Spec;
 pub use split::{Progress, SplitError, split};
 pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError};
