@@ -1,4 +1,4 @@
-//! The one command people type: `syn1 demo | generate | coordinator | node | split | bench | doctor`.
+//! The one command people type: `syn1 demo | generate | coordinator | node | split | pull | bench | doctor`.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -15,6 +15,7 @@ mod node;
 mod node_event;
 mod options;
 mod progress;
+mod pull;
 mod show;
 mod split;
 mod swarm;
@@ -54,6 +55,8 @@ enum Command {
     Node(node::Args),
     /// Cut a Hugging Face model into content-addressed shards.
     Split(split::Args),
+    /// Fetch a model from a Hugging Face hub, or only some of its layers.
+    Pull(pull::Args),
     /// Measure: each benchmark prints its rivals or its limit beside the figure.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -99,6 +102,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Node(args) => node::run(args).await,
         Command::Split(args) => split::run(args).await,
+        Command::Pull(args) => pull::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Doctor(args) => doctor::run(args).await,
     }

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use syn1_hub::{Endpoint, Repo};
 use syn1_model::digest::Digest;
 use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
@@ -58,10 +59,18 @@ pub(crate) fn split(source: &Path, out: &Path, format: WeightFormat) -> Result<M
     })
 }
 
-/// The folder named, or the bundled model: in the working directory or beside the program, or above either.
+/// The folder named, the model of that name in the hub's cache, or the bundled model: in the working directory or beside
+/// the program, or above either. Nothing is fetched.
 pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf> {
     if let Some(dir) = named {
-        return Ok(dir.to_owned());
+        let repo = dir.to_str().and_then(|name| name.parse::<Repo>().ok());
+        return match repo {
+            Some(repo) if !dir.exists() => {
+                let cached = Endpoint::from_env().and_then(|endpoint| endpoint.cache().find(&repo));
+                cached.map_err(|error| anyhow!("there is no folder {}, and {error}", dir.display()))
+            }
+            _ => Ok(dir.to_owned()),
+        };
     }
     let program = std::env::current_exe().ok();
     let places = [std::env::current_dir().ok(), program];

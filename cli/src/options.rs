@@ -12,8 +12,9 @@ use crate::wire::WireChoice;
 /// Which model, and how its weights are stored.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A Hugging Face folder, or one that `syn1 split` made [default: the bundled tiny-rust-docs]
-    #[arg(long, value_name = "DIR", env = "SYN1_MODEL")]
+    /// A Hugging Face folder, one that `syn1 split` made, or the ORG/NAME[@REV] of a model that `syn1 pull` fetched
+    /// [default: the bundled tiny-rust-docs]
+    #[arg(long, value_name = "DIR|ORG/NAME", env = "SYN1_MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// How weights are stored on the nodes: auto is f16, or what a split folder has.
     #[arg(long, value_enum, default_value_t = Weights::Auto)]

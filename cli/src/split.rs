@@ -17,8 +17,9 @@ The output holds syn1.json, one file per piece (named by its SHA-256), and the t
 (syn1 coordinator --model OUT), copied, or given to a node (syn1 node --shards OUT). A run that was cut off is
 resumed: pieces that are there and whole are kept.")]
 pub(crate) struct Args {
-    /// A Hugging Face folder [default: the bundled tiny-rust-docs]
-    #[arg(long, value_name = "DIR", env = "SYN1_MODEL")]
+    /// A Hugging Face folder, or the ORG/NAME[@REV] of a model that `syn1 pull` fetched
+    /// [default: the bundled tiny-rust-docs]
+    #[arg(long, value_name = "DIR|ORG/NAME", env = "SYN1_MODEL")]
     model: Option<PathBuf>,
     /// Folder for the shards
     #[arg(long, value_name = "OUT")]

@@ -11,7 +11,8 @@
 //!
 //! Blocking on purpose: a transfer runs on a thread of its own. One connection at a time; a cut is resumed by byte range,
 //! in this run or the next. Whole files are checked while they stream: large ones by their SHA-256, small ones by their
-//! git id. The client for ranges is our own, because hf-hub 1.0 neither resumes nor reads parts of files (hf-hub#196).
+//! git id. The client is our own, because hf-hub 1.0 no longer resumes (hf-hub#196) and its ranges met compressed answers
+//! (hf-hub#141).
 #![forbid(unsafe_code)]
 
 mod cache;

@@ -51,6 +51,8 @@ pub enum Fault {
     Cut(usize),
     /// Only a status.
     Status(u16),
+    /// Too many requests: again after so many seconds.
+    Later(u64),
     /// The whole file, whatever was asked for.
     Whole,
     /// The right range of a file with one other byte.
@@ -240,6 +242,10 @@ impl Hub {
         let mut late = 0;
         match fault {
             Some(Fault::Status(status)) => return Reply::status(status),
+            Some(Fault::Later(seconds)) => {
+                let head = vec!["Content-Length: 0".to_owned(), format!("Retry-After: {seconds}")];
+                return Reply { head, ..Reply::status(429) };
+            }
             Some(Fault::Loop) => return Reply::redirect(302, seen.path.clone()),
             Some(Fault::Cut(bytes)) => cut = Some(bytes),
             Some(Fault::Whole) => asked = None,
