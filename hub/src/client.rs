@@ -124,7 +124,7 @@ impl Client {
     /// What a status means.
     fn refuse(&self, what: &str, url: &str, status: u16, headers: &HeaderMap) -> Failure {
         let hub = self.hub.as_ref().filter(|_| self.is_hub(url));
-        let (what, url) = (what.to_owned(), url.to_owned());
+        let (what, url) = (what.to_owned(), unsigned(url).to_owned());
         Failure::Final(match (status, hub) {
             (401 | 403, Some(hub)) => HubError::Refused { what, status, remedy: hub.remedy() },
             // The file store's addresses are signed for a while: the hub gives a fresh one.
@@ -204,7 +204,8 @@ pub(crate) fn mark(headers: &HeaderMap, name: &str) -> Option<String> {
 fn redirected(what: &str, url: &str, headers: &HeaderMap) -> Result<String, HubError> {
     let target = headers.get("location").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let refused = |reason| {
-        let (what, url, target) = (what.to_owned(), url.to_owned(), target.chars().take(200).collect());
+        let (what, url) = (what.to_owned(), unsigned(url).to_owned());
+        let target = unsigned(target).chars().take(200).collect();
         Err(HubError::Redirect { what, url, target, reason })
     };
     let Some(joined) = join(url, target) else { return refused("it is not an address") };
@@ -212,6 +213,11 @@ fn redirected(what: &str, url: &str, headers: &HeaderMap) -> Result<String, HubE
         return refused("it leaves the secure connection");
     }
     Ok(joined)
+}
+
+/// An address without its query, for messages: the file store's has a signature there, which is a right to read.
+fn unsigned(url: &str) -> &str {
+    url.split('?').next().unwrap_or(url)
 }
 
 /// `target` as seen from `url`: an address, or a path from the server's root, which is all that hubs send.

@@ -84,6 +84,17 @@ fn an_address_of_the_store_that_is_no_longer_valid_is_asked_for_again() {
 }
 
 #[test]
+fn a_refusal_of_the_store_is_told_without_the_signature_of_its_address() {
+    for (status, word) in [(404, "404"), (410, "410")] {
+        let (hub, reader) = llama();
+        hub.fail(WEIGHTS, &[Fault::Status(status)]);
+        let text = reader.pull(&hub).unwrap_err().to_string();
+        assert!(text.contains(WEIGHTS) && text.contains(word) && text.contains("/lfs/"), "{text}");
+        assert!(!text.contains("signature"), "{text}");
+    }
+}
+
+#[test]
 fn wrong_bytes_are_thrown_away_and_named_with_both_hashes() {
     for file in [WEIGHTS, "config.json"] {
         let (hub, reader) = llama();
