@@ -179,8 +179,10 @@ impl Hub {
             (false, ["api", "models", "org", "old", ..]) | (false, ["org", "old", ..]) => {
                 Reply::redirect(307, seen.path.replacen("/old/", "/small/", 1))
             }
-            (false, ["api", "models", "org", "small", "revision", "main" | "v1" | COMMIT]) => {
-                assert!(seen.path.ends_with("?blobs=true"));
+            (false, ["api", "models", "org", "small", "revision", "main" | "v1" | COMMIT])
+                // Without this the list says neither lengths nor hashes.
+                if seen.path.ends_with("?blobs=true") =>
+            {
                 match self.take_fault("api") {
                     Some(Fault::Status(status)) => Reply::status(status),
                     _ => self.listing(),
@@ -189,7 +191,7 @@ impl Hub {
             (false, ["api", "models", "org", "small", ..]) => Reply::status(404),
             // As the hub does: whoever may not know whether a model exists is not told.
             (false, ["api", "models", ..]) => Reply::status(if seen.authorization.is_some() { 404 } else { 401 }),
-            (false, ["org", "small", "resolve", COMMIT, file]) => self.resolve(seen, file),
+            (false, ["org", "small", "resolve", "main" | COMMIT, file]) => self.resolve(seen, file),
             (false, ["plain", file]) if self.script().files.contains_key(*file) => {
                 let etag = Digest::of(&self.served(file)).to_string();
                 self.file(seen, file, &[("ETag", format!("\"{etag}\""))])
@@ -207,7 +209,8 @@ impl Hub {
         }
         let Some(bytes) = self.script().files.get(file).cloned() else { return Reply::status(404) };
         if !is_large(file) {
-            return self.file(seen, file, &[("ETag", format!("\"{}\"", git_id(&bytes)))]);
+            let etag = format!("\"{}\"", git_id(&bytes));
+            return self.file(seen, file, &[("ETag", etag), ("X-Repo-Commit", COMMIT.into())]);
         }
         let mut etag = Digest::of(&bytes).to_string();
         let fault = self.take_fault("resolve");
