@@ -11,7 +11,7 @@ use syn1_hub::{Endpoint, Origin, Pulled, Repo, Watch, layers_to_folder, to_cache
 
 use crate::interrupt::blocking;
 use crate::progress::ByteBar;
-use crate::show;
+use crate::{options, show};
 
 /// Options of `syn1 pull`.
 #[derive(clap::Args)]
@@ -20,6 +20,8 @@ Examples:
   syn1 pull HuggingFaceTB/SmolLM2-135M-Instruct
     then: syn1 generate --model HuggingFaceTB/SmolLM2-135M-Instruct \"Once upon a time\"
   syn1 pull HuggingFaceTB/SmolLM2-135M-Instruct --layers 0..10 --out first-third
+    then: syn1 split --model first-third --layers 0..10 --out pieces
+    then: syn1 node --join tcp://HOST:PORT --shards pieces
   syn1 pull --from https://example.org/models/small --out small
     then: syn1 generate --model small \"Once upon a time\"
 
@@ -35,7 +37,7 @@ pub(crate) struct Args {
     from: Option<String>,
     /// Only the tensors that a node needs for layers A up to but not including B, counted from 0, by byte ranges: the
     /// embedding comes with the first layer, the head with the last
-    #[arg(long, value_name = "A..B", requires = "out", value_parser = layers)]
+    #[arg(long, value_name = "A..B", requires = "out", value_parser = options::layers)]
     layers: Option<Range<usize>>,
     /// A folder for the files [default: the hub's cache]
     #[arg(long, value_name = "DIR")]
@@ -104,24 +106,4 @@ fn pull(repo: Option<&Repo>, from: Option<&str>, layers: Option<Range<usize>>, o
         Some(layers) => layers_to_folder(&origin, layers, &out, &watch)?,
         None => to_folder(&origin, &out, &watch)?,
     })
-}
-
-/// `A..B`.
-fn layers(text: &str) -> Result<Range<usize>, String> {
-    let bounds = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
-    let range = bounds.filter(|range: &Range<usize>| range.start < range.end);
-    range.ok_or_else(|| "two numbers are expected, the first below the second, as in 0..8".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_are_two_numbers_in_order() {
-        assert_eq!(layers("0..8"), Ok(0..8));
-        for wrong in ["", "8", "..8", "0..", "0..=8", "8..8", "9..8", "-1..8", "a..b"] {
-            assert!(layers(wrong).is_err(), "{wrong}");
-        }
-    }
 }

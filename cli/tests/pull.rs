@@ -108,6 +108,19 @@ fn layers_come_into_the_folder_that_is_named_and_it_is_said_what_was_not_checked
     let size = fs::metadata(out.join(WEIGHTS)).unwrap().len();
     assert!(size < hub.bytes(WEIGHTS).len() as u64 / 2, "{size}");
     assert!(!home.path().join("huggingface").exists());
+
+    // The pieces of the part are those of the whole, so a node may mix them with the coordinator's.
+    let pieces = |model: &Path, layers: &str| -> serde_json::Value {
+        let shards = home.path().join(format!("pieces-{}", model.file_name().unwrap().to_str().unwrap()));
+        let [model, shards] = [model, &shards].map(|path| path.to_str().unwrap());
+        let args = ["split", "--model", model, "--layers", layers, "--out", shards, "--json"];
+        let output = run(&hub, home.path(), &args);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let part = pieces(&out, "1..3");
+    assert_eq!(part.as_array().unwrap().len(), 2);
+    assert_eq!(part, pieces(&repository("fixtures/llama"), "1..3"));
 }
 
 #[test]

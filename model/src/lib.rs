@@ -48,6 +48,6 @@ pub use plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes};
 pub use random::random_piece;
 pub use source::{Source, SourceError, layer_tensors};
 pub use spec::Spec;
-pub use split::{Progress, SplitError, split};
+pub use split::{Progress, SplitError, split, split_layers};
 pub use tokenizer::{Detokenizer, Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};
