@@ -3,6 +3,8 @@
 //! A hash of a whole file says nothing about a part of it. What is checked instead: the commit and the hash that the hub
 //! names with each answer (a web server: its ETag or date) stay the same, lengths are as promised, each header describes
 //! exactly its file, tensors have the shapes that `config.json` asks for. TLS vouches for the bytes between.
+//! Of a tied head's matrix that a file has a second time only the embedding is fetched: that the two are equal is not
+//! checked.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};

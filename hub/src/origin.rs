@@ -166,6 +166,10 @@ fn read_listing(client: &Client, what: &str, url: &str, meter: &Meter<'_>) -> Re
         let failure = match client.ask(&Method::GET, what, url, None) {
             Ok(mut answer) => match answer.response.body_mut().with_config().limit(MAX_LISTING_BYTES).read_to_vec() {
                 Ok(bytes) => return Ok(bytes),
+                Err(ureq::Error::BodyExceedsLimit(limit)) => {
+                    let reason = format!("it has more than {limit} bytes");
+                    return Err(HubError::Listing { url: url.into(), reason });
+                }
                 Err(error) => Failure::Again { cause: error.to_string(), wait: None },
             },
             Err(failure) => failure,

@@ -9,7 +9,7 @@ use std::fs;
 use reader::Reader;
 use support::{Fault, Hub};
 use syn1_hub::HubError;
-use syn1_hub::limits::MAX_ATTEMPTS;
+use syn1_hub::limits::{MAX_ATTEMPTS, MAX_LISTING_BYTES};
 
 const WEIGHTS: &str = "model.safetensors";
 const SIZE: usize = 1_176_184;
@@ -141,6 +141,17 @@ fn a_store_that_is_about_to_send_another_file_is_not_listened_to() {
     let (hub, reader) = llama();
     hub.fail("resolve", &[Fault::OtherHash]);
     assert!(matches!(reader.pull(&hub), Err(HubError::Changed { .. })));
+}
+
+#[test]
+fn a_file_list_that_is_none_or_has_no_end_is_refused_at_once() {
+    for (bytes, part) in [(100, "file list"), (MAX_LISTING_BYTES + 1, "bytes")] {
+        let (hub, reader) = llama();
+        hub.fail("api", &[Fault::Length(bytes)]);
+        let error = reader.pull(&hub).unwrap_err();
+        assert!(matches!(error, HubError::Listing { .. }) && error.to_string().contains(part), "{error}");
+        assert_eq!(hub.seen().len(), 1);
+    }
 }
 
 #[test]

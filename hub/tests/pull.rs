@@ -60,6 +60,33 @@ fn what_is_in_the_cache_is_checked_and_not_fetched_again() {
 }
 
 #[test]
+fn a_file_that_another_program_is_fetching_is_waited_for_with_one_notice() {
+    let (hub, reader) = (Hub::serve("fixtures/llama"), Reader::new());
+    // As Python's tools do it.
+    let locks = reader.dir.path().join("hub/.locks/models--org--small");
+    fs::create_dir_all(&locks).unwrap();
+    let lock = fs::File::create(locks.join(format!("{}.lock", Digest::of(&hub.bytes(WEIGHTS))))).unwrap();
+    lock.lock().unwrap();
+    let (told, notices) = std::sync::mpsc::channel::<String>();
+    let other = std::thread::spawn(move || {
+        let mut waits = notices.iter().filter(|text| text.contains("another program is fetching model.safetensors"));
+        waits.next().unwrap();
+        // Several looks at the lock.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(lock);
+        waits.count()
+    });
+    let notice = move |text| told.send(text).unwrap();
+    let pulled = reader.watch(|watch| {
+        let watch = syn1_hub::Watch { notice: &notice, ..*watch };
+        syn1_hub::to_cache(&reader.endpoint(&hub, None), &"org/small".parse().unwrap(), &watch).unwrap()
+    });
+    drop(notice);
+    assert_eq!(other.join().unwrap(), 0);
+    assert_eq!(fs::read(pulled.folder.join(WEIGHTS)).unwrap(), hub.bytes(WEIGHTS));
+}
+
+#[test]
 fn a_sharded_model_comes_with_the_shards_that_its_index_names() {
     let mut files = std::collections::BTreeMap::new();
     let config = fs::read(support::repository("fixtures/llama/config.json")).unwrap();

@@ -185,6 +185,10 @@ impl Hub {
             {
                 match self.take_fault("api") {
                     Some(Fault::Status(status)) => Reply::status(status),
+                    Some(Fault::Length(bytes)) => {
+                        let (head, body) = (vec![format!("Content-Length: {bytes}")], vec![b' '; bytes as usize]);
+                        Reply { status: 200, head, body, cut: None }
+                    }
                     _ => self.listing(),
                 }
             }
