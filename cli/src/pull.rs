@@ -25,9 +25,10 @@ Examples:
   syn1 pull --from https://example.org/models/small --out small
     then: syn1 generate --model small \"Once upon a time\"
 
-The folder is printed to standard output. Without --out it is in the hub's cache, where Python's tools find the same
-files, and where what they fetched is found. A run that was cut off is resumed where it ended. HF_TOKEN (for gated
-models), HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE mean what they mean to Python's tools.")]
+The folder is printed to standard output. Without --out it is in the hub's cache, where Python's
+tools find the same files, and where what they fetched is found. A run that was cut off is resumed
+where it ended. HF_TOKEN (for gated models), HF_HOME, HF_HUB_CACHE, HF_ENDPOINT and HF_HUB_OFFLINE
+mean what they mean to Python's tools.")]
 pub(crate) struct Args {
     /// A model of the hub; REV is a branch, a tag or a commit [default: main]
     #[arg(value_name = "ORG/NAME[@REV]", required_unless_present = "from")]

@@ -14,10 +14,11 @@ use crate::{model, options, show};
 /// Options of `syn1 split`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-The output holds syn1.json, one file per piece (named by its SHA-256), and the tokenizer. It can be served
-(syn1 coordinator --model OUT), copied, or given to a node (syn1 node --shards OUT). A run that was cut off is
-resumed: pieces that are there and whole are kept. With --layers there is no syn1.json, only the pieces of these
-layers: a node takes them (syn1 node --shards OUT) and fetches what else it needs.")]
+The output holds syn1.json, one file per piece (named by its SHA-256), and the tokenizer. It can be
+served (syn1 coordinator --model OUT), copied, or given to a node (syn1 node --shards OUT). A run
+that was cut off is resumed: pieces that are there and whole are kept. With --layers there is no
+syn1.json, only the pieces of these layers: a node takes them (syn1 node --shards OUT) and fetches
+what else it needs.")]
 pub(crate) struct Args {
     /// A Hugging Face folder, or the ORG/NAME[@REV] of a model that `syn1 pull` fetched
     /// [default: the bundled tiny-rust-docs]
