@@ -1,4 +1,4 @@
-//! The one command people type: `syn1 demo | generate | chat | coordinator | node | split | bench | doctor`.
+//! The one command people type: `syn1 demo | generate | chat | coordinator | node | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
 mod answer;
@@ -16,6 +16,7 @@ mod node;
 mod node_event;
 mod options;
 mod progress;
+mod pull;
 mod show;
 mod split;
 mod swarm;
@@ -57,6 +58,8 @@ enum Command {
     Node(node::Args),
     /// Cut a Hugging Face model into content-addressed shards.
     Split(split::Args),
+    /// Fetch a model from a Hugging Face hub, or only some of its layers.
+    Pull(pull::Args),
     /// Measure: each benchmark prints its rivals or its limit beside the figure.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -103,6 +106,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Node(args) => node::run(args).await,
         Command::Split(args) => split::run(args).await,
+        Command::Pull(args) => pull::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Doctor(args) => doctor::run(args).await,
     }

@@ -1,14 +1,16 @@
 //! Finds the model, and cuts it into shards where that has not been done.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use syn1_hub::{Endpoint, Repo};
 use syn1_model::digest::Digest;
 use syn1_model::folder::ModelFolder;
-use syn1_model::manifest::Manifest;
+use syn1_model::manifest::{Manifest, ManifestPiece};
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
-use syn1_model::split::SplitError;
+use syn1_model::split::{Progress, SplitError};
 use syn1_model::tokenizer::Tokenizer;
 use syn1_node_host::cache::Cache;
 
@@ -51,17 +53,38 @@ pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
 /// Cuts the model in `source` into shards in `out`, with a bar. Blocks for as long as it takes.
 pub(crate) fn split(source: &Path, out: &Path, format: WeightFormat) -> Result<Manifest, SplitError> {
     let bar = ByteBar::new();
-    syn1_model::split::split(source, out, format, &mut |at| {
-        if let Some(piece) = at.piece {
-            bar.show(format!("packing {piece}"), at.done_bytes, at.total_bytes);
-        }
-    })
+    syn1_model::split::split(source, out, format, &mut |at| show(&bar, at))
 }
 
-/// The folder named, or the bundled model: in the working directory or beside the program, or above either.
+/// As [`split`], but only the pieces of some layers.
+pub(crate) fn split_layers(
+    source: &Path,
+    layers: Range<usize>,
+    out: &Path,
+    format: WeightFormat,
+) -> Result<Vec<ManifestPiece>, SplitError> {
+    let bar = ByteBar::new();
+    syn1_model::split::split_layers(source, layers, out, format, &mut |at| show(&bar, at))
+}
+
+fn show(bar: &ByteBar, at: Progress) {
+    if let Some(piece) = at.piece {
+        bar.show(format!("packing {piece}"), at.done_bytes, at.total_bytes);
+    }
+}
+
+/// The folder named, the model of that name in the hub's cache, or the bundled model: in the working directory or beside
+/// the program, or above either. Nothing is fetched.
 pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf> {
     if let Some(dir) = named {
-        return Ok(dir.to_owned());
+        let repo = dir.to_str().and_then(|name| name.parse::<Repo>().ok());
+        return match repo {
+            Some(repo) if !dir.exists() => {
+                let cached = Endpoint::from_env().and_then(|endpoint| endpoint.cache().find(&repo));
+                cached.map_err(|error| anyhow!("there is no folder {}, and {error}", dir.display()))
+            }
+            _ => Ok(dir.to_owned()),
+        };
     }
     let program = std::env::current_exe().ok();
     let places = [std::env::current_dir().ok(), program];

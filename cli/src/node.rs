@@ -30,7 +30,8 @@ pub(crate) struct Args {
     /// Join only the coordinator that proves this key; `syn1 coordinator` prints its own [default: any]
     #[arg(long, value_name = "KEY")]
     expect: Option<Key>,
-    /// Weights that are on this machine already: a Hugging Face folder or one that `syn1 split` made
+    /// Weights that are on this machine already: a Hugging Face folder or one that `syn1 split` made, whole or of some
+    /// layers (what these lack comes from the coordinator)
     #[arg(long, value_name = "DIR")]
     shards: Option<PathBuf>,
     /// Where fetched pieces are kept [default: the user's cache folder]

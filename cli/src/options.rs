@@ -1,5 +1,6 @@
 //! Options that several commands share.
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -12,8 +13,9 @@ use crate::wire::WireChoice;
 /// Which model, and how its weights are stored.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A Hugging Face folder, or one that `syn1 split` made [default: the bundled tiny-rust-docs]
-    #[arg(long, value_name = "DIR", env = "SYN1_MODEL")]
+    /// A Hugging Face folder, one that `syn1 split` made, or the ORG/NAME[@REV] of a model that `syn1 pull` fetched
+    /// [default: the bundled tiny-rust-docs]
+    #[arg(long, value_name = "DIR|ORG/NAME", env = "SYN1_MODEL")]
     pub(crate) model: Option<PathBuf>,
     /// How weights are stored on the nodes: auto is f16, or what a split folder has.
     #[arg(long, value_enum, default_value_t = Weights::Auto)]
@@ -115,6 +117,26 @@ impl SamplingOptions {
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed.unwrap_or_else(fresh_seed),
+        }
+    }
+}
+
+/// Layers as `A..B`: from A up to but not including B, counted from 0.
+pub(crate) fn layers(text: &str) -> Result<Range<usize>, String> {
+    let bounds = text.split_once("..").and_then(|(from, to)| Some(from.parse().ok()?..to.parse().ok()?));
+    let range = bounds.filter(|range: &Range<usize>| range.start < range.end);
+    range.ok_or_else(|| "two numbers are expected, the first below the second, as in 0..8".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_two_numbers_in_order() {
+        assert_eq!(layers("0..8"), Ok(0..8));
+        for wrong in ["", "8", "..8", "0..", "0..=8", "8..8", "9..8", "-1..8", "a..b"] {
+            assert!(layers(wrong).is_err(), "{wrong}");
         }
     }
 }

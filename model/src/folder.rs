@@ -190,7 +190,7 @@ impl ModelFolder {
 /// The name of a model from the name of its folder, fit for messages and manifests.
 pub(crate) fn model_name(path: &Path) -> String {
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    let name = real.file_name().unwrap_or_default().to_string_lossy();
+    let name = hub_name(&real).unwrap_or_else(|| real.file_name().unwrap_or_default().to_string_lossy().into_owned());
     let mut clean = String::new();
     for c in name.chars().filter(|c| !c.is_control()) {
         if clean.len() + c.len_utf8() > MAX_NAME {
@@ -199,6 +199,14 @@ pub(crate) fn model_name(path: &Path) -> String {
         clean.push(c);
     }
     if clean.is_empty() { "model".into() } else { clean }
+}
+
+/// The model's name where the folder is a snapshot in a hub cache, `models--ORG--NAME/snapshots/COMMIT`: its own name is
+/// that of a commit.
+fn hub_name(path: &Path) -> Option<String> {
+    let snapshots = path.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let repo = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    Some(repo.rsplit_once("--").map_or(repo, |(_, name)| name).to_owned())
 }
 
 #[cfg(test)]
@@ -271,6 +279,8 @@ mod tests {
         assert_eq!(model_name(&bundled().join(".")), "tiny-rust-docs");
         assert_eq!(model_name(Path::new("/")), "model");
         assert_eq!(model_name(Path::new("nowhere/a\nb")), "ab");
+        assert_eq!(model_name(Path::new("hub/models--org--small-model/snapshots/0a1b2c")), "small-model");
+        assert_eq!(model_name(Path::new("hub/other/snapshots/0a1b2c")), "0a1b2c");
         let long = model_name(Path::new(&"é".repeat(200)));
         assert_eq!(long, "é".repeat(128));
     }

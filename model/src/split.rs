@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -17,7 +18,7 @@ use crate::digest::Digest;
 use crate::folder::model_name;
 use crate::manifest::{Manifest, ManifestError, ManifestPiece, Origin, OriginFile};
 use crate::pack::{PackError, Sink, pack_into};
-use crate::plan::{Piece, WeightFormat, all_pieces, piece_bytes};
+use crate::plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes};
 use crate::source::{Source, SourceError};
 
 /// How far a split is; reported before each piece, while it grows, and once at the end.
@@ -72,8 +73,9 @@ pub enum SplitError {
 /// Splits the model of `model_dir` into `out_dir` and gives the manifest that was written there.
 ///
 /// Each piece is written to a temporary file and then renamed to `<sha256>.bin`; `syn1.json` comes last, so a folder
-/// with a manifest is complete. No more than a few bands of rows are in memory, however large the model is. The manifest of an older split goes first, its pieces that are not listed any more last.
-/// `tokenizer.json`, `generation_config.json` and what was measured for the wire, `wire.json`, are copied.
+/// with a manifest is complete. No more than a few bands of rows are in memory, however large the model is. The manifest
+/// of an older split goes first, its pieces that are not listed any more last. What a model has beside its weights
+/// (tokenizer, chat template, generation settings, what was measured for the wire) is copied.
 ///
 /// # Errors
 /// Those of opening and packing the model, and of writing files.
@@ -83,21 +85,81 @@ pub fn split(
     format: WeightFormat,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Manifest, SplitError> {
+    check_not_split(model_dir)?;
+    let source = Source::open(model_dir)?;
+    let _lock = prepare(model_dir, out_dir)?;
+    // An older split's: from here on the folder is not complete.
+    remove(&out_dir.join(Manifest::FILE))?;
+    let spec = source.spec();
+    let (pieces, state) = write_pieces(&source, model_dir, out_dir, format, all_pieces(spec, format), progress)?;
+    let name = model_name(model_dir);
+    let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
+    for name in ["tokenizer_config.json", "chat_template.jinja", "generation_config.json", "wire.json"] {
+        copy_beside(model_dir, out_dir, name)?;
+    }
+    let origin = origin(&source, model_dir)?;
+    let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, origin, pieces, tokenizer };
+    manifest.check()?;
+    write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
+    remove_unlisted(out_dir, &manifest)?;
+    progress(state);
+    Ok(manifest)
+}
+
+/// Writes only the pieces of `layers` into `out_dir` and gives them. The model's folder need not hold other layers.
+///
+/// There is no manifest: a node that has one, the coordinator's, finds the pieces by their names. They are the same as
+/// those of a split of the whole model.
+///
+/// # Errors
+/// Those of [`split`]; a range that the model does not have; an `out_dir` with a manifest, which belongs to a whole model.
+pub fn split_layers(
+    model_dir: &Path,
+    layers: Range<usize>,
+    out_dir: &Path,
+    format: WeightFormat,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<ManifestPiece>, SplitError> {
+    check_not_split(model_dir)?;
+    if out_dir.join(Manifest::FILE).exists() {
+        return Err(SplitError::AlreadySplit { folder: out_dir.into() });
+    }
+    let source = Source::open_layers(model_dir, layers.clone())?;
+    let _lock = prepare(model_dir, out_dir)?;
+    let plan = Plan::new(source.spec(), format, layers).pieces;
+    let (pieces, state) = write_pieces(&source, model_dir, out_dir, format, plan, progress)?;
+    progress(state);
+    Ok(pieces)
+}
+
+/// That a folder is not what a split wrote.
+fn check_not_split(model_dir: &Path) -> Result<(), SplitError> {
     if model_dir.join(Manifest::FILE).exists() && !model_dir.join("config.json").exists() {
         return Err(SplitError::AlreadySplit { folder: model_dir.into() });
     }
-    let source = Source::open(model_dir)?;
+    Ok(())
+}
+
+/// Makes the folder and takes its lock.
+fn prepare(model_dir: &Path, out_dir: &Path) -> Result<File, SplitError> {
     fs::create_dir_all(out_dir).map_err(failed("create", out_dir))?;
     if fs::canonicalize(model_dir).ok() == fs::canonicalize(out_dir).ok() {
         return Err(SplitError::SameFolder { folder: out_dir.into() });
     }
+    lock(out_dir)
+}
 
-    let _lock = lock(out_dir)?;
-    // An older split's: from here on the folder is not complete.
-    remove(&out_dir.join(Manifest::FILE))?;
-    let mut journal = Journal::open(out_dir, fingerprint(&source, model_dir, format)?);
+/// Writes the pieces that are not there yet; gives all of them, and the progress at the end.
+fn write_pieces(
+    source: &Source,
+    model_dir: &Path,
+    out_dir: &Path,
+    format: WeightFormat,
+    plan: Vec<Piece>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<(Vec<ManifestPiece>, Progress), SplitError> {
+    let mut journal = Journal::open(out_dir, fingerprint(source, model_dir, format)?);
     let spec = source.spec();
-    let plan = all_pieces(spec, format);
     let mut state = Progress {
         piece: None,
         done_bytes: 0,
@@ -118,7 +180,7 @@ pub fn split(
                     let done_bytes = state.done_bytes + written;
                     progress(Progress { piece: Some(piece), done_bytes, ..state });
                 };
-                let listed = write_piece(&source, out_dir, piece, format, grown)?;
+                let listed = write_piece(source, out_dir, piece, format, grown)?;
                 journal.record(out_dir, &listed)?;
                 listed
             }
@@ -126,19 +188,7 @@ pub fn split(
         state.done_bytes += bytes;
         pieces.push(listed);
     }
-    let name = model_name(model_dir);
-    let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
-    copy_beside(model_dir, out_dir, "tokenizer_config.json")?;
-    copy_beside(model_dir, out_dir, "chat_template.jinja")?;
-    copy_beside(model_dir, out_dir, "generation_config.json")?;
-    copy_beside(model_dir, out_dir, "wire.json")?;
-    let origin = origin(&source, model_dir)?;
-    let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, origin, pieces, tokenizer };
-    manifest.check()?;
-    write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
-    remove_unlisted(out_dir, &manifest)?;
-    progress(state);
-    Ok(manifest)
+    Ok((pieces, state))
 }
 
 /// Keeps a second split of the same folder waiting until this one is done (it then finds everything finished). The
@@ -375,6 +425,31 @@ mod tests {
             let loaded = load_piece(a.path(), listed).expect("load");
             assert_eq!(loaded.as_slice(), packed.as_slice(), "{piece}");
         }
+    }
+
+    #[test]
+    fn the_pieces_of_some_layers_are_those_of_the_whole_model_and_have_no_manifest() {
+        let (model, whole) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        let (manifest, _) = split_into(model.path(), whole.path());
+        for layers in [0..2, 2..4] {
+            let mut part = Model::fixture();
+            let other = |name: &str| (0..4).any(|i| !layers.contains(&i) && name.contains(&format!(".h.{i}.")));
+            part.tensors.retain(|name, _| !other(name));
+            let (part, out) = (part.write(Dtype::F16), tempfile::tempdir().expect("folder"));
+            let mut last = None;
+            let mut progress = |progress: Progress| last = Some(progress);
+            let pieces = split_layers(part.path(), layers.clone(), out.path(), F16, &mut progress).expect("split");
+            assert!(pieces.iter().all(|piece| manifest.pieces.contains(piece)), "{layers:?}");
+            assert!(pieces.iter().all(|piece| load_piece(out.path(), piece).is_ok()));
+            assert_eq!(last.expect("progress").done_bytes, sum(&pieces));
+            assert!(!out.path().join(Manifest::FILE).exists());
+        }
+        let refused =
+            |layers, out: &Path| split_layers(model.path(), layers, out, F16, &mut |_| {}).expect_err("refused");
+        assert!(matches!(refused(0..1, whole.path()), SplitError::AlreadySplit { .. }));
+        let out = tempfile::tempdir().expect("folder");
+        assert!(refused(3..5, out.path()).to_string().contains("3..5"));
+        assert!(matches!(refused(0..1, model.path()), SplitError::SameFolder { .. }));
     }
 
     #[test]

@@ -378,10 +378,10 @@ fn open_shard(path: PathBuf, file: &File, shard: usize) -> Result<(Shard, Vec<(S
 }
 
 /// The file of a model in one piece.
-const SINGLE: &str = "model.safetensors";
+pub const SINGLE: &str = "model.safetensors";
 
 /// The list of shards of a larger model.
-const INDEX: &str = "model.safetensors.index.json";
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Said about `pytorch_model.bin`, a format that runs code when it is read.
 const PICKLED: &str = "; its pytorch_model.bin must be converted first (save_pretrained with safe_serialization)";

@@ -1,22 +1,33 @@
 //! Where a shard's pieces come from: a folder on this machine, or the coordinator by way of the cache.
 
 use std::cell::Cell;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use syn1_model::{FolderError, Manifest, ModelFolder, PieceBytes, PieceError, Plan};
+use syn1_model::{Digest, FolderError, Manifest, ManifestPiece, ModelFolder, PieceBytes, PieceError, Plan, load_piece};
 use syn1_node::Progress;
 
 use crate::cache::Cache;
 use crate::fetch::{FetchError, Fetcher, Watch};
 
+/// Weights that are on this machine already.
+#[derive(Clone)]
+pub(crate) enum Local {
+    /// A whole model: a Hugging Face folder or a split folder.
+    Model(Arc<ModelFolder>),
+    /// Some pieces, named by their SHA-256; the others come from the coordinator.
+    Pieces(PathBuf),
+}
+
 /// A source of pieces.
 #[derive(Clone)]
 pub(crate) enum Origin {
-    /// A Hugging Face folder or a split folder of this machine.
+    /// A whole model of this machine.
     Folder(Arc<ModelFolder>),
-    /// The coordinator, and what came from it before.
-    Coordinator { cache: Cache, fetcher: Fetcher },
+    /// The coordinator, what came from it before, and a folder that is looked into first.
+    Coordinator { cache: Cache, fetcher: Fetcher, beside: Option<PathBuf> },
 }
 
 /// The pieces of a plan, in its order, each verified.
@@ -39,6 +50,39 @@ pub(crate) enum GatherError {
     Fetch(#[from] FetchError),
     #[error("the manifest lists no piece {0}: split the model again on the coordinator")]
     Unlisted(String),
+}
+
+impl Local {
+    /// Opens a model's folder, or one that has no model but pieces in it.
+    pub(crate) fn open(path: &Path) -> Result<Self, FolderError> {
+        match ModelFolder::open(path) {
+            Err(FolderError::NoModel { .. }) if has_pieces(path) => Ok(Self::Pieces(path.to_owned())),
+            opened => Ok(Self::Model(Arc::new(opened?))),
+        }
+    }
+}
+
+/// Whether a folder has a file that is named as a piece is.
+fn has_pieces(path: &Path) -> bool {
+    let is_piece = |name: &OsStr| {
+        let hash = name.to_str().and_then(|name| name.strip_suffix(".bin"));
+        hash.is_some_and(|hash| hash.parse::<Digest>().is_ok())
+    };
+    std::fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| is_piece(&entry.file_name())))
+}
+
+/// A piece of a folder that need not have it. One that is there but damaged is told of and passed over.
+fn piece_of(folder: &Path, listed: &ManifestPiece, notice: &dyn Fn(String)) -> Option<PieceBytes> {
+    if !folder.join(listed.file_name()).exists() {
+        return None;
+    }
+    match load_piece(folder, listed) {
+        Ok(bytes) => Some(bytes),
+        Err(err) => {
+            notice(format!("{err}; it comes from the coordinator now"));
+            None
+        }
+    }
 }
 
 impl Origin {
@@ -72,10 +116,15 @@ impl Origin {
                     listed.verify(bytes.as_slice(), &folder.path().display()).map_err(GatherError::Other)?;
                     bytes
                 }
-                Self::Coordinator { cache, fetcher } => {
-                    let fetched = fetcher.piece(cache, listed, &watch)?;
-                    fetched_bytes += fetched.network_bytes;
-                    fetched.bytes
+                Self::Coordinator { cache, fetcher, beside } => {
+                    match beside.as_deref().and_then(|folder| piece_of(folder, listed, notice)) {
+                        Some(bytes) => bytes,
+                        None => {
+                            let fetched = fetcher.piece(cache, listed, &watch)?;
+                            fetched_bytes += fetched.network_bytes;
+                            fetched.bytes
+                        }
+                    }
                 }
             });
             before.set(before.get() + listed.bytes);

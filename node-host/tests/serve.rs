@@ -106,6 +106,28 @@ async fn local_weights_are_taken_from_their_folder() {
 }
 
 #[tokio::test]
+async fn pieces_without_a_manifest_are_taken_from_their_folder_and_the_others_are_fetched() {
+    let mut stage = Stage::new().await;
+    let some = tempfile::tempdir().unwrap();
+    let pieces = &stage.manifest.pieces;
+    for piece in [&pieces[0], &pieces[2], &pieces[3]] {
+        std::fs::copy(stage.dir.path().join(piece.file_name()), some.path().join(piece.file_name())).unwrap();
+    }
+    // One of the three is damaged.
+    std::fs::write(some.path().join(pieces[3].file_name()), vec![1; pieces[3].bytes as usize]).unwrap();
+    let rest = stage.manifest.total_bytes() - pieces[0].bytes - pieces[2].bytes;
+    let weights = some.path().to_owned();
+    let mut node = stage.node(|config| config.weights = Some(weights));
+    let mut peer = stage.accept().await;
+    let loaded = peer.assign(&stage, 0..2).await;
+    assert!(loaded.contains("Loaded") && loaded.contains(&format!("fetched_bytes: {rest},")), "{loaded}");
+    node.stop();
+    node.ended().await.unwrap();
+    let told = |event: &HostEvent| matches!(event, HostEvent::Notice(text) if text.contains("is damaged"));
+    assert!(node.events().iter().any(told));
+}
+
+#[tokio::test]
 async fn a_shard_beyond_the_memory_limit_is_declined_with_both_numbers() {
     let mut stage = Stage::new().await;
     let mut node = stage.node(|config| config.memory_limit_bytes = Some(1000));

@@ -1,5 +1,7 @@
 //! What a checkpoint calls its tensors, and how their rows become those of the plan's products.
 
+use std::ops::Range;
+
 use crate::layout::rotary_row;
 use crate::spec::{Family, NormKind, Position, Spec};
 
@@ -150,13 +152,22 @@ impl Names<'_> {
 
     /// Every tensor that a model of this shape must have, with its shape in the file.
     pub(crate) fn all(&self) -> Vec<(String, Vec<usize>)> {
+        self.of_layers(0..self.spec.layers)
+    }
+
+    /// The tensors behind the pieces that [`Plan`](crate::plan::Plan) lists for `layers`, each once, with its shape.
+    pub(crate) fn of_layers(&self, layers: Range<usize>) -> Vec<(String, Vec<usize>)> {
         let spec = self.spec;
-        let mut all = vec![(self.tokens(), vec![spec.vocab, spec.width])];
-        if spec.position == Position::Learned {
+        let (embeds, heads) = (layers.start == 0, layers.end == spec.layers);
+        let mut all = Vec::new();
+        if embeds || (heads && spec.tied_head) {
+            all.push((self.tokens(), vec![spec.vocab, spec.width]));
+        }
+        if embeds && spec.position == Position::Learned {
             all.push((self.positions(), vec![spec.max_positions, spec.width]));
         }
         let cols = [spec.width, spec.attention_width(), spec.width, spec.ffn];
-        for index in 0..spec.layers {
+        for index in layers {
             let block = self.block(index);
             for (linear, cols) in block.linears.into_iter().zip(cols) {
                 push_linear(&mut all, linear, cols);
@@ -168,7 +179,12 @@ impl Names<'_> {
                 push_norm(&mut all, norm, spec.width);
             }
         }
-        push_linear(&mut all, self.head(), spec.width);
+        if heads {
+            let mut head = self.head();
+            // A tied head's matrix is the embedding, which is listed already.
+            head.parts.retain(|_| !spec.tied_head);
+            push_linear(&mut all, head, spec.width);
+        }
         all
     }
 
