@@ -8,6 +8,7 @@ use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
+use crate::context;
 use crate::keys;
 use crate::machine::reachable;
 use crate::model;
@@ -59,6 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
     check_nodes(&prepared, args.nodes.unwrap_or_default().into())?;
     let policy = args.nodes.map_or(Policy::Auto, |nodes| Policy::Exactly(nodes.into()));
+    show::say(&context::cost(&prepared, args.slots.into(), args.nodes.map(usize::from)));
     let (wire, why) = args.wire.wire.resolve(&prepared)?;
     let keys = keys::load(args.key.as_deref(), "coordinator.key")?;
     let key = keys.public();

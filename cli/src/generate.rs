@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use syn1_coordinator::request::Generate;
 
 use crate::answer::{self, Question};
+use crate::context;
 use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
 use crate::options::{ModelOptions, TextOptions};
@@ -56,6 +57,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         speculate: args.how.speculate.into(),
     };
     swarm::check_ask(&prepared, &ask)?;
+    show::say(&context::cost(&prepared, 1, Some(args.nodes.into())));
     let (wire, why) = args.how.wire.wire.resolve(&prepared)?;
     if let (Some(why), 2..) = (why, args.nodes) {
         show::say(&format!("wire {wire}: {why}"));

@@ -12,6 +12,7 @@ use syn1_model::split::SplitError;
 use syn1_model::tokenizer::Tokenizer;
 use syn1_node_host::cache::Cache;
 
+use crate::context;
 use crate::interrupt::blocking;
 use crate::options::ModelOptions;
 use crate::progress::ByteBar;
@@ -39,7 +40,7 @@ pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
         let folder = ModelFolder::open(&dir)?;
         let format = options.weights.format(folder.manifest().map(|manifest| manifest.format));
         let tokenizer = folder.tokenizer().cloned();
-        let max_positions = context(options.context, folder.spec())?;
+        let max_positions = context::positions(options.context, folder.spec())?;
         let (shards, manifest) = shards(&dir, &folder, format)?;
         let (name, spec) = (folder.name().to_owned(), folder.spec().clone());
         let folder = Some(dir);
@@ -68,16 +69,6 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf> {
     let above = places.iter().flatten().flat_map(|place| place.ancestors());
     let bundled = above.map(|dir| dir.join(BUNDLED)).find(|dir| dir.join("config.json").is_file());
     bundled.with_context(|| format!("the bundled model {BUNDLED} is not here: name a model folder with --model"))
-}
-
-fn context(asked: Option<usize>, spec: &Spec) -> Result<usize> {
-    match asked {
-        Some(0 | 1) => bail!("--context must be at least 2: one token in, one out"),
-        Some(more) if more > spec.max_positions => {
-            bail!("--context {more} is more than the model's {} positions", spec.max_positions)
-        }
-        asked => Ok(asked.unwrap_or(spec.max_positions)),
-    }
 }
 
 /// The split model's folder: the given one if it is split, else one in the cache, made when it is missing or stale.

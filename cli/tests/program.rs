@@ -26,7 +26,9 @@ fn generate_prints_the_golden_text_and_nothing_else_on_standard_output() {
     let output = run(&args);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout), case.text.clone().unwrap() + "\n");
-    assert!(text(&output.stderr).contains("64 tokens on 2 nodes"), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("context 512 needs 4.2 MB of KV on 2 nodes\n"), "{said}");
+    assert!(said.contains("64 tokens on 2 nodes"), "{said}");
 }
 
 #[test]
@@ -83,6 +85,7 @@ fn the_demo_ends_without_a_complaint() {
     assert!(text(&output.stdout).starts_with("# Ownership"));
     let complaints = said.lines().filter(|line| line.contains("error") && !line.contains("XDG_RUNTIME_DIR"));
     assert_eq!(complaints.count(), 0, "{said}");
+    assert!(said.contains("needs 16.8 MB of KV on 2 nodes (4 requests at a time, 4.2 MB each)\n"), "{said}");
     assert!(said.contains("ready: a token went through every layer"), "{said}");
 }
 

@@ -284,7 +284,12 @@ impl Core {
         }
         if ask.prompt.len() >= max {
             let tokens = ask.prompt.len();
-            return Err(format!("the prompt has {tokens} tokens, the context holds {max}: shorten it to {}", max - 1));
+            let (limit, larger) = (self.config.spec.max_positions, ", or serve the model with a larger context");
+            let larger = if limit > max { larger } else { "" };
+            let shorter = max - 1;
+            return Err(format!(
+                "the prompt has {tokens} tokens, the context holds {max}: shorten it to {shorter}{larger}"
+            ));
         }
         if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(format!("token {id} is outside the vocabulary of {vocab}"));

@@ -142,7 +142,7 @@ impl Scales {
     fn new(demand: &Demand<'_>) -> Self {
         let Demand { spec, format, max_positions, slots } = *demand;
         let weigh = |pieces: &[Piece]| pieces.iter().map(|piece| piece_bytes(spec, format, *piece)).sum::<u64>();
-        let kv = Plan::new(spec, format, 0..1).kv_bytes_per_position() * (max_positions * slots) as u64;
+        let kv = Plan::new(spec, format, 0..1).kv_bytes(max_positions, slots);
         let embed = Plan::new(spec, format, 0..1).pieces;
         let ends = |keep: fn(&Piece) -> bool| weigh(&embed.iter().copied().filter(keep).collect::<Vec<_>>());
         let tokens = weigh(&[Piece::Tokens]);
@@ -301,7 +301,7 @@ mod tests {
         with_demand(|demand| {
             for range in [0..8, 0..1, 2..5, 7..8] {
                 let plan = Plan::new(demand.spec, demand.format, range.clone());
-                let bytes = plan.weight_bytes() + plan.kv_bytes_per_position() * (512 * 4);
+                let bytes = plan.weight_bytes() + plan.kv_bytes(512, 4);
                 assert_eq!(Scales::new(demand).bytes(range), bytes);
             }
         });

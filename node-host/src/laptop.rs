@@ -224,7 +224,9 @@ mod tests {
     fn laptop(dir: &tempfile::TempDir) -> Laptop<'static> {
         let spec = Spec { layers: 2, ..Spec::gpt2_124m() };
         let (version, format) = (Manifest::VERSION, WeightFormat::F16);
-        let manifest = Manifest { version, name: "tiny".into(), spec, format, pieces: Vec::new(), tokenizer: false };
+        let origin = syn1_model::manifest::Origin { config_sha256: Digest([0; 32]), files: Vec::new() };
+        let manifest =
+            Manifest { version, name: "tiny".into(), spec, format, origin, pieces: Vec::new(), tokenizer: false };
         Laptop {
             keys: Keys::from_secret(&[1; 32]),
             join: "tcp://127.0.0.1:1".parse().unwrap(),

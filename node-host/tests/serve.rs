@@ -325,12 +325,14 @@ fn write_model(folder: &Path, seed: u64) -> Manifest {
     let pieces = all_pieces(&spec, format).into_iter().map(|piece| {
         let bytes = random_piece(&spec, format, piece, seed);
         let (sha256, len) = (Digest::of(bytes.as_slice()), bytes.as_slice().len() as u64);
-        let listed = ManifestPiece { name: piece.to_string(), sha256, bytes: len };
+        let listed = ManifestPiece { name: piece.to_string(), sha256, bytes: len, sqnr_db: None };
         std::fs::write(folder.join(listed.file_name()), bytes.as_slice()).unwrap();
         listed
     });
     let pieces = pieces.collect();
-    let manifest = Manifest { version: Manifest::VERSION, name: "tiny".into(), spec, format, pieces, tokenizer: false };
+    let origin = syn1_model::manifest::Origin { config_sha256: Digest([0; 32]), files: Vec::new() };
+    let (version, name) = (Manifest::VERSION, "tiny".into());
+    let manifest = Manifest { version, name, spec, format, origin, pieces, tokenizer: false };
     std::fs::write(folder.join(Manifest::FILE), manifest.to_bytes()).unwrap();
     manifest
 }

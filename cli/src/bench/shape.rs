@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use syn1_model::digest::Digest;
-use syn1_model::manifest::{Manifest, ManifestPiece};
+use syn1_model::manifest::{Manifest, ManifestPiece, Origin};
 use syn1_model::plan::{WeightFormat, all_pieces};
 use syn1_model::random::random_piece;
 use syn1_model::spec::Spec;
@@ -41,7 +41,12 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Resu
     for (seed, piece) in (0..).zip(all_pieces(&spec, format)) {
         let bytes = random_piece(&spec, format, piece, seed);
         let bytes = bytes.as_slice();
-        let listed = ManifestPiece { name: piece.to_string(), sha256: Digest::of(bytes), bytes: bytes.len() as u64 };
+        let listed = ManifestPiece {
+            name: piece.to_string(),
+            sha256: Digest::of(bytes),
+            bytes: bytes.len() as u64,
+            sqnr_db: None,
+        };
         write(&folder.join(listed.file_name()), bytes)?;
         pieces.push(listed);
     }
@@ -51,6 +56,7 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Resu
         name: name.clone(),
         spec: spec.clone(),
         format,
+        origin: Origin { config_sha256: Digest::of(&[]), files: Vec::new() },
         pieces,
         tokenizer: false,
     };

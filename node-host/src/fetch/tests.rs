@@ -79,7 +79,7 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), u64::MAX).unwrap();
         let (sha256, bytes) = (Digest::of(promised), promised.len() as u64);
-        let piece = ManifestPiece { name: "block.3".into(), sha256, bytes };
+        let piece = ManifestPiece { name: "block.3".into(), sha256, bytes, sqnr_db: None };
         let (progress, notices) = Default::default();
         Self { _dir: dir, cache, piece, progress, notices, cancelled: AtomicBool::new(false) }
     }
