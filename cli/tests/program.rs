@@ -146,6 +146,24 @@ fn the_weights_of_a_split_folder_are_taken_as_they_are_unless_others_are_demande
 }
 
 #[test]
+fn a_split_tells_its_size_its_fidelity_and_what_it_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let split = ["split", "--weights", "int8", "--out", out.to_str().unwrap()];
+    let (first, again) = (run(&split), run(&[&split[..], &["--json"]].concat()));
+    let said = text(&first.stdout);
+    assert!(said.contains("tiny-rust-docs: 11 pieces of int8 weights, "), "{first:?}");
+    assert!(said.contains(" bits a weight, SQNR 4") && said.contains("peak memory "), "{said}");
+    let report: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    let manifest = std::fs::read(out.join("syn1.json")).unwrap();
+    assert_eq!(report["manifest"], serde_json::from_slice::<serde_json::Value>(&manifest).unwrap());
+    assert!((8.5..9.5).contains(&report["bits_per_weight"].as_f64().unwrap()), "{report}");
+    let (worst, mean) = (&report["sqnr_db"]["worst"], &report["sqnr_db"]["mean"]);
+    assert!(worst.as_f64().unwrap() <= mean.as_f64().unwrap(), "{report}");
+    assert_eq!(report["peak_memory_bytes"].as_u64().is_some(), cfg!(target_os = "linux"));
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_is_no_failure() {
     let cache = tempfile::tempdir().unwrap();
     let mut command = syn1(cache.path());
