@@ -4,6 +4,7 @@
 //! weights beyond serving their files.
 #![forbid(unsafe_code)]
 
+mod chain;
 pub mod core;
 mod deadlines;
 mod draft;
