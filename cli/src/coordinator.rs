@@ -26,7 +26,8 @@ Then, from anywhere:  curl -N http://THIS-MACHINE:7780/api/generate -d '{\"promp
                         -H 'content-type: application/json'
 
 Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
-it makes a bigger model fit.")]
+it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
+later does not change that, and --nodes N waits for N of them first.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,

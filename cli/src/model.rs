@@ -1,8 +1,10 @@
 //! Finds the model, and cuts it into shards where that has not been done.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use syn1_coordinator::server::{Pack, Packed};
 use syn1_model::digest::Digest;
 use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
@@ -25,11 +27,39 @@ pub(crate) struct Prepared {
     pub(crate) manifest: Manifest,
     /// Manifest and pieces.
     pub(crate) shards: PathBuf,
+    /// Formats to fall back to where the nodes' memory does not hold `format`, the best first; none where one was named.
+    pub(crate) smaller: Vec<WeightFormat>,
     pub(crate) tokenizer: Option<Tokenizer>,
     /// Positions a request may take.
     pub(crate) max_positions: usize,
     /// Where it came from; none for random weights.
     pub(crate) folder: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// What packs the model in its smaller formats.
+    pub(crate) fn pack(&self) -> Pack {
+        let (dir, name) = (self.folder.clone(), self.name.clone());
+        Arc::new(move |format| {
+            let dir = dir.as_deref().ok_or("there is no model folder to pack from")?;
+            let packed = split_folder(dir, &name, format).and_then(|shards| {
+                let manifest_sha256 = *split(dir, &shards, format)?.sha256().as_bytes();
+                Ok(Packed { shards, manifest_sha256 })
+            });
+            packed.map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    /// The folders that the model's weights are in, or will be when they have been packed.
+    pub(crate) fn folders(&self) -> Result<Vec<PathBuf>> {
+        let mut folders = vec![self.shards.clone()];
+        if let Some(dir) = &self.folder {
+            for format in &self.smaller {
+                folders.push(split_folder(dir, &self.name, *format)?);
+            }
+        }
+        Ok(folders)
+    }
 }
 
 /// Opens the model and makes sure that its shards are on disk.
@@ -39,12 +69,13 @@ pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
         let dir = find(options.model.as_deref())?;
         let folder = ModelFolder::open(&dir)?;
         let format = options.weights.format(folder.manifest().map(|manifest| manifest.format));
+        let smaller = if folder.source().is_some() { options.weights.smaller() } else { Vec::new() };
         let tokenizer = folder.tokenizer().cloned();
         let max_positions = context::positions(options.context, folder.spec())?;
         let (shards, manifest) = shards(&dir, &folder, format)?;
         let (name, spec) = (folder.name().to_owned(), folder.spec().clone());
         let folder = Some(dir);
-        Ok(Prepared { name, spec, format, manifest, shards, tokenizer, max_positions, folder })
+        Ok(Prepared { name, spec, format, manifest, shards, smaller, tokenizer, max_positions, folder })
     })
     .await
 }
@@ -80,13 +111,18 @@ fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Result<(Pat
         }
         return Ok((dir.to_owned(), manifest.clone()));
     }
-    // One folder per source; the split itself notices when the source has changed, and keeps what is still whole.
-    let path = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let digest = Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
-    let folder_name = format!("{}-{}-{}", folder.name(), format.name(), digest.get(..12).unwrap_or_default());
-    let out = Cache::default_dir()?.join("split").join(folder_name);
+    let out = split_folder(dir, folder.name(), format)?;
     let manifest = split(dir, &out, format)?;
     Ok((out, manifest))
+}
+
+/// Where the model `name` in `dir` is split to, in the cache: one folder for each source and format. The split itself
+/// notices when the source has changed, and keeps what is still whole.
+fn split_folder(dir: &Path, name: &str, format: WeightFormat) -> Result<PathBuf> {
+    let path = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let digest = Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
+    let folder = format!("{name}-{format}-{}", digest.get(..12).unwrap_or_default());
+    Ok(Cache::default_dir()?.join("split").join(folder))
 }
 
 const BUNDLED: &str = "models/tiny-rust-docs";

@@ -27,7 +27,8 @@ pub(crate) struct ModelOptions {
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
-    /// What a split folder has, else f16.
+    /// What a split folder has; else the first of f16, int8 and int4 that fits the memory of the nodes that are there. Where
+    /// no nodes are asked (split, bench): f16.
     Auto,
     /// 16 bits a weight: exact for f16 models, a rounding that hardly shows for others.
     F16,
@@ -40,7 +41,7 @@ pub(crate) enum Weights {
 }
 
 impl Weights {
-    /// The format; `have` is that of weights which are split already.
+    /// The format, or the one to begin with; `have` is that of weights which are split already.
     pub(crate) fn format(self, have: Option<WeightFormat>) -> WeightFormat {
         match self {
             Self::Auto => have.unwrap_or(WeightFormat::F16),
@@ -49,6 +50,11 @@ impl Weights {
             Self::Int4 => WeightFormat::Int4,
             Self::F32 => WeightFormat::F32,
         }
+    }
+
+    /// The formats that may follow where that one does not fit, the best first.
+    pub(crate) fn smaller(self) -> Vec<WeightFormat> {
+        if self == Self::Auto { vec![WeightFormat::Int8, WeightFormat::Int4] } else { Vec::new() }
     }
 }
 

@@ -40,6 +40,7 @@ impl Swarm {
         let (stop, stopped) = watch::channel(false);
         let device_line = Arc::new(OnceLock::new());
         let join = format!("tcp://{}", server.tcp());
+        let folders = prepared.folders()?;
         let mut handles = Vec::new();
         for number in 1..=nodes {
             let config = HostConfig {
@@ -49,7 +50,7 @@ impl Swarm {
                 expect: Some(keys.public()),
                 device: device.device.clone(),
                 threads: device.threads,
-                weights: Some(prepared.shards.clone()),
+                weights: folders.clone(),
                 cache: None,
                 memory_limit_bytes: None,
                 reconnect: false,
@@ -152,6 +153,7 @@ pub(crate) fn server_config(
     ServerConfig {
         core: core_config(prepared, policy, wire, slots),
         shards: prepared.shards.clone(),
+        pack: prepared.pack(),
         tcp: local,
         http: local,
         keys,
@@ -165,6 +167,7 @@ fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -
         spec: prepared.spec.clone(),
         format: prepared.format,
         manifest_sha256: *prepared.manifest.sha256().as_bytes(),
+        smaller: prepared.smaller.clone(),
         http_port: 0,
         policy,
         wire: wire.clone(),

@@ -9,7 +9,7 @@ use syn1_core::control::{Assign, Control};
 
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
-use crate::placement::{Demand, Offer, Unplaced, place, predicted_ns};
+use crate::placement::{Offer, Unplaced, place, predicted_ns};
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::update::{Event, Update};
@@ -30,19 +30,17 @@ impl Core {
     /// Cuts the model over the nodes that are able, and tells each its layers.
     pub(crate) fn place(&mut self, now: Duration) {
         self.place_at = None;
+        if !self.may_place() {
+            return;
+        }
         let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none());
         let (ids, offers): (Vec<NodeId>, Vec<Offer>) = able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip();
-        let CoreConfig { spec, format, policy, max_positions, slots, chunk, .. } = &self.config;
-        let (max_positions, slots, chunk) = (*max_positions, *slots, *chunk);
-        let parts = match place(&Demand { spec, format: *format, max_positions, slots }, &offers, *policy) {
+        let CoreConfig { format, policy, max_positions, slots, chunk, .. } = self.config;
+        let parts = match place(&self.demand(format), &offers, policy) {
             Ok(parts) => parts,
             Err(why) => {
-                let waiting = matches!(why, Unplaced::Nodes { .. });
-                self.unplaced = self.with_unable(why.to_string());
-                self.event(Event::Unplaced { why: self.unplaced.clone(), waiting });
-                if !waiting {
-                    let refused = self.waiting.drain(..).collect();
-                    self.fail_all(refused, &self.unplaced.clone());
+                if let Err(why) = self.fall_back(why, &offers) {
+                    self.cannot_place(why.to_string(), matches!(why, Unplaced::Nodes { .. }));
                 }
                 return;
             }
@@ -69,6 +67,16 @@ impl Core {
         self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
         let chunk = usize::try_from(rows).unwrap_or(chunk).clamp(1, chunk);
         self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, ready: false, slots, chunk });
+    }
+
+    /// There is no chain, and unless it is `waiting` for what comes by itself, nothing to wait for either.
+    pub(crate) fn cannot_place(&mut self, why: String, waiting: bool) {
+        self.unplaced = self.with_unable(why);
+        self.event(Event::Unplaced { why: self.unplaced.clone(), waiting });
+        if !waiting {
+            let refused = self.waiting.drain(..).collect();
+            self.fail_all(refused, &self.unplaced.clone());
+        }
     }
 
     fn with_unable(&self, mut why: String) -> String {

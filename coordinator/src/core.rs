@@ -1,13 +1,13 @@
 //! The coordinator without sockets or clocks: nodes, the chain they form, and the requests that pass through it.
 //!
-//! Contract: call one input (`connected`, `control`, `data`, `gone`, `submit`, `cancel`, `tick`) with the time since the
-//! start, then drain [`Core::poll_action`]; nothing happens in between. Every request that `submit` accepts ends with one
-//! `Finished` or `Failed` update, whatever the nodes do.
+//! Contract: call one input (`connected`, `control`, `data`, `gone`, `submit`, `cancel`, `packed`, `tick`) with the time
+//! since the start, then drain [`Core::poll_action`]; nothing happens in between. Every request that `submit` accepts ends
+//! with one `Finished` or `Failed` update, whatever the nodes do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use syn1_core::control::{Bye, Control, Model, Profile, Reason};
+use syn1_core::control::{Bye, Control, Profile, Reason};
 use syn1_core::{Flags, Header, Negotiated};
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
@@ -31,6 +31,8 @@ pub struct CoreConfig {
     pub format: WeightFormat,
     /// SHA-256 of the manifest's file.
     pub manifest_sha256: [u8; 32],
+    /// Formats to fall back to where the nodes' memory does not hold `format`, the best first.
+    pub smaller: Vec<WeightFormat>,
     /// Where nodes fetch manifest and pieces.
     pub http_port: u16,
     /// How many nodes share the model.
@@ -62,6 +64,8 @@ pub enum Action {
     Update(u32, Update),
     /// Tell whoever watches the swarm.
     Event(Event),
+    /// Pack the model in this format, serve it, and answer with [`Core::packed`] or [`Core::not_packed`].
+    Pack(WeightFormat),
 }
 
 /// Why a request was not taken.
@@ -81,6 +85,8 @@ pub struct Core {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) chain: Option<Chain>,
     pub(crate) unplaced: String,
+    /// The format that is being packed.
+    pub(crate) packing: Option<WeightFormat>,
     pub(crate) place_at: Option<Duration>,
     pub(crate) generation: u32,
     pub(crate) requests: BTreeMap<u32, Request>,
@@ -95,7 +101,11 @@ pub(crate) struct Node {
     /// What its frames may carry.
     pub(crate) flags: Flags,
     pub(crate) device: String,
+    /// What it told last, be it for a format before.
     pub(crate) offer: Option<Offer>,
+    /// The format that it was told of last, and whether its answer to that is still to come.
+    pub(crate) announced: WeightFormat,
+    pub(crate) owes_profile: bool,
     pub(crate) read_bytes_per_s: u64,
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
@@ -113,6 +123,7 @@ impl Core {
             nodes: BTreeMap::new(),
             chain: None,
             unplaced: "no node has joined yet".into(),
+            packing: None,
             place_at: None,
             generation: 0,
             requests: BTreeMap::new(),
@@ -142,6 +153,8 @@ impl Core {
             flags: negotiated.flags,
             device: String::new(),
             offer: None,
+            announced: self.config.format,
+            owes_profile: false,
             read_bytes_per_s: 0,
             unable: None,
             progressed: now,
@@ -154,16 +167,7 @@ impl Core {
             self.refuse(now, id, Reason::Refused, &why);
             return id;
         }
-        let (name, spec) = (self.config.name.clone(), &self.config.spec);
-        let model = Model {
-            name: &name,
-            manifest_sha256: self.config.manifest_sha256,
-            http_port: self.config.http_port,
-            width: spec.width as u16,
-            vocab: spec.vocab as u32,
-            layers: spec.layers as u16,
-        };
-        self.send(id, &Control::Model(model));
+        self.announce(now, id);
         id
     }
 
@@ -318,21 +322,29 @@ impl Core {
     fn profile(&mut self, now: Duration, from: NodeId, profile: &Profile<'_>) {
         let name = self.unique_name(from, &plain(profile.name));
         let Some(node) = self.nodes.get_mut(&from) else { return };
-        if node.offer.is_some() {
+        if !node.owes_profile {
             return self.refuse(now, from, Reason::Protocol, "it told twice what it is");
         }
+        node.owes_profile = false;
         node.name = name.clone();
         node.device = plain(profile.device);
         let device = node.device.clone();
-        node.offer = Some(Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns });
+        let offer = Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns };
+        let known = node.offer.replace(offer).is_some();
         node.read_bytes_per_s = profile.read_bytes_per_s;
-        self.event(Event::Joined {
-            node: name,
-            device,
-            memory_bytes: profile.memory_bytes,
-            read_bytes_per_s: profile.read_bytes_per_s,
-            layer_ns: profile.layer_ns,
-        });
+        let outdated = node.announced != self.config.format;
+        if !known {
+            self.event(Event::Joined {
+                node: name,
+                device,
+                memory_bytes: profile.memory_bytes,
+                read_bytes_per_s: profile.read_bytes_per_s,
+                layer_ns: profile.layer_ns,
+            });
+        }
+        if outdated {
+            return self.announce(now, from);
+        }
         if self.chain.is_none() {
             match self.config.policy {
                 Policy::Exactly(_) => self.place(now),

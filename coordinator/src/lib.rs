@@ -19,4 +19,5 @@ pub mod server;
 mod stop;
 pub mod update;
 mod view;
+mod weights;
 pub mod wire;

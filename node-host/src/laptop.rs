@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use syn1_core::{Identity, Millis};
 use syn1_identity::{Keys, nonce};
 use syn1_kernels::engine::Engine as _;
-use syn1_model::{Digest, Manifest, ModelFolder, Plan};
+use syn1_model::{Digest, Manifest, Plan};
 use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress};
 use tokio::sync::{mpsc, watch};
 
@@ -17,7 +17,7 @@ use crate::fetch::Fetcher;
 use crate::join::Join;
 use crate::lane::{Lane, go_on};
 use crate::measure;
-use crate::pieces::{Gathered, Origin};
+use crate::pieces::{Gathered, Local, Origin};
 use crate::room;
 use crate::serve::{HostEvent, MAX_ROWS};
 
@@ -27,7 +27,7 @@ pub(crate) struct Laptop<'a> {
     pub(crate) keys: Keys,
     pub(crate) device: Device,
     pub(crate) memory_limit_bytes: Option<u64>,
-    pub(crate) weights: Option<Arc<ModelFolder>>,
+    pub(crate) weights: Option<Local>,
     pub(crate) cache: Cache,
     pub(crate) events: &'a dyn Fn(HostEvent),
     pub(crate) stopped: watch::Receiver<bool>,
@@ -125,7 +125,7 @@ impl Host for Laptop<'_> {
             ));
         }
         let origin = match &self.weights {
-            Some(folder) => Origin::Folder(folder.clone()),
+            Some(local) => Origin::Folder(local.having(manifest.format).map_err(|err| err.to_string())?),
             None => {
                 let fetcher = Fetcher::new(self.join.host(), model.http_port);
                 Origin::Coordinator { cache: self.cache.clone(), fetcher }

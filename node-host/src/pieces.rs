@@ -1,14 +1,43 @@
 //! Where a shard's pieces come from: a folder on this machine, or the coordinator by way of the cache.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use syn1_model::{FolderError, Manifest, ModelFolder, PieceBytes, PieceError, Plan};
+use syn1_model::{FolderError, Manifest, ModelFolder, PieceBytes, PieceError, Plan, WeightFormat};
 use syn1_node::Progress;
 
 use crate::cache::Cache;
 use crate::fetch::{FetchError, Fetcher, Watch};
+
+/// The folders of this machine with weights in them.
+pub(crate) struct Local {
+    first: Arc<ModelFolder>,
+    others: Vec<PathBuf>,
+}
+
+impl Local {
+    /// Opens the first folder; the others are looked for when they are needed. Nothing if there are none.
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Option<Self>, FolderError> {
+        let Some((first, others)) = paths.split_first() else { return Ok(None) };
+        Ok(Some(Self { first: Arc::new(ModelFolder::open(first)?), others: others.to_vec() }))
+    }
+
+    /// The first folder that has weights of this format; the very first one if none has, which says so when it is used.
+    pub(crate) fn having(&self, format: WeightFormat) -> Result<Arc<ModelFolder>, GatherError> {
+        let has = |folder: &ModelFolder| folder.manifest().is_none_or(|manifest| manifest.format == format);
+        if !has(&self.first) {
+            for path in self.others.iter().filter(|path| path.exists()) {
+                let folder = ModelFolder::open(path)?;
+                if has(&folder) {
+                    return Ok(Arc::new(folder));
+                }
+            }
+        }
+        Ok(self.first.clone())
+    }
+}
 
 /// A source of pieces.
 #[derive(Clone)]
@@ -89,5 +118,32 @@ impl Origin {
             }
         }
         Ok(Gathered { pieces, fetched_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_folder_that_has_the_format_is_taken_also_when_it_came_later() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/gpt2");
+        let folder = tempfile::tempdir().unwrap();
+        let [f16, int8] = ["f16", "int8"].map(|name| folder.path().join(name));
+        let split = |out: &Path, format| syn1_model::split(&source, out, format, &mut |_| {}).unwrap();
+        split(&f16, WeightFormat::F16);
+        let local = Local::open(&[f16.clone(), int8.clone()]).unwrap().unwrap();
+        let path = |format| local.having(format).unwrap().path().to_owned();
+        assert_eq!(path(WeightFormat::Int8), f16, "its error names both formats");
+        split(&int8, WeightFormat::Int8);
+        assert_eq!(path(WeightFormat::Int8), int8);
+        assert_eq!(path(WeightFormat::F16), f16);
+        // A Hugging Face folder has every format.
+        let local = Local::open(&[source.clone(), int8]).unwrap().unwrap();
+        assert_eq!(local.having(WeightFormat::Int8).unwrap().path(), source);
+        assert!(Local::open(&[]).unwrap().is_none());
+        assert!(Local::open(&[folder.path().join("nowhere")]).is_err());
     }
 }

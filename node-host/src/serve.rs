@@ -6,12 +6,11 @@ use std::future::Future;
 use std::hash::BuildHasher as _;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use syn1_core::Reason;
 use syn1_identity::{Key, Keys};
-use syn1_model::{FolderError, ModelFolder};
+use syn1_model::FolderError;
 use syn1_node::{Ended, NodeConfig, NodeError, NodeEvent};
 use syn1_transport_tcp::TcpLink;
 use tokio::sync::{oneshot, watch};
@@ -21,6 +20,7 @@ use crate::device::{Device, DeviceChoice, DeviceError};
 use crate::join::Join;
 use crate::lane::Lane;
 use crate::laptop::Laptop;
+use crate::pieces::Local;
 
 /// What a laptop's node is told by its owner.
 #[derive(Clone, Debug)]
@@ -37,9 +37,10 @@ pub struct HostConfig {
     pub device: DeviceChoice,
     /// Threads of the CPU engine; nothing for one a core.
     pub threads: Option<usize>,
-    /// Where the weights lie on this machine: a split folder, or a Hugging Face folder. Nothing: they come from the
-    /// coordinator.
-    pub weights: Option<PathBuf>,
+    /// Where the weights lie on this machine: split folders, or a Hugging Face folder, which has every format. The first one
+    /// that has the coordinator's format is taken; all but the first may come into being later. Empty: the weights come
+    /// from the coordinator.
+    pub weights: Vec<PathBuf>,
     /// Where fetched pieces are kept; nothing for [`Cache::default_dir`].
     pub cache: Option<PathBuf>,
     /// Bytes of weights and KV caches that the node offers at most.
@@ -228,7 +229,7 @@ async fn run(
 ) -> Result<(), HostError> {
     let device = Device::open(&config.device, config.threads)?;
     events(HostEvent::Device(device.describe().to_owned()));
-    let weights = config.weights.as_deref().map(ModelFolder::open).transpose()?;
+    let weights = Local::open(&config.weights)?;
     let cache_dir = config.cache.clone().map_or_else(Cache::default_dir, Ok)?;
     let cache = Cache::open(&cache_dir, Cache::DEFAULT_CAP_BYTES)?;
     let joined = Cell::new(false);
@@ -243,7 +244,7 @@ async fn run(
         keys: config.keys.clone(),
         device,
         memory_limit_bytes: config.memory_limit_bytes,
-        weights: weights.map(Arc::new),
+        weights,
         cache,
         events: &tell,
         stopped: stopped.clone(),

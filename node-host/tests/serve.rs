@@ -84,7 +84,7 @@ async fn local_weights_of_another_model_are_named_and_the_node_stays() {
     let other = tempfile::tempdir().unwrap();
     write_model(other.path(), 2);
     let weights = other.path().to_owned();
-    let mut node = stage.node(|config| config.weights = Some(weights));
+    let mut node = stage.node(|config| config.weights = vec![weights]);
     let mut peer = stage.accept().await;
     let unable = peer.assign(&stage, 0..2).await;
     assert!(unable.contains("Unable") && unable.contains("not what the coordinator serves"), "{unable}");
@@ -96,7 +96,7 @@ async fn local_weights_of_another_model_are_named_and_the_node_stays() {
 async fn local_weights_are_taken_from_their_folder() {
     let mut stage = Stage::new().await;
     let weights = stage.dir.path().to_owned();
-    let mut node = stage.node(|config| config.weights = Some(weights));
+    let mut node = stage.node(|config| config.weights = vec![weights]);
     let mut peer = stage.accept().await;
     let loaded = peer.assign(&stage, 0..2).await;
     assert!(loaded.contains("Loaded") && loaded.contains("fetched_bytes: 0,"), "{loaded}");
@@ -187,7 +187,7 @@ impl Stage {
             expect: None,
             device: DeviceChoice::Cpu,
             threads: Some(1),
-            weights: None,
+            weights: Vec::new(),
             cache: Some(PathBuf::from(self.cache.path())),
             memory_limit_bytes: None,
             reconnect: true,
