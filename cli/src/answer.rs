@@ -4,8 +4,9 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Generation, Server};
-use syn1_coordinator::update::{Figures, Finish, Finished, NodeView, Update};
+use syn1_coordinator::update::{Figures, Finish, Finished, NodeView, Topology, Update};
 use syn1_coordinator::wire::Wire;
+use syn1_model::plan::WeightFormat;
 use syn1_model::tokenizer::Tokenizer;
 
 use crate::model::Prepared;
@@ -32,6 +33,7 @@ pub(crate) struct Answer {
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a str,
+    weights: WeightFormat,
     prompt_ids: &'a [u32],
     ids: &'a [u32],
     /// Prompt and continuation, as they are printed without `--json`; null without a tokenizer.
@@ -81,13 +83,15 @@ pub(crate) async fn print(server: &Server, prepared: &Prepared, question: Questi
     }
     let answer = streamed?;
     let wire = wire_report(&wire, &answer, &ask, tokenizer);
-    let nodes = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect::<Vec<_>>();
+    let Topology { weights, nodes, .. } = server.topology();
+    let nodes = nodes.into_iter().filter(|node| node.layers.is_some()).collect::<Vec<_>>();
     if !json {
         show::say(&figures_line(&answer.end.figures, &wire, nodes.len(), &ask));
         return Ok(());
     }
     let report = Report {
         model: &prepared.name,
+        weights,
         prompt_ids: &ask.prompt,
         ids: &answer.ids,
         text: text.map(|text| text + &answer.text),

@@ -8,6 +8,7 @@ use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
+use crate::context;
 use crate::keys;
 use crate::machine::reachable;
 use crate::model;
@@ -25,7 +26,8 @@ Then, from anywhere:  curl -N http://THIS-MACHINE:7780/api/generate -d '{\"promp
                         -H 'content-type: application/json'
 
 Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
-it makes a bigger model fit.")]
+it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
+later does not change that, and --nodes N waits for N of them first.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
@@ -59,6 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let prepared = model::prepare(&args.model).await?;
     check_nodes(&prepared, args.nodes.unwrap_or_default().into())?;
     let policy = args.nodes.map_or(Policy::Auto, |nodes| Policy::Exactly(nodes.into()));
+    show::say(&context::cost(&prepared, args.slots.into(), args.nodes.map(usize::from)));
     let (wire, why) = args.wire.wire.resolve(&prepared)?;
     let keys = keys::load(args.key.as_deref(), "coordinator.key")?;
     let key = keys.public();

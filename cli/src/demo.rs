@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
 use crate::answer::{self, Question};
+use crate::context;
 use crate::machine;
 use crate::model;
 use crate::options::{DeviceOptions, ModelOptions, TextOptions};
@@ -62,12 +63,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     swarm::check_nodes(&prepared, count)?;
     swarm::check_ask(&prepared, &ask)?;
+    show::say(&context::cost(&prepared, SLOTS, Some(count)));
     let (wire, why) = args.how.wire.wire.resolve(&prepared)?;
     if let Some(why) = why {
         show::say(&format!("wire {wire}: {why}"));
     }
     let keys = Keys::generate()?;
-    let mut config = server_config(&prepared, Policy::Exactly(count), &wire, 4, keys.clone());
+    let mut config = server_config(&prepared, Policy::Exactly(count), &wire, SLOTS, keys.clone());
     // With --once nobody is to find the ports afterwards, so they need not be the usual ones.
     let usual = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, if args.once { 0 } else { port }));
     config.tcp = args.tcp.unwrap_or_else(|| usual(7700));
@@ -157,3 +159,6 @@ async fn first_exit(nodes: &mut [Child]) -> anyhow::Error {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }
+
+/// Requests that run at the same time: the demo's own, and those of a few who try what it serves.
+const SLOTS: usize = 4;

@@ -1,4 +1,4 @@
-//! What this machine is called, and where others find it.
+//! What this machine is called, where others find it, and what this process takes of it.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -33,6 +33,18 @@ fn lan_address() -> Option<IpAddr> {
 /// Any free port, and an address of those that documentation uses (RFC 5737, RFC 3849): they belong to nobody.
 const ROUTES: [(&str, &str); 2] = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
 
+/// The most memory that this process has had at a time, in bytes; none where the system does not tell.
+pub(crate) fn peak_memory_bytes() -> Option<u64> {
+    peak_of(&std::fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// The peak in the words of Linux: `VmHWM:     1234 kB`, in units of 1024 bytes.
+fn peak_of(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,5 +63,12 @@ mod tests {
             assert!(told.ends_with(":7700") && !told.starts_with("0.0.0.0") && !told.starts_with("[::]"), "{told}");
             assert!(format!("tcp://{told}").parse::<syn1_node_host::Join>().is_ok(), "{told}");
         }
+    }
+
+    #[test]
+    fn the_peak_is_read_where_the_system_tells_it() {
+        assert_eq!(peak_of("VmPeak:\t  9 kB\nVmHWM:\t    1234 kB\nVmRSS:\t 5 kB\n"), Some(1234 * 1024));
+        assert_eq!(peak_of("VmRSS:\t 5 kB\n"), None);
+        assert_eq!(peak_memory_bytes().is_some(), cfg!(target_os = "linux"));
     }
 }

@@ -4,6 +4,7 @@
 mod answer;
 mod bench;
 mod chat;
+mod context;
 mod coordinator;
 mod demo;
 mod doctor;

@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
+use syn1_coordinator::server::{Pack, Packed};
 use syn1_hub::{Endpoint, Repo};
 use syn1_model::digest::Digest;
 use syn1_model::folder::ModelFolder;
@@ -14,6 +16,7 @@ use syn1_model::split::{Progress, SplitError};
 use syn1_model::tokenizer::Tokenizer;
 use syn1_node_host::cache::Cache;
 
+use crate::context;
 use crate::interrupt::blocking;
 use crate::options::ModelOptions;
 use crate::progress::ByteBar;
@@ -26,11 +29,39 @@ pub(crate) struct Prepared {
     pub(crate) manifest: Manifest,
     /// Manifest and pieces.
     pub(crate) shards: PathBuf,
+    /// Formats to fall back to where the nodes' memory does not hold `format`, the best first; none where one was named.
+    pub(crate) smaller: Vec<WeightFormat>,
     pub(crate) tokenizer: Option<Tokenizer>,
     /// Positions a request may take.
     pub(crate) max_positions: usize,
     /// Where it came from; none for random weights.
     pub(crate) folder: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// What packs the model in its smaller formats.
+    pub(crate) fn pack(&self) -> Pack {
+        let (dir, name) = (self.folder.clone(), self.name.clone());
+        Arc::new(move |format| {
+            let dir = dir.as_deref().ok_or("there is no model folder to pack from")?;
+            let packed = split_folder(dir, &name, format).and_then(|shards| {
+                let manifest_sha256 = *split(dir, &shards, format)?.sha256().as_bytes();
+                Ok(Packed { shards, manifest_sha256 })
+            });
+            packed.map_err(|error| format!("{error:#}"))
+        })
+    }
+
+    /// The folders that the model's weights are in, or will be when they have been packed.
+    pub(crate) fn folders(&self) -> Result<Vec<PathBuf>> {
+        let mut folders = vec![self.shards.clone()];
+        if let Some(dir) = &self.folder {
+            for format in &self.smaller {
+                folders.push(split_folder(dir, &self.name, *format)?);
+            }
+        }
+        Ok(folders)
+    }
 }
 
 /// Opens the model and makes sure that its shards are on disk.
@@ -40,12 +71,13 @@ pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
         let dir = find(options.model.as_deref())?;
         let folder = ModelFolder::open(&dir)?;
         let format = options.weights.format(folder.manifest().map(|manifest| manifest.format));
+        let smaller = if folder.source().is_some() { options.weights.smaller() } else { Vec::new() };
         let tokenizer = folder.tokenizer().cloned();
-        let max_positions = context(options.context, folder.spec())?;
+        let max_positions = context::positions(options.context, folder.spec())?;
         let (shards, manifest) = shards(&dir, &folder, format)?;
         let (name, spec) = (folder.name().to_owned(), folder.spec().clone());
         let folder = Some(dir);
-        Ok(Prepared { name, spec, format, manifest, shards, tokenizer, max_positions, folder })
+        Ok(Prepared { name, spec, format, manifest, shards, smaller, tokenizer, max_positions, folder })
     })
     .await
 }
@@ -93,16 +125,6 @@ pub(crate) fn find(named: Option<&Path>) -> Result<PathBuf> {
     bundled.with_context(|| format!("the bundled model {BUNDLED} is not here: name a model folder with --model"))
 }
 
-fn context(asked: Option<usize>, spec: &Spec) -> Result<usize> {
-    match asked {
-        Some(0 | 1) => bail!("--context must be at least 2: one token in, one out"),
-        Some(more) if more > spec.max_positions => {
-            bail!("--context {more} is more than the model's {} positions", spec.max_positions)
-        }
-        asked => Ok(asked.unwrap_or(spec.max_positions)),
-    }
-}
-
 /// The split model's folder: the given one if it is split, else one in the cache, made when it is missing or stale.
 fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Result<(PathBuf, Manifest)> {
     if let Some(manifest) = folder.manifest() {
@@ -112,13 +134,18 @@ fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Result<(Pat
         }
         return Ok((dir.to_owned(), manifest.clone()));
     }
-    // One folder per source; the split itself notices when the source has changed, and keeps what is still whole.
-    let path = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    let digest = Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
-    let folder_name = format!("{}-{}-{}", folder.name(), format.name(), digest.get(..12).unwrap_or_default());
-    let out = Cache::default_dir()?.join("split").join(folder_name);
+    let out = split_folder(dir, folder.name(), format)?;
     let manifest = split(dir, &out, format)?;
     Ok((out, manifest))
+}
+
+/// Where the model `name` in `dir` is split to, in the cache: one folder for each source and format. The split itself
+/// notices when the source has changed, and keeps what is still whole.
+fn split_folder(dir: &Path, name: &str, format: WeightFormat) -> Result<PathBuf> {
+    let path = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let digest = Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
+    let folder = format!("{name}-{format}-{}", digest.get(..12).unwrap_or_default());
+    Ok(Cache::default_dir()?.join("split").join(folder))
 }
 
 const BUNDLED: &str = "models/tiny-rust-docs";

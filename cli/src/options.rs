@@ -17,10 +17,11 @@ pub(crate) struct ModelOptions {
     /// [default: the bundled tiny-rust-docs]
     #[arg(long, value_name = "DIR|ORG/NAME", env = "SYN1_MODEL")]
     pub(crate) model: Option<PathBuf>,
-    /// How weights are stored on the nodes: auto is f16, or what a split folder has.
+    /// How weights are stored on the nodes.
     #[arg(long, value_enum, default_value_t = Weights::Auto)]
     pub(crate) weights: Weights,
-    /// Positions a request may take, prompt included [default: the model's]
+    /// Positions a request may take, prompt included, up to the model's limit [default: 8192, or the model's limit if that
+    /// is less]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<usize>,
 }
@@ -28,22 +29,34 @@ pub(crate) struct ModelOptions {
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
-    /// What a split folder has, else f16.
+    /// What a split folder has; else the first of f16, int8 and int4 that fits the memory of the nodes that are there. Where
+    /// no nodes are asked (split, bench): f16.
     Auto,
-    /// IEEE binary16: half the memory of f32, exact for f16 models.
+    /// 16 bits a weight: exact for f16 models, a rounding that hardly shows for others.
     F16,
-    /// IEEE binary32.
+    /// 8.5 bits a weight: half of f16's memory, for a small loss.
+    Int8,
+    /// 5 bits a weight (8.5 in the token embedding and the head): a third of f16's, for a loss that can show.
+    Int4,
+    /// 32 bits a weight: exact for every model, twice f16's memory.
     F32,
 }
 
 impl Weights {
-    /// The format; `have` is that of weights which are split already.
+    /// The format, or the one to begin with; `have` is that of weights which are split already.
     pub(crate) fn format(self, have: Option<WeightFormat>) -> WeightFormat {
         match self {
             Self::Auto => have.unwrap_or(WeightFormat::F16),
             Self::F16 => WeightFormat::F16,
+            Self::Int8 => WeightFormat::Int8,
+            Self::Int4 => WeightFormat::Int4,
             Self::F32 => WeightFormat::F32,
         }
+    }
+
+    /// The formats that may follow where that one does not fit, the best first.
+    pub(crate) fn smaller(self) -> Vec<WeightFormat> {
+        if self == Self::Auto { vec![WeightFormat::Int8, WeightFormat::Int4] } else { Vec::new() }
     }
 }
 

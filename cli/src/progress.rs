@@ -102,6 +102,14 @@ impl SwarmProgress {
     pub(crate) fn show(&mut self, event: &Event) {
         let text = describe(event);
         if let Some(spinner) = &self.spinner {
+            if matches!(event, Event::Packing { .. }) {
+                // What changes the text that will come is not to vanish with this line, and packing has a bar of its own.
+                spinner.finish_and_clear();
+                return show::say(&text);
+            }
+            if spinner.is_finished() {
+                spinner.reset();
+            }
             spinner.set_message(show::plain(&text));
         } else if !matches!(event, Event::Loading { .. }) || !self.said_loading() {
             show::say(&text);
@@ -143,6 +151,7 @@ fn describe(event: &Event) -> String {
             format!("layers: {}", parts.collect::<Vec<_>>().join(", "))
         }
         Event::Unplaced { why, .. } => format!("not placed yet: {why}"),
+        Event::Packing { format, needed_bytes, why } => format!("{why}: packing {format} ({})", size(*needed_bytes)),
         Event::Loading { node, done_bytes, total_bytes } => {
             format!("{node} loads its shard: {} of {}", size(*done_bytes), size(*total_bytes))
         }

@@ -18,6 +18,7 @@ use syn1_node_host::{HostConfig, HostError, HostEvent};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::context;
 use crate::model::Prepared;
 use crate::options::{DeviceOptions, TextOptions};
 use crate::progress::SwarmProgress;
@@ -41,6 +42,7 @@ impl Swarm {
         let (stop, stopped) = watch::channel(false);
         let device_line = Arc::new(OnceLock::new());
         let join = format!("tcp://{}", server.tcp());
+        let folders = prepared.folders()?;
         let mut handles = Vec::new();
         for number in 1..=nodes {
             let config = HostConfig {
@@ -50,7 +52,7 @@ impl Swarm {
                 expect: Some(keys.public()),
                 device: device.device.clone(),
                 threads: device.threads,
-                weights: Some(prepared.shards.clone()),
+                weights: folders.clone(),
                 cache: None,
                 memory_limit_bytes: None,
                 reconnect: false,
@@ -103,6 +105,7 @@ impl Drop for Swarm {
 /// Starts a swarm of `nodes` nodes for texts and waits until it is ready; says how activations travel where nobody chose it,
 /// and what computes.
 pub(crate) async fn ready_for(prepared: &Prepared, nodes: u16, how: &TextOptions) -> Result<(Swarm, Wire)> {
+    show::say(&context::cost(prepared, 1, Some(nodes.into())));
     let (wire, why) = how.wire.wire.resolve(prepared)?;
     if let (Some(why), 2..) = (why, nodes) {
         show::say(&format!("wire {wire}: {why}"));
@@ -166,6 +169,7 @@ pub(crate) fn server_config(
     ServerConfig {
         core: core_config(prepared, policy, wire, slots),
         shards: prepared.shards.clone(),
+        pack: prepared.pack(),
         tcp: local,
         http: local,
         keys,
@@ -179,6 +183,7 @@ fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -
         spec: prepared.spec.clone(),
         format: prepared.format,
         manifest_sha256: *prepared.manifest.sha256().as_bytes(),
+        smaller: prepared.smaller.clone(),
         http_port: 0,
         policy,
         wire: wire.clone(),

@@ -26,7 +26,9 @@ fn generate_prints_the_golden_text_and_nothing_else_on_standard_output() {
     let output = run(&args);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(text(&output.stdout), case.text.clone().unwrap() + "\n");
-    assert!(text(&output.stderr).contains("64 tokens on 2 nodes"), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("context 512 needs 4.2 MB of KV on 2 nodes\n"), "{said}");
+    assert!(said.contains("64 tokens on 2 nodes"), "{said}");
 }
 
 #[test]
@@ -83,6 +85,7 @@ fn the_demo_ends_without_a_complaint() {
     assert!(text(&output.stdout).starts_with("# Ownership"));
     let complaints = said.lines().filter(|line| line.contains("error") && !line.contains("XDG_RUNTIME_DIR"));
     assert_eq!(complaints.count(), 0, "{said}");
+    assert!(said.contains("needs 16.8 MB of KV on 2 nodes (4 requests at a time, 4.2 MB each)\n"), "{said}");
     assert!(said.contains("ready: a token went through every layer"), "{said}");
 }
 
@@ -140,6 +143,24 @@ fn the_weights_of_a_split_folder_are_taken_as_they_are_unless_others_are_demande
     assert!(as_it_is.status.success(), "{as_it_is:?}");
     let other = run(&[&generate[..], &["--weights", "f16"]].concat());
     assert!(text(&other.stderr).contains("is split with f32 weights: use --weights f32"), "{other:?}");
+}
+
+#[test]
+fn a_split_tells_its_size_its_fidelity_and_what_it_took() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let split = ["split", "--weights", "int8", "--out", out.to_str().unwrap()];
+    let (first, again) = (run(&split), run(&[&split[..], &["--json"]].concat()));
+    let said = text(&first.stdout);
+    assert!(said.contains("tiny-rust-docs: 11 pieces of int8 weights, "), "{first:?}");
+    assert!(said.contains(" bits a weight, SQNR 4") && said.contains("peak memory "), "{said}");
+    let report: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    let manifest = std::fs::read(out.join("syn1.json")).unwrap();
+    assert_eq!(report["manifest"], serde_json::from_slice::<serde_json::Value>(&manifest).unwrap());
+    assert!((8.5..9.5).contains(&report["bits_per_weight"].as_f64().unwrap()), "{report}");
+    let (worst, mean) = (&report["sqnr_db"]["worst"], &report["sqnr_db"]["mean"]);
+    assert!(worst.as_f64().unwrap() <= mean.as_f64().unwrap(), "{report}");
+    assert_eq!(report["peak_memory_bytes"].as_u64().is_some(), cfg!(target_os = "linux"));
 }
 
 #[test]

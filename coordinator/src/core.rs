@@ -1,25 +1,22 @@
 //! The coordinator without sockets or clocks: nodes, the chain they form, and the requests that pass through it.
 //!
-//! Contract: call one input (`connected`, `control`, `data`, `gone`, `submit`, `cancel`, `tick`) with the time since the
-//! start, then drain [`Core::poll_action`]; nothing happens in between. Every request that `submit` accepts ends with one
-//! `Finished` or `Failed` update, whatever the nodes do.
+//! Contract: call one input (`connected`, `control`, `data`, `gone`, `submit`, `cancel`, `packed`, `tick`) with the time
+//! since the start, then drain [`Core::poll_action`]; nothing happens in between. Every request that `submit` accepts ends
+//! with one `Finished` or `Failed` update, whatever the nodes do.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use syn1_core::control::{Assign, Bye, Control, Model, Profile, Reason};
+use syn1_core::control::{Bye, Control, Profile, Reason};
 use syn1_core::{Flags, Header, Negotiated};
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 use syn1_model::tokenizer::Tokenizer;
 
-use crate::limits::{
-    LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE, STEP_BUDGET_NS,
-};
-use crate::placement::{Demand, Offer, Policy, Unplaced, place, predicted_ns};
+use crate::chain::Chain;
+use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE};
+use crate::placement::{Offer, Policy};
 use crate::request::{EPOCH, Generate, Request};
-use crate::sample::Sampling;
 use crate::update::{Event, Update};
 use crate::wire::Wire;
 
@@ -34,6 +31,8 @@ pub struct CoreConfig {
     pub format: WeightFormat,
     /// SHA-256 of the manifest's file.
     pub manifest_sha256: [u8; 32],
+    /// Formats to fall back to where the nodes' memory does not hold `format`, the best first.
+    pub smaller: Vec<WeightFormat>,
     /// Where nodes fetch manifest and pieces.
     pub http_port: u16,
     /// How many nodes share the model.
@@ -66,6 +65,8 @@ pub enum Action {
     Update(u32, Update),
     /// Tell whoever watches the swarm.
     Event(Event),
+    /// Pack the model in this format, serve it, and answer with [`Core::packed`] or [`Core::not_packed`].
+    Pack(WeightFormat),
 }
 
 /// Why a request was not taken.
@@ -85,6 +86,8 @@ pub struct Core {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) chain: Option<Chain>,
     pub(crate) unplaced: String,
+    /// The format that is being packed.
+    pub(crate) packing: Option<WeightFormat>,
     pub(crate) place_at: Option<Duration>,
     pub(crate) generation: u32,
     pub(crate) requests: BTreeMap<u32, Request>,
@@ -99,7 +102,11 @@ pub(crate) struct Node {
     /// What its frames may carry.
     pub(crate) flags: Flags,
     pub(crate) device: String,
+    /// What it told last, be it for a format before.
     pub(crate) offer: Option<Offer>,
+    /// The format that it was told of last, and whether its answer to that is still to come.
+    pub(crate) announced: WeightFormat,
+    pub(crate) owes_profile: bool,
     pub(crate) read_bytes_per_s: u64,
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
@@ -107,17 +114,6 @@ pub(crate) struct Node {
     pub(crate) progressed: Duration,
     pub(crate) loading_told: Duration,
     pub(crate) done_bytes: u64,
-}
-
-pub(crate) struct Chain {
-    pub(crate) parts: Vec<(NodeId, Range<usize>)>,
-    pub(crate) loaded: BTreeSet<NodeId>,
-    pub(crate) predicted_ns: u64,
-    pub(crate) ready: bool,
-    /// Requests that every node of it has room for.
-    pub(crate) slots: usize,
-    /// Rows of a prefill chunk that its slowest node computes in reasonable time.
-    pub(crate) chunk: usize,
 }
 
 impl Core {
@@ -128,6 +124,7 @@ impl Core {
             nodes: BTreeMap::new(),
             chain: None,
             unplaced: "no node has joined yet".into(),
+            packing: None,
             place_at: None,
             generation: 0,
             requests: BTreeMap::new(),
@@ -157,6 +154,8 @@ impl Core {
             flags: negotiated.flags,
             device: String::new(),
             offer: None,
+            announced: self.config.format,
+            owes_profile: false,
             read_bytes_per_s: 0,
             unable: None,
             progressed: now,
@@ -169,16 +168,7 @@ impl Core {
             self.refuse(now, id, Reason::Refused, &why);
             return id;
         }
-        let (name, spec) = (self.config.name.clone(), &self.config.spec);
-        let model = Model {
-            name: &name,
-            manifest_sha256: self.config.manifest_sha256,
-            http_port: self.config.http_port,
-            width: spec.width as u16,
-            vocab: spec.vocab as u32,
-            layers: spec.layers as u16,
-        };
-        self.send(id, &Control::Model(model));
+        self.announce(now, id);
         id
     }
 
@@ -285,7 +275,12 @@ impl Core {
         }
         if ask.prompt.len() >= max {
             let tokens = ask.prompt.len();
-            return Err(format!("the prompt has {tokens} tokens, the context holds {max}: shorten it to {}", max - 1));
+            let (limit, larger) = (self.config.spec.max_positions, ", or serve the model with a larger context");
+            let larger = if limit > max { larger } else { "" };
+            let shorter = max - 1;
+            return Err(format!(
+                "the prompt has {tokens} tokens, the context holds {max}: shorten it to {shorter}{larger}"
+            ));
         }
         if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(format!("token {id} is outside the vocabulary of {vocab}"));
@@ -328,21 +323,29 @@ impl Core {
     fn profile(&mut self, now: Duration, from: NodeId, profile: &Profile<'_>) {
         let name = self.unique_name(from, &plain(profile.name));
         let Some(node) = self.nodes.get_mut(&from) else { return };
-        if node.offer.is_some() {
+        if !node.owes_profile {
             return self.refuse(now, from, Reason::Protocol, "it told twice what it is");
         }
+        node.owes_profile = false;
         node.name = name.clone();
         node.device = plain(profile.device);
         let device = node.device.clone();
-        node.offer = Some(Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns });
+        let offer = Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns };
+        let known = node.offer.replace(offer).is_some();
         node.read_bytes_per_s = profile.read_bytes_per_s;
-        self.event(Event::Joined {
-            node: name,
-            device,
-            memory_bytes: profile.memory_bytes,
-            read_bytes_per_s: profile.read_bytes_per_s,
-            layer_ns: profile.layer_ns,
-        });
+        let outdated = node.announced != self.config.format;
+        if !known {
+            self.event(Event::Joined {
+                node: name,
+                device,
+                memory_bytes: profile.memory_bytes,
+                read_bytes_per_s: profile.read_bytes_per_s,
+                layer_ns: profile.layer_ns,
+            });
+        }
+        if outdated {
+            return self.announce(now, from);
+        }
         if self.chain.is_none() {
             match self.config.policy {
                 Policy::Exactly(_) => self.place(now),
@@ -362,104 +365,6 @@ impl Core {
             let node = node.name.clone();
             self.event(Event::Loading { node, done_bytes, total_bytes });
         }
-    }
-
-    /// Cuts the model over the nodes that are able, and tells each its layers.
-    pub(crate) fn place(&mut self, now: Duration) {
-        self.place_at = None;
-        let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none());
-        let (ids, offers): (Vec<NodeId>, Vec<Offer>) = able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip();
-        let CoreConfig { spec, format, policy, max_positions, slots, chunk, .. } = &self.config;
-        let (max_positions, slots, chunk) = (*max_positions, *slots, *chunk);
-        let parts = match place(&Demand { spec, format: *format, max_positions, slots }, &offers, *policy) {
-            Ok(parts) => parts,
-            Err(why) => {
-                let waiting = matches!(why, Unplaced::Nodes { .. });
-                self.unplaced = self.with_unable(why.to_string());
-                self.event(Event::Unplaced { why: self.unplaced.clone(), waiting });
-                if !waiting {
-                    let refused = self.waiting.drain(..).collect();
-                    self.fail_all(refused, &self.unplaced.clone());
-                }
-                return;
-            }
-        };
-        self.generation = self.generation.wrapping_add(1);
-        let predicted_ns = predicted_ns(&offers, &parts);
-        let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
-        let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
-        let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
-        for (id, layers) in &parts {
-            if let Some(node) = self.nodes.get_mut(id) {
-                (node.progressed, node.done_bytes) = (now, 0);
-            }
-            let assign = Assign {
-                generation: self.generation,
-                first_layer: layers.start as u16,
-                end_layer: layers.end as u16,
-                max_positions: max_positions as u32,
-                slots: slots as u16,
-                max_rows: chunk as u16,
-            };
-            self.send(*id, &Control::Assign(assign));
-        }
-        self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
-        let chunk = usize::try_from(rows).unwrap_or(chunk).clamp(1, chunk);
-        self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, ready: false, slots, chunk });
-    }
-
-    fn with_unable(&self, mut why: String) -> String {
-        for node in self.nodes.values() {
-            if let Some(unable) = &node.unable {
-                why.push_str(&format!("; node {} takes no part: {unable}", node.name));
-            }
-        }
-        why
-    }
-
-    /// A node has its shard. With the last one, a real token goes through the chain before anybody is told "ready".
-    fn loaded(&mut self, now: Duration, from: NodeId, slots: usize) {
-        let Some(chain) = &mut self.chain else { return };
-        if !chain.loaded.insert(from) {
-            return;
-        }
-        chain.slots = chain.slots.min(slots.max(1));
-        if chain.loaded.len() < chain.parts.len() {
-            return;
-        }
-        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        let proof =
-            Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
-        let proof = self.request(proof, true);
-        self.start(now, proof);
-    }
-
-    pub(crate) fn unable(&mut self, now: Duration, from: NodeId, why: String) {
-        if let Some(node) = self.nodes.get_mut(&from) {
-            let name = node.name.clone();
-            let text = format!("node {name} cannot take its layers: {why}");
-            node.unable = Some(why.clone());
-            self.event(Event::Unable { node: name, why });
-            if self.chain.as_ref().is_some_and(|chain| chain.parts.iter().any(|part| part.0 == from)) {
-                self.break_chain(now, &text);
-            }
-        }
-    }
-
-    /// The chain is no more: what runs on it fails, what waits goes on waiting, and the model is placed anew.
-    pub(crate) fn break_chain(&mut self, now: Duration, why: &str) {
-        for (id, request) in std::mem::take(&mut self.requests) {
-            self.close(id);
-            if request.closing.is_some() && !request.is_proof {
-                self.finished(request);
-            } else if !request.is_proof {
-                self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
-            }
-        }
-        self.chain = None;
-        self.unplaced = format!("the model is being placed anew: {why}");
-        self.place_at = Some(now + PLACE_SETTLE);
-        self.event(Event::Unplaced { why: why.into(), waiting: true });
     }
 
     pub(crate) fn fail_all(&mut self, requests: VecDeque<Request>, why: &str) {
@@ -490,19 +395,6 @@ impl Core {
 
     pub(crate) fn event(&mut self, event: Event) {
         self.actions.push_back(Action::Event(event));
-    }
-
-    pub(crate) fn chain_nodes(&self) -> Vec<NodeId> {
-        self.chain.iter().flat_map(|chain| chain.parts.iter().map(|part| part.0)).collect()
-    }
-
-    /// Whether every node of the chain takes frames with `flags`.
-    pub(crate) fn chain_has(&self, flags: Flags) -> bool {
-        self.chain_nodes().iter().all(|id| self.nodes.get(id).is_some_and(|node| node.flags.contains(flags)))
-    }
-
-    fn is_in_chain(&self, id: NodeId) -> bool {
-        self.chain.as_ref().is_some_and(|chain| chain.parts.iter().any(|part| part.0 == id))
     }
 
     pub(crate) fn name(&self, id: NodeId) -> String {

@@ -26,8 +26,7 @@ impl Core {
 
     /// A node that never tells what it is, or stands still while it loads.
     fn tick_nodes(&mut self, now: Duration, late: &dyn Fn(Duration, Duration) -> bool) {
-        let silent =
-            self.nodes.iter().filter(|(_, node)| node.offer.is_none() && late(node.progressed, PROFILE_TIMEOUT));
+        let silent = self.nodes.iter().filter(|(_, node)| node.owes_profile && late(node.progressed, PROFILE_TIMEOUT));
         for id in silent.map(|(id, _)| *id).collect::<Vec<_>>() {
             let why = format!("it has not told what it is within {} s", PROFILE_TIMEOUT.as_secs());
             self.refuse(now, id, Reason::Timeout, &why);

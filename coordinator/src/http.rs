@@ -190,7 +190,7 @@ async fn shard(State(shared): State<Arc<Shared>>, Path(name): Path<String>, requ
         hash if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => format!("{hash}.bin"),
         _ => return (StatusCode::NOT_FOUND, "no such shard: ask for manifest.json or a SHA-256\n").into_response(),
     };
-    match ServeFile::new(shared.shards.join(file)).try_call(request).await {
+    match ServeFile::new(shared.shards().join(file)).try_call(request).await {
         Ok(response) => response.into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the shard: {error}\n")).into_response(),
     }

@@ -4,6 +4,7 @@
 //! weights beyond serving their files.
 #![forbid(unsafe_code)]
 
+mod chain;
 pub mod core;
 mod deadlines;
 mod draft;
@@ -18,4 +19,5 @@ pub mod server;
 mod stop;
 pub mod update;
 mod view;
+mod weights;
 pub mod wire;

@@ -153,7 +153,11 @@ impl From<Fatal> for Ended {
 
 impl LinkTask {
     fn new(shared: Arc<Shared>, address: SocketAddr) -> Result<Self, syn1_identity::KeyFileError> {
-        let (chunk, manifest_sha256) = shared.look(|core| (core.config().chunk as u16, core.config().manifest_sha256));
+        let (chunk, model) = shared.look(|core| {
+            let CoreConfig { chunk, manifest_sha256, smaller, .. } = core.config();
+            // A link outlives a change of format.
+            (*chunk as u16, if smaller.is_empty() { *manifest_sha256 } else { [0; 32] })
+        });
         let config = SessionConfig {
             role: Role::Coordinator,
             agent: concat!("syn1/", env!("CARGO_PKG_VERSION")),
@@ -162,7 +166,7 @@ impl LinkTask {
             max_payload: shared.max_payload,
             max_rows: chunk,
             credit: 0,
-            model: manifest_sha256,
+            model,
             prove: !shared.allow.is_empty(),
         };
         let session = Session::new(config, shared.keys.clone(), nonce()?, shared.millis());

@@ -40,6 +40,13 @@ pub struct Demand<'a> {
     pub slots: usize,
 }
 
+impl Demand<'_> {
+    /// Bytes of all weights and KV caches.
+    pub(crate) fn bytes(&self) -> u64 {
+        Scales::new(self).bytes(0..self.spec.layers)
+    }
+}
+
 /// One node's part: the index of its offer, and its layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -71,11 +78,10 @@ pub enum Unplaced {
         layers: usize,
     },
     /// The nodes' memory does not hold it.
-    #[error("the model needs {}, the {nodes} node{} offer{} {}: join another device or take a smaller context",
-        size(*needed), if *nodes == 1 { "" } else { "s" }, if *nodes == 1 { "s" } else { "" }, size(*offered))]
+    #[error("{}: join another device or take a smaller context", memory(needs, *offered, *nodes))]
     Memory {
-        /// Bytes of weights and KV caches.
-        needed: u64,
+        /// Bytes of weights and KV caches with weights of each format that was tried.
+        needs: Vec<(WeightFormat, u64)>,
         /// Bytes that the nodes offer together.
         offered: u64,
         /// Nodes that offer them.
@@ -116,7 +122,7 @@ pub fn place(demand: &Demand<'_>, offers: &[Offer], policy: Policy) -> Result<Ve
         }
     }
     let offered = offers.iter().fold(0u64, |sum, offer| sum.saturating_add(offer.memory_bytes));
-    Err(Unplaced::Memory { needed: scales.bytes(0..layers), offered, nodes: offers.len() })
+    Err(Unplaced::Memory { needs: vec![(demand.format, scales.bytes(0..layers))], offered, nodes: offers.len() })
 }
 
 /// Nanoseconds a token spends computing on this placement.
@@ -142,7 +148,7 @@ impl Scales {
     fn new(demand: &Demand<'_>) -> Self {
         let Demand { spec, format, max_positions, slots } = *demand;
         let weigh = |pieces: &[Piece]| pieces.iter().map(|piece| piece_bytes(spec, format, *piece)).sum::<u64>();
-        let kv = Plan::new(spec, format, 0..1).kv_bytes_per_position() * (max_positions * slots) as u64;
+        let kv = Plan::new(spec, format, 0..1).kv_bytes(max_positions, slots);
         let embed = Plan::new(spec, format, 0..1).pieces;
         let ends = |keep: fn(&Piece) -> bool| weigh(&embed.iter().copied().filter(keep).collect::<Vec<_>>());
         let tokens = weigh(&[Piece::Tokens]);
@@ -161,6 +167,13 @@ impl Scales {
         let ends = if first { self.embed } else { 0 } + if last { self.head } else { 0 };
         self.block * layers.len() as u64 + ends - if first && last { self.shared } else { 0 }
     }
+}
+
+/// What is needed with each format and what `nodes` nodes offer, for people.
+pub(crate) fn memory(needs: &[(WeightFormat, u64)], offered: u64, nodes: usize) -> String {
+    let needs: Vec<String> = needs.iter().map(|(format, bytes)| format!("{} ({format})", size(*bytes))).collect();
+    let nodes = if nodes == 1 { "node offers".into() } else { format!("{nodes} nodes offer") };
+    format!("the model needs {}, the {nodes} {}", needs.join(", "), size(offered))
 }
 
 /// `bytes` for people.
@@ -301,7 +314,7 @@ mod tests {
         with_demand(|demand| {
             for range in [0..8, 0..1, 2..5, 7..8] {
                 let plan = Plan::new(demand.spec, demand.format, range.clone());
-                let bytes = plan.weight_bytes() + plan.kv_bytes_per_position() * (512 * 4);
+                let bytes = plan.weight_bytes() + plan.kv_bytes(512, 4);
                 assert_eq!(Scales::new(demand).bytes(range), bytes);
             }
         });

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use syn1_core::{Header, Millis, Negotiated};
 use syn1_identity::{Key, Keys};
 use syn1_model::date::Date;
-use tokio::sync::{Notify, mpsc};
+use syn1_model::plan::WeightFormat;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
 use crate::limits::GOODBYE;
@@ -28,6 +29,8 @@ pub struct ServerConfig {
     pub core: CoreConfig,
     /// Folder of the split model: manifest and pieces.
     pub shards: PathBuf,
+    /// Gets the model in one of the core's smaller formats.
+    pub pack: Pack,
     /// For nodes.
     pub tcp: SocketAddr,
     /// For shards, people and programs.
@@ -36,6 +39,18 @@ pub struct ServerConfig {
     pub keys: Keys,
     /// The keys of the nodes that may join; empty: any node may.
     pub allow: Vec<Key>,
+}
+
+/// Splits the model in a format. It blocks for as long as that takes, on a thread of its own; an error is one line that
+/// names the cause.
+pub type Pack = Arc<dyn Fn(WeightFormat) -> Result<Packed, String> + Send + Sync>;
+
+/// A split model.
+pub struct Packed {
+    /// Its folder: manifest and pieces.
+    pub shards: PathBuf,
+    /// SHA-256 of the manifest's file.
+    pub manifest_sha256: [u8; 32],
 }
 
 /// A running coordinator. Dropping it shuts it down.
@@ -73,7 +88,7 @@ pub struct Generation {
 
 /// What the tasks of one coordinator share.
 pub(crate) struct Shared {
-    pub(crate) shards: PathBuf,
+    pack: Pack,
     /// Largest payload a node may send: the bigger of a chunk of rows and the full logits.
     pub(crate) max_payload: u32,
     pub(crate) keys: Keys,
@@ -88,6 +103,10 @@ pub(crate) struct Shared {
 
 struct State {
     core: Core,
+    /// The folder that is served.
+    shards: PathBuf,
+    /// Formats that are to be packed.
+    packs: mpsc::UnboundedSender<WeightFormat>,
     links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
@@ -107,14 +126,17 @@ impl Server {
         config.core.http_port = http_address.port();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Runtime)?;
+        let (packs, asked) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             max_payload: link::max_payload(&config.core),
-            shards: config.shards,
+            pack: config.pack,
             keys: config.keys,
             allow: config.allow,
             linked: Arc::new(()),
             state: Mutex::new(State {
                 core: Core::new(config.core),
+                shards: config.shards,
+                packs,
                 links: HashMap::new(),
                 requests: HashMap::new(),
                 watchers: Vec::new(),
@@ -125,7 +147,7 @@ impl Server {
             stop: Notify::new(),
         });
         let serving = Serving(shared.clone());
-        let main = move || runtime.block_on(serve(&serving.0, tcp, http));
+        let main = move || runtime.block_on(serve(&serving.0, tcp, http, asked));
         let thread = std::thread::Builder::new().name("syn1-coordinator".into()).spawn(main);
         let thread = Some(thread.map_err(StartError::Runtime)?);
         Ok(Self { shared, tcp: tcp_address, http: http_address, thread })
@@ -189,10 +211,14 @@ impl Drop for Generation {
 impl Shared {
     /// Runs one input on the core and does what follows from it.
     pub(crate) fn with<R>(&self, input: impl FnOnce(&mut Core, Duration) -> R) -> R {
+        self.with_state(|state, now| input(&mut state.core, now))
+    }
+
+    fn with_state<R>(&self, input: impl FnOnce(&mut State, Duration) -> R) -> R {
         let mut state = self.lock();
         let now = self.started.elapsed();
         let before = state.core.next_tick(now);
-        let result = input(&mut state.core, now);
+        let result = input(&mut state, now);
         state.act(now);
         if state.core.next_tick(now) < before {
             self.sooner.notify_one();
@@ -235,6 +261,23 @@ impl Shared {
         self.with(|core, now| core.gone(now, node, why));
     }
 
+    /// The folder that is served at this moment.
+    pub(crate) fn shards(&self) -> PathBuf {
+        self.lock().shards.clone()
+    }
+
+    /// What became of packing the model in `format`.
+    fn packed(&self, format: WeightFormat, packed: Result<Packed, String>) {
+        match packed {
+            Ok(Packed { shards, manifest_sha256 }) => self.with_state(|state, now| {
+                // Whoever hears of the new manifest is to find it.
+                state.shards = shards;
+                state.core.packed(now, format, manifest_sha256);
+            }),
+            Err(why) => self.with(|core, _| core.not_packed(format, &why)),
+        }
+    }
+
     pub(crate) fn event(&self, event: Event) {
         self.lock().tell(event);
     }
@@ -273,6 +316,8 @@ impl State {
                     }
                 }
                 Action::Event(event) => self.tell(event),
+                // Refused when the event loop has ended; then nobody waits for it either.
+                Action::Pack(format) => drop(self.packs.send(format)),
             }
         }
     }
@@ -302,8 +347,14 @@ pub fn today() -> Date {
     Date::from_unix(since_1970.as_secs())
 }
 
-async fn serve(shared: &Arc<Shared>, tcp: TcpListener, http: TcpListener) {
+async fn serve(
+    shared: &Arc<Shared>,
+    tcp: TcpListener,
+    http: TcpListener,
+    asked: mpsc::UnboundedReceiver<WeightFormat>,
+) {
     tokio::select! {
+        () = pack(shared, asked) => {}
         () = tick(shared) => {}
         () = link::accept(shared, tcp) => {}
         () = http::serve(shared.clone(), http) => {}
@@ -314,6 +365,21 @@ async fn serve(shared: &Arc<Shared>, tcp: TcpListener, http: TcpListener) {
     let begun = Instant::now();
     while Arc::strong_count(&shared.linked) > 1 && begun.elapsed() < GOODBYE {
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Packs what the core asks for. A coordinator that ends leaves the packing behind: the runtime's own threads for blocking
+/// work would be waited for.
+async fn pack(shared: &Shared, mut asked: mpsc::UnboundedReceiver<WeightFormat>) {
+    while let Some(format) = asked.recv().await {
+        let (tell, told) = oneshot::channel();
+        let pack = shared.pack.clone();
+        let work = move || drop(tell.send(pack(format)));
+        let packed = match std::thread::Builder::new().name("syn1-pack".into()).spawn(work) {
+            Ok(_) => told.await.unwrap_or_else(|_| Err("the packing thread broke off".into())),
+            Err(error) => Err(format!("cannot start a thread: {error}")),
+        };
+        shared.packed(format, packed);
     }
 }
 

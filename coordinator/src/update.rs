@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use serde::Serialize;
+use syn1_model::plan::WeightFormat;
 
 /// One step in the life of a request. The last one is `Finished` or `Failed`.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,6 +124,15 @@ pub enum Event {
         /// Whether it may come by itself: a node is to join, or the model is being placed anew.
         waiting: bool,
     },
+    /// The nodes' memory does not hold the model as it is: it is packed in a smaller format.
+    Packing {
+        /// The smaller format.
+        format: WeightFormat,
+        /// Bytes of weights and KV caches in it.
+        needed_bytes: u64,
+        /// What was needed before, and what the nodes offer.
+        why: String,
+    },
     /// A node is getting its shard.
     Loading {
         /// Its name.
@@ -179,6 +189,8 @@ pub struct Topology {
     pub model: String,
     /// Its layers.
     pub layers: usize,
+    /// How its weights are stored.
+    pub weights: WeightFormat,
     /// Whether a real token has passed through every layer.
     pub ready: bool,
     /// What it waits for, while it is not ready.

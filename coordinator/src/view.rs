@@ -10,6 +10,7 @@ impl Core {
         Topology {
             model: self.config().name.clone(),
             layers: self.config().spec.layers,
+            weights: self.config().format,
             ready,
             waiting_for: (!ready).then(|| self.waits_for()),
             predicted_us: self.chain.as_ref().map(|chain| chain.predicted_ns as f64 / 1e3),
@@ -34,11 +35,11 @@ impl Core {
     fn view(&self, id: NodeId, node: &Node) -> NodeView {
         let part = self.chain.as_ref().and_then(|chain| chain.parts.iter().find(|part| part.0 == id));
         let loaded = self.chain.as_ref().is_some_and(|chain| chain.loaded.contains(&id));
-        let state = match (&node.offer, &node.unable, part) {
-            (None, ..) => "joining",
-            (_, Some(_), _) => "unable",
-            (_, _, Some(_)) if loaded => "loaded",
-            (_, _, Some(_)) => "loading",
+        let state = match (&node.unable, part) {
+            _ if node.owes_profile => "joining",
+            (Some(_), _) => "unable",
+            (_, Some(_)) if loaded => "loaded",
+            (_, Some(_)) => "loading",
             _ => "spare",
         };
         NodeView {

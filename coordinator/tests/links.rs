@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use syn1_coordinator::core::CoreConfig;
@@ -27,6 +28,7 @@ fn config() -> ServerConfig {
         spec: Spec::gpt2_124m(),
         format: WeightFormat::F16,
         manifest_sha256: [0; 32],
+        smaller: Vec::new(),
         http_port: 0,
         policy: Policy::Auto,
         wire: Wire::everywhere(Form::plain(Codec::F16)),
@@ -36,7 +38,8 @@ fn config() -> ServerConfig {
         tokenizer: None,
     };
     let keys = Keys::from_secret(&[1; 32]);
-    ServerConfig { core, shards: std::env::temp_dir(), tcp: local, http: local, keys, allow: Vec::new() }
+    let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
+    ServerConfig { core, shards: std::env::temp_dir(), pack, tcp: local, http: local, keys, allow: Vec::new() }
 }
 
 /// All that the coordinator says until it closes the link.

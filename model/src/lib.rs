@@ -56,7 +56,7 @@ pub use limits::SpecError;
 pub use manifest::{Manifest, ManifestError, ManifestPiece, PieceError, load_piece};
 pub use pack::{PackError, pack_piece};
 pub use piece::PieceBytes;
-pub use plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes};
+pub use plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes, piece_weights};
 pub use random::random_piece;
 pub use source::{Source, SourceError, layer_tensors};
 pub use spec::Spec;

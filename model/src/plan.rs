@@ -346,9 +346,16 @@ impl Plan {
         self.pieces.iter().map(|piece| piece_bytes(&self.spec, self.format, *piece)).sum()
     }
 
-    /// Bytes of one position's keys and values over the range's layers, in [`WeightFormat::kv`].
+    /// Bytes of one position's keys and values over the range's layers, in [`WeightFormat::kv`] and with heads padded as the
+    /// CPU engine has them.
     pub fn kv_bytes_per_position(&self) -> u64 {
-        (2 * self.layers.len() * self.format.kv().row_bytes(self.spec.kv_width())) as u64
+        let head_bytes = self.format.kv().row_bytes(padded(self.spec.head_dim));
+        (2 * self.layers.len() * self.spec.kv_heads * head_bytes) as u64
+    }
+
+    /// Bytes of `caches` KV caches of `positions` each; as many as fit a `u64` where they are more.
+    pub fn kv_bytes(&self, positions: usize, caches: usize) -> u64 {
+        self.kv_bytes_per_position().saturating_mul(positions as u64).saturating_mul(caches as u64)
     }
 }
 
@@ -360,6 +367,21 @@ pub fn piece_bytes(spec: &Spec, format: WeightFormat, piece: Piece) -> u64 {
         Piece::Block(index) => BlockLayout::new(spec, format, index).bytes,
         Piece::Head => HeadLayout::new(spec, format).bytes,
     }
+}
+
+/// Elements of a piece's matrices; norms and biases, which are few, are not counted.
+pub fn piece_weights(spec: &Spec, format: WeightFormat, piece: Piece) -> u64 {
+    let matrices = match piece {
+        Piece::Tokens => vec![TokensLayout::new(spec, format).matrix],
+        Piece::Positions => vec![PositionsLayout::new(spec, format).matrix],
+        Piece::Block(index) => {
+            let BlockLayout { qkv, out, up, down, .. } = BlockLayout::new(spec, format, index);
+            [qkv, out, up, down].map(|gemv| gemv.matrix).to_vec()
+        }
+        Piece::Head => vec![HeadLayout::new(spec, format).gemv.matrix],
+    };
+    let own = matrices.iter().filter(|matrix| matrix.data.piece == piece);
+    own.map(|matrix| matrix.rows as u64 * matrix.cols as u64).sum()
 }
 
 /// Every piece of the model, in file order.
@@ -389,6 +411,18 @@ mod tests {
         let mut pieces = whole.pieces.clone();
         pieces.sort();
         assert_eq!(union, pieces);
+    }
+
+    #[test]
+    fn every_weight_is_counted_once() {
+        let spec = Spec::gpt2_124m();
+        let count = |spec: &Spec| -> u64 {
+            let pieces = all_pieces(spec, WeightFormat::Int4);
+            pieces.iter().map(|piece| piece_weights(spec, WeightFormat::Int4, *piece)).sum()
+        };
+        let (width, vocab) = (768, 50_257);
+        assert_eq!(count(&spec), (vocab + 1024) * width + 12 * 12 * width * width);
+        assert_eq!(count(&Spec { tied_head: false, ..spec.clone() }) - count(&spec), vocab * width);
     }
 
     #[test]

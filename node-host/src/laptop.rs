@@ -17,7 +17,7 @@ use crate::fetch::Fetcher;
 use crate::join::Join;
 use crate::lane::{Lane, go_on};
 use crate::measure;
-use crate::pieces::{Gathered, Local, Origin};
+use crate::pieces::{Gathered, Local, Origin, Place};
 use crate::room;
 use crate::serve::{HostEvent, MAX_ROWS};
 
@@ -124,10 +124,11 @@ impl Host for Laptop<'_> {
                  {needed} bytes are needed, {free} are free"
             ));
         }
-        let origin = match &self.weights {
-            Some(Local::Model(folder)) => Origin::Folder(folder.clone()),
+        let local = self.weights.as_ref().map(|local| local.having(manifest.format)).transpose();
+        let origin = match local.map_err(|err| err.to_string())? {
+            Some(Place::Model(folder)) => Origin::Folder(folder),
             local => {
-                let beside = if let Some(Local::Pieces(folder)) = local { Some(folder.clone()) } else { None };
+                let beside = if let Some(Place::Pieces(folder)) = local { Some(folder) } else { None };
                 let fetcher = Fetcher::new(self.join.host(), model.http_port);
                 Origin::Coordinator { cache: self.cache.clone(), fetcher, beside }
             }

@@ -6,15 +6,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use syn1_model::{Digest, FolderError, Manifest, ManifestPiece, ModelFolder, PieceBytes, PieceError, Plan, load_piece};
+use syn1_model::{
+    Digest, FolderError, Manifest, ManifestPiece, ModelFolder, PieceBytes, PieceError, Plan, WeightFormat, load_piece,
+};
 use syn1_node::Progress;
 
 use crate::cache::Cache;
 use crate::fetch::{FetchError, Fetcher, Watch};
 
-/// Weights that are on this machine already.
+/// The folders of this machine with weights in them.
+pub(crate) struct Local {
+    first: Place,
+    others: Vec<PathBuf>,
+}
+
+/// What a folder holds.
 #[derive(Clone)]
-pub(crate) enum Local {
+pub(crate) enum Place {
     /// A whole model: a Hugging Face folder or a split folder.
     Model(Arc<ModelFolder>),
     /// Some pieces, named by their SHA-256; the others come from the coordinator.
@@ -53,8 +61,32 @@ pub(crate) enum GatherError {
 }
 
 impl Local {
+    /// Opens the first folder; the others, with whole models, are looked for when they are needed. Nothing if there are none.
+    pub(crate) fn open(paths: &[PathBuf]) -> Result<Option<Self>, FolderError> {
+        let Some((first, others)) = paths.split_first() else { return Ok(None) };
+        Ok(Some(Self { first: Place::open(first)?, others: others.to_vec() }))
+    }
+
+    /// The first folder that has weights of this format; the very first one if none has, which says so when it is used.
+    pub(crate) fn having(&self, format: WeightFormat) -> Result<Place, GatherError> {
+        let has = |folder: &ModelFolder| folder.manifest().is_none_or(|manifest| manifest.format == format);
+        if let Place::Model(first) = &self.first
+            && !has(first)
+        {
+            for path in self.others.iter().filter(|path| path.exists()) {
+                let folder = ModelFolder::open(path)?;
+                if has(&folder) {
+                    return Ok(Place::Model(Arc::new(folder)));
+                }
+            }
+        }
+        Ok(self.first.clone())
+    }
+}
+
+impl Place {
     /// Opens a model's folder, or one that has no model but pieces in it.
-    pub(crate) fn open(path: &Path) -> Result<Self, FolderError> {
+    fn open(path: &Path) -> Result<Self, FolderError> {
         match ModelFolder::open(path) {
             Err(FolderError::NoModel { .. }) if has_pieces(path) => Ok(Self::Pieces(path.to_owned())),
             opened => Ok(Self::Model(Arc::new(opened?))),
@@ -138,5 +170,33 @@ impl Origin {
             }
         }
         Ok(Gathered { pieces, fetched_bytes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_that_has_the_format_is_taken_also_when_it_came_later() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/gpt2");
+        let folder = tempfile::tempdir().unwrap();
+        let [f16, int8] = ["f16", "int8"].map(|name| folder.path().join(name));
+        let split = |out: &Path, format| syn1_model::split(&source, out, format, &mut |_| {}).unwrap();
+        split(&f16, WeightFormat::F16);
+        let local = Local::open(&[f16.clone(), int8.clone()]).unwrap().unwrap();
+        let path = |format| match local.having(format).unwrap() {
+            Place::Model(folder) => folder.path().to_owned(),
+            Place::Pieces(folder) => folder,
+        };
+        assert_eq!(path(WeightFormat::Int8), f16, "its error names both formats");
+        split(&int8, WeightFormat::Int8);
+        assert_eq!(path(WeightFormat::Int8), int8);
+        assert_eq!(path(WeightFormat::F16), f16);
+        // A Hugging Face folder has every format.
+        let local = Local::open(&[source.clone(), int8]).unwrap().unwrap();
+        assert!(matches!(local.having(WeightFormat::Int8), Ok(Place::Model(folder)) if folder.path() == source));
+        assert!(Local::open(&[]).unwrap().is_none());
+        assert!(Local::open(&[folder.path().join("nowhere")]).is_err());
     }
 }

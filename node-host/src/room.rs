@@ -9,7 +9,7 @@ use syn1_model::{Plan, Spec};
 /// # Errors
 /// One line with what is needed and what is offered.
 pub(crate) fn check(plan: &Plan, config: &EngineConfig, offered: u64) -> Result<(), String> {
-    let (weights, kv) = (plan.weight_bytes(), kv_bytes(plan, config));
+    let (weights, kv) = (plan.weight_bytes(), plan.kv_bytes(config.max_positions, config.slots));
     let needed = weights.saturating_add(kv);
     if needed <= offered {
         return Ok(());
@@ -30,14 +30,6 @@ pub(crate) fn row_bytes(spec: &Spec, rows: usize) -> u64 {
     // Logits for the engine and for the answer: of a token and of the guesses that may come with it.
     let logits = 2 * spec.vocab as u64 * rows.min(1 + GUESSES) as u64;
     row.saturating_mul(rows as u64).saturating_add(logits).saturating_mul(4)
-}
-
-/// Bytes of all KV caches, with heads padded as the CPU engine has them.
-fn kv_bytes(plan: &Plan, config: &EngineConfig) -> u64 {
-    let spec = &plan.spec;
-    let row_bytes = plan.format.kv().row_bytes(padded(spec.head_dim));
-    let sizes = [plan.layers.len(), spec.kv_heads, row_bytes, config.max_positions, config.slots];
-    sizes.iter().fold(2_u64, |product, &size| product.saturating_mul(size as u64))
 }
 
 /// Tokens that coordinators guess ahead at most.

@@ -37,9 +37,10 @@ pub struct HostConfig {
     pub device: DeviceChoice,
     /// Threads of the CPU engine; nothing for one a core.
     pub threads: Option<usize>,
-    /// Where the weights lie on this machine: a split folder, a Hugging Face folder, or a folder with some pieces, of which
-    /// those that are missing come from the coordinator. Nothing: all come from there.
-    pub weights: Option<PathBuf>,
+    /// Where the weights lie on this machine: split folders, or a Hugging Face folder, which has every format. The first one
+    /// that has the coordinator's format is taken; all but the first may come into being later. The first may also be a
+    /// folder with some pieces, of which those that are missing come from the coordinator. Empty: all come from there.
+    pub weights: Vec<PathBuf>,
     /// Where fetched pieces are kept; nothing for [`Cache::default_dir`].
     pub cache: Option<PathBuf>,
     /// Bytes of weights and KV caches that the node offers at most.
@@ -228,7 +229,7 @@ async fn run(
 ) -> Result<(), HostError> {
     let device = Device::open(&config.device, config.threads)?;
     events(HostEvent::Device(device.describe().to_owned()));
-    let weights = config.weights.as_deref().map(Local::open).transpose()?;
+    let weights = Local::open(&config.weights)?;
     let cache_dir = config.cache.clone().map_or_else(Cache::default_dir, Ok)?;
     let cache = Cache::open(&cache_dir, Cache::DEFAULT_CAP_BYTES)?;
     let joined = Cell::new(false);

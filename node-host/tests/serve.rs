@@ -85,7 +85,7 @@ async fn local_weights_of_another_model_are_named_and_the_node_stays() {
     let other = tempfile::tempdir().unwrap();
     write_model(other.path(), 2);
     let weights = other.path().to_owned();
-    let mut node = stage.node(|config| config.weights = Some(weights));
+    let mut node = stage.node(|config| config.weights = vec![weights]);
     let mut peer = stage.accept().await;
     let unable = peer.assign(&stage, 0..2).await;
     assert!(unable.contains("Unable") && unable.contains("not what the coordinator serves"), "{unable}");
@@ -97,7 +97,7 @@ async fn local_weights_of_another_model_are_named_and_the_node_stays() {
 async fn local_weights_are_taken_from_their_folder() {
     let mut stage = Stage::new().await;
     let weights = stage.dir.path().to_owned();
-    let mut node = stage.node(|config| config.weights = Some(weights));
+    let mut node = stage.node(|config| config.weights = vec![weights]);
     let mut peer = stage.accept().await;
     let loaded = peer.assign(&stage, 0..2).await;
     assert!(loaded.contains("Loaded") && loaded.contains("fetched_bytes: 0,"), "{loaded}");
@@ -117,7 +117,7 @@ async fn pieces_without_a_manifest_are_taken_from_their_folder_and_the_others_ar
     std::fs::write(some.path().join(pieces[3].file_name()), vec![1; pieces[3].bytes as usize]).unwrap();
     let rest = stage.manifest.total_bytes() - pieces[0].bytes - pieces[2].bytes;
     let weights = some.path().to_owned();
-    let mut node = stage.node(|config| config.weights = Some(weights));
+    let mut node = stage.node(|config| config.weights = vec![weights]);
     let mut peer = stage.accept().await;
     let loaded = peer.assign(&stage, 0..2).await;
     assert!(loaded.contains("Loaded") && loaded.contains(&format!("fetched_bytes: {rest},")), "{loaded}");
@@ -210,7 +210,7 @@ impl Stage {
             expect: None,
             device: DeviceChoice::Cpu,
             threads: Some(1),
-            weights: None,
+            weights: Vec::new(),
             cache: Some(PathBuf::from(self.cache.path())),
             memory_limit_bytes: None,
             reconnect: true,

@@ -38,7 +38,8 @@ pub trait Host {
     /// One line that names the cause: without them nobody can prove anything.
     fn nonce(&self) -> Result<[u8; 32], String>;
 
-    /// Measures what this machine offers for this model.
+    /// Measures what this machine offers for this model. Asked again when the coordinator announces another one; what was
+    /// loaded for the one before is dropped by then.
     ///
     /// # Errors
     /// One line that names the cause; the node then leaves with it.
@@ -146,7 +147,7 @@ pub enum NodeEvent {
         /// The key that it has proved, if it has one.
         key: Option<[u8; 32]>,
     },
-    /// The coordinator has said what it serves.
+    /// The coordinator has said what it serves; again when that is another model than before.
     Joined {
         /// The model that the coordinator serves.
         model: String,
@@ -178,7 +179,7 @@ pub enum NodeEvent {
         /// Why.
         cause: String,
     },
-    /// A newer assignment replaces this one.
+    /// A newer assignment or another model replaces this one.
     Replaced {
         /// The generation that ends.
         generation: u32,

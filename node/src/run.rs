@@ -271,15 +271,16 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
         if self.model.as_ref() == Some(&model) {
             return Ok(Next::Wait);
         }
-        if let Some(known) = &self.model {
-            let (known, new) = (&known.name, &model.name);
-            return Err(NodeError::Unexpected(format!("it announced model {known}, then model {new}, on one link")));
-        }
         if model.width == 0 || model.vocab == 0 || model.layers == 0 {
             let ModelInfo { width, vocab, layers, .. } = model;
             let text = format!("it announced a model of width {width}, vocabulary {vocab} and {layers} layers");
             return Err(NodeError::Unexpected(text));
         }
+        // Another model than before: what belongs to that one goes first, so that its memory counts as free.
+        if let Some(old) = self.load.take() {
+            self.host.event(NodeEvent::Replaced { generation: old.assignment.generation });
+        }
+        (self.shard, self.profiled) = (None, false);
         self.session.set_model(model.width, model.vocab);
         self.host.event(NodeEvent::Joined { model: model.name.clone() });
         self.model = Some(model.clone());

@@ -63,7 +63,8 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Resu
     write(&folder.join(Manifest::FILE), &manifest.to_bytes())?;
     let max_positions = spec.max_positions;
     let shards = folder.to_owned();
-    Ok(Prepared { name, spec, format, manifest, shards, tokenizer: None, max_positions, folder: None })
+    let smaller = Vec::new();
+    Ok(Prepared { name, spec, format, manifest, shards, smaller, tokenizer: None, max_positions, folder: None })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -80,6 +81,7 @@ impl Model {
             spec,
             format: self.format,
             manifest_sha256: *self.manifest.sha256().as_bytes(),
+            smaller: Vec::new(),
             http_port: 0,
             policy,
             wire: Wire::everywhere(wire),
@@ -89,7 +91,8 @@ impl Model {
         };
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
-        Server::start(ServerConfig { core, shards, tcp: local, http: local, keys, allow }).expect("free ports")
+        let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
+        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow }).expect("free ports")
     }
 }
 
@@ -112,7 +115,7 @@ impl Node {
             expect: Some(coordinator_keys().public()),
             device: device.clone(),
             threads: Some(2),
-            weights,
+            weights: weights.into_iter().collect(),
             cache: Some(cache.to_owned()),
             memory_limit_bytes: None,
             reconnect: false,

@@ -8,7 +8,7 @@ use syn1_kernels::engine::{Engine, EngineConfig, Input, Step};
 use syn1_node::{Ended, NodeConfig, NodeError, NodeEvent, run};
 
 use crate::coordinator::{Coordinator, MAX_PAYLOAD, play, play_expecting};
-use crate::machine::{LAYERS, Machine, VOCAB, engine};
+use crate::machine::{LAYERS, Machine, VOCAB, WIDTH, engine};
 
 /// Every row's logits, from an engine without a node around it.
 pub(crate) fn truth(ids: &[u32]) -> Vec<f32> {
@@ -303,6 +303,70 @@ fn a_higher_generation_replaces_a_load_and_a_lower_one_is_ignored() {
     assert!(stopped(play(&machine, script)));
     assert_eq!(machine.loads.take(), [(5, false), (6, true)]);
     assert!(machine.events.take().contains(&NodeEvent::Replaced { generation: 5 }));
+}
+
+#[test]
+fn another_model_replaces_the_shard_and_its_requests_and_is_answered_by_one_profile() {
+    let machine = Machine::default();
+    let script = async |mut peer: Coordinator| {
+        peer.greet().await;
+        peer.ready(5, 0..4).await;
+        peer.open(1, 0, Output::Full, 0).await;
+        peer.tokens(1, 0, 0, &[1]).await;
+        assert_eq!(peer.logits().await, truth(&[1]));
+        // The same again says nothing.
+        peer.model().await;
+        peer.tokens(1, 0, 1, &[2]).await;
+        assert_eq!(peer.logits().await, last_row(&truth(&[1, 2])));
+        peer.other_model(8, WIDTH).await;
+        assert!(peer.control().await.starts_with("Profile"));
+        peer.tokens(1, 0, 2, &[3]).await;
+        let failed = peer.control().await;
+        assert!(failed.starts_with("Failed { request: 1"), "{failed}");
+        // Generations go on: this one was for the model before.
+        peer.assign(5, 0..4).await;
+        peer.ready(6, 0..4).await;
+        peer.open(1, 0, Output::Full, 0).await;
+        peer.tokens(1, 0, 0, &[1]).await;
+        assert_eq!(peer.logits().await, truth(&[1]));
+        peer.leave(&machine).await;
+    };
+    assert!(stopped(play(&machine, script)));
+    assert!(machine.events.take().contains(&NodeEvent::Replaced { generation: 5 }));
+    assert_eq!(machine.loads.take(), [(5, true), (6, true)]);
+}
+
+#[test]
+fn another_model_ends_a_load() {
+    let machine = Machine { load_ms: 1000, ..Machine::default() };
+    let script = async |mut peer: Coordinator| {
+        peer.greet().await;
+        peer.assign(1, 0..4).await;
+        peer.tell(&Control::Ping(1)).await;
+        peer.control().await;
+        peer.other_model(8, WIDTH).await;
+        assert!(peer.control().await.starts_with("Profile"));
+        machine.advance(1000);
+        peer.tell(&Control::Ping(2)).await;
+        assert_eq!(peer.control().await, "Pong(2)", "nothing of the old model may be loaded");
+        peer.leave(&machine).await;
+    };
+    assert!(stopped(play(&machine, script)));
+    assert_eq!(machine.loads.take(), [(1, false)]);
+}
+
+#[test]
+fn after_another_model_only_frames_of_its_width_are_taken() {
+    let machine = Machine::default();
+    let script = async |mut peer: Coordinator| {
+        peer.greet().await;
+        peer.other_model(8, 2 * WIDTH).await;
+        assert!(peer.control().await.starts_with("Profile"));
+        peer.rows(1, 0, 0, &[0.0; WIDTH as usize]).await;
+        let bye = peer.control().await;
+        assert!(bye.starts_with("Bye { reason: Protocol"), "{bye}");
+    };
+    assert!(play(&machine, script).is_err());
 }
 
 #[test]

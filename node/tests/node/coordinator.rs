@@ -102,8 +102,13 @@ impl Coordinator {
     }
 
     pub(crate) async fn model(&mut self) {
-        let (manifest_sha256, layers) = ([7; 32], LAYERS as u16);
-        let model = Model { name: "tiny", manifest_sha256, http_port: 80, width: WIDTH, vocab: VOCAB, layers };
+        self.other_model(7, WIDTH).await;
+    }
+
+    /// A model whose manifest has the SHA-256 of so many `manifest` bytes.
+    pub(crate) async fn other_model(&mut self, manifest: u8, width: u16) {
+        let (manifest_sha256, layers) = ([manifest; 32], LAYERS as u16);
+        let model = Model { name: "tiny", manifest_sha256, http_port: 80, width, vocab: VOCAB, layers };
         self.tell(&Control::Model(model)).await;
     }
 

@@ -1,0 +1,228 @@
+//! A core on a stage: toy nodes that compute nothing, and a clock that the test turns.
+#![allow(dead_code, unreachable_pub, reason = "every test program uses its own part")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId};
+use syn1_coordinator::placement::Policy;
+use syn1_coordinator::request::Generate;
+use syn1_coordinator::sample::Sampling;
+use syn1_coordinator::update::{Event, Update};
+use syn1_coordinator::wire::Wire;
+use syn1_core::control::{Closed, Loaded, Open, Profile};
+use syn1_core::{Codec, CodecSet, Control, Flags, Form, Header, Kind, Negotiated};
+use syn1_model::plan::WeightFormat;
+use syn1_model::spec::Spec;
+
+/// A core, its toy nodes, and what came out.
+pub struct Stage {
+    pub core: Core,
+    pub now: Duration,
+    pub toys: BTreeMap<NodeId, Toy>,
+    /// Nodes that take everything and answer nothing, and such that never send `Closed`.
+    pub silent: BTreeSet<NodeId>,
+    pub never_closed: BTreeSet<NodeId>,
+    pub sent: Vec<(NodeId, Kind)>,
+    pub closed: Vec<NodeId>,
+    pub updates: BTreeMap<u32, Vec<Update>>,
+    pub events: Vec<Event>,
+    /// Formats that were to be packed.
+    pub packs: Vec<WeightFormat>,
+}
+
+/// A node that computes nothing: its token at a position is a function of the position.
+#[derive(Default)]
+pub struct Toy {
+    /// The name and the bytes that it answers a Model with.
+    profile: Option<(String, u64)>,
+    is_last: bool,
+    open: BTreeMap<u32, Open>,
+}
+
+impl Stage {
+    pub fn new(policy: Policy) -> Self {
+        Self::of(config(policy))
+    }
+
+    pub fn of(config: CoreConfig) -> Self {
+        Self {
+            core: Core::new(config),
+            now: Duration::ZERO,
+            toys: BTreeMap::new(),
+            silent: BTreeSet::new(),
+            never_closed: BTreeSet::new(),
+            sent: Vec::new(),
+            closed: Vec::new(),
+            updates: BTreeMap::new(),
+            events: Vec::new(),
+            packs: Vec::new(),
+        }
+    }
+
+    pub fn join(&mut self, name: &str) -> NodeId {
+        self.join_with(name, 1 << 30)
+    }
+
+    pub fn join_with(&mut self, name: &str, memory_bytes: u64) -> NodeId {
+        let id = self.core.connected(self.now, name, &negotiated());
+        self.toys.insert(id, Toy { profile: Some((name.into(), memory_bytes)), ..Toy::default() });
+        self.run();
+        id
+    }
+
+    /// Does what the core asks for, and lets the toys answer, until nothing is left.
+    pub fn run(&mut self) {
+        while let Some(action) = self.core.poll_action() {
+            match action {
+                Action::Send(node, header, payload) => {
+                    self.sent.push((node, header.kind));
+                    if !self.silent.contains(&node) {
+                        self.answer(node, &header, &payload);
+                    }
+                }
+                Action::Close(node) => self.closed.push(node),
+                Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
+                Action::Event(event) => self.events.push(event),
+                Action::Pack(format) => self.packs.push(format),
+            }
+        }
+    }
+
+    pub fn answer(&mut self, node: NodeId, header: &Header, payload: &[u8]) {
+        let Some(toy) = self.toys.get_mut(&node) else { return };
+        if header.kind != Kind::Control {
+            let (header, payload) = toy.compute(header);
+            return self.core.data(self.now, node, &header, &payload);
+        }
+        match Control::decode(payload).unwrap() {
+            Control::Model(_) => {
+                let Some((name, memory_bytes)) = toy.profile.clone() else { return };
+                let profile = Profile { name: &name, device: "toy", memory_bytes, read_bytes_per_s: 1, layer_ns: 1000 };
+                self.core.control(self.now, node, &Control::Profile(profile));
+            }
+            Control::Assign(assign) => {
+                toy.is_last = assign.end_layer == 4;
+                let loaded =
+                    Loaded { generation: assign.generation, fetched_bytes: 0, layer_ns: 1, slots: assign.slots };
+                self.core.control(self.now, node, &Control::Loaded(loaded));
+            }
+            Control::Open(open) => drop(toy.open.insert(open.request, open)),
+            Control::Close { request } => {
+                toy.open.remove(&request);
+                if !self.never_closed.contains(&node) {
+                    self.core.control(self.now, node, &Control::Closed(Closed { request, compute_us: 5 }));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub fn pass(&mut self, seconds: u64) {
+        for _ in 0..seconds {
+            self.now += Duration::from_secs(1);
+            self.core.tick(self.now);
+            self.run();
+        }
+    }
+
+    pub fn ask(&mut self, prompt: usize, max_tokens: usize) -> u32 {
+        let id = self.core.submit(self.now, ask(prompt, max_tokens)).unwrap();
+        self.run();
+        id
+    }
+
+    pub fn ids(&self, request: u32) -> Vec<u32> {
+        let token = |update: &Update| match update {
+            Update::Token { id, .. } => Some(*id),
+            _ => None,
+        };
+        self.updates.get(&request).into_iter().flatten().filter_map(token).collect()
+    }
+
+    pub fn failure(&self, request: u32) -> &str {
+        match self.updates.get(&request).and_then(|updates| updates.last()) {
+            Some(Update::Failed(why)) => why,
+            other => panic!("request {request} should have failed, its last update is {other:?}"),
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        self.core.topology().ready
+    }
+}
+
+/// A model that the toys agree on.
+pub fn config(policy: Policy) -> CoreConfig {
+    let spec = Spec {
+        layers: 4,
+        width: 8,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 8,
+        ffn: 16,
+        vocab: VOCAB,
+        max_positions: 64,
+        eos: vec![0],
+        ..Spec::gpt2_124m()
+    };
+    CoreConfig {
+        name: "toy".into(),
+        spec,
+        format: WeightFormat::F32,
+        manifest_sha256: [0; 32],
+        smaller: Vec::new(),
+        http_port: 1,
+        policy,
+        wire: Wire::everywhere(Form::plain(Codec::F32)),
+        max_positions: 64,
+        slots: 2,
+        chunk: 4,
+        tokenizer: None,
+    }
+}
+
+impl Toy {
+    pub fn compute(&self, header: &Header) -> (Header, Vec<u8>) {
+        let (answer, payload) = self.answer(header);
+        (if header.flags.contains(Flags::PREDICTED) { answer.predicted() } else { answer }, payload)
+    }
+
+    pub fn answer(&self, header: &Header) -> (Header, Vec<u8>) {
+        let Header { request, epoch, position, rows, .. } = *header;
+        if !self.is_last {
+            let header = Header::activation(request, epoch, position, Codec::F32, rows, 8).unwrap();
+            return (header, vec![0; header.payload_len as usize]);
+        }
+        let end = position + u32::from(rows);
+        let wanted = self.open.get(&request).map_or(end, |open| open.wanted_from.max(position));
+        if wanted >= end {
+            return (Header::acknowledge(request, epoch, end), Vec::new());
+        }
+        let header = Header::top(request, epoch, wanted, (end - wanted) as u16, 1).unwrap();
+        let row = |position| [&[0; 8][..], &token_after(position).to_le_bytes(), &[0; 4]].concat();
+        (header, (wanted..end).flat_map(row).collect())
+    }
+}
+
+/// A link that can carry everything.
+pub fn negotiated() -> Negotiated {
+    let (flags, codecs) = (Flags::NEGOTIABLE, CodecSet::ACTIVATIONS);
+    Negotiated { minor: 0, flags, codecs, max_payload: 1 << 20, max_rows: 64, credit: 4 }
+}
+
+pub fn ask(prompt: usize, max_tokens: usize) -> Generate {
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    Generate { prompt: vec![1; prompt], max_tokens, sampling, stop: Vec::new(), ignore_eos: false, speculate: 0 }
+}
+
+/// What the toys say follows a position; never the end of the text.
+pub fn token_after(position: u32) -> u32 {
+    1 + position * 7 % (VOCAB as u32 - 1)
+}
+
+pub fn tokens(from: u32, count: u32) -> Vec<u32> {
+    (from..from + count).map(token_after).collect()
+}
+
+pub const VOCAB: usize = 16;
