@@ -8,13 +8,12 @@ use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
-use syn1_model::split::SplitError;
 use syn1_model::tokenizer::Tokenizer;
 use syn1_node_host::cache::Cache;
 
+use crate::calibrate::{CalibrateWith, split_calibrated};
 use crate::interrupt::blocking;
 use crate::options::ModelOptions;
-use crate::progress::ByteBar;
 
 /// A model that is ready to be served.
 pub(crate) struct Prepared {
@@ -46,16 +45,6 @@ pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
         Ok(Prepared { name, spec, format, manifest, shards, tokenizer, max_positions, folder })
     })
     .await
-}
-
-/// Cuts the model in `source` into shards in `out`, with a bar. Blocks for as long as it takes.
-pub(crate) fn split(source: &Path, out: &Path, format: WeightFormat) -> Result<Manifest, SplitError> {
-    let bar = ByteBar::new();
-    syn1_model::split::split(source, out, format, &mut |at| {
-        if let Some(piece) = at.piece {
-            bar.show(format!("packing {piece}"), at.done_bytes, at.total_bytes);
-        }
-    })
 }
 
 /// The folder named, or the bundled model: in the working directory or beside the program, or above either.
@@ -94,7 +83,7 @@ fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Result<(Pat
     let digest = Digest::of(path.as_os_str().as_encoded_bytes()).to_string();
     let folder_name = format!("{}-{}-{}", folder.name(), format.name(), digest.get(..12).unwrap_or_default());
     let out = Cache::default_dir()?.join("split").join(folder_name);
-    let manifest = split(dir, &out, format)?;
+    let manifest = split_calibrated(dir, &out, format, &CalibrateWith::Auto)?;
     Ok((out, manifest))
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use syn1_coordinator::placement::size;
 
+use crate::calibrate::{CalibrateWith, split_calibrated};
 use crate::interrupt::blocking;
 use crate::model;
 use crate::options::Weights;
@@ -26,6 +27,10 @@ pub(crate) struct Args {
     /// How weights are stored: auto is f16.
     #[arg(long, value_enum, default_value_t = Weights::Auto)]
     weights: Weights,
+    /// What the rounding of int4 weights is calibrated with: a text file; own (a text that the model writes itself); none
+    /// (every weight to the nearest); auto is own for small models, none for others
+    #[arg(long, value_name = "TEXT", default_value = "auto")]
+    calibrate: CalibrateWith,
     /// Print the manifest as JSON
     #[arg(long)]
     json: bool,
@@ -34,7 +39,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let dir = model::find(args.model.as_deref())?;
     let (out, format) = (args.out.clone(), args.weights.format(None));
-    let manifest = blocking(move || Ok(model::split(&dir, &out, format)?)).await?;
+    let calibrate = args.calibrate.clone();
+    let manifest = blocking(move || split_calibrated(&dir, &out, format, &calibrate)).await?;
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&manifest)? + "\n"))?);
     }

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::digest::Digest;
+use crate::feedback::BlockFeedback;
 use crate::folder::model_name;
-use crate::manifest::{Manifest, ManifestError, ManifestPiece, Origin, OriginFile};
+use crate::manifest::{Calibration, Manifest, ManifestError, ManifestPiece, Origin, OriginFile};
 use crate::pack::{PackError, Sink, pack_into};
 use crate::plan::{Piece, WeightFormat, all_pieces, piece_bytes};
 use crate::source::{Source, SourceError};
@@ -33,6 +34,14 @@ pub struct Progress {
     pub reused_bytes: u64,
 }
 
+/// How the blocks of a split in int4 are rounded, if not to the nearest.
+pub struct Calibrated<'a> {
+    /// What is calibrated with: it goes into the manifest, and an earlier run's pieces count only if it is the same.
+    pub with: Calibration,
+    /// The feedback of a block. It is asked for blocks that have to be packed, in order.
+    pub feedback: &'a mut dyn FnMut(usize) -> Result<BlockFeedback, Box<dyn std::error::Error + Send + Sync>>,
+}
+
 /// Why a model cannot be split.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
@@ -45,6 +54,12 @@ pub enum SplitError {
     /// A model whose manifest would be refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The calibration.
+    #[error(transparent)]
+    Calibrate(Box<dyn std::error::Error + Send + Sync>),
+    /// Feedback for a format that is not rounded with it.
+    #[error("{0} weights are always rounded to the nearest: calibration is for int4")]
+    NotCalibrated(WeightFormat),
     /// Reading or writing a file.
     #[error("cannot {verb} {}: {error}", path.display())]
     File {
@@ -83,6 +98,23 @@ pub fn split(
     format: WeightFormat,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Manifest, SplitError> {
+    split_with(model_dir, out_dir, format, None, progress)
+}
+
+/// As [`split`], with the blocks rounded as `calibrated` says.
+///
+/// # Errors
+/// As [`split`], those of the calibration, and [`SplitError::NotCalibrated`] for another format than int4.
+pub fn split_with(
+    model_dir: &Path,
+    out_dir: &Path,
+    format: WeightFormat,
+    mut calibrated: Option<Calibrated<'_>>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Manifest, SplitError> {
+    if calibrated.is_some() && format != WeightFormat::Int4 {
+        return Err(SplitError::NotCalibrated(format));
+    }
     if model_dir.join(Manifest::FILE).exists() && !model_dir.join("config.json").exists() {
         return Err(SplitError::AlreadySplit { folder: model_dir.into() });
     }
@@ -95,7 +127,8 @@ pub fn split(
     let _lock = lock(out_dir)?;
     // An older split's: from here on the folder is not complete.
     remove(&out_dir.join(Manifest::FILE))?;
-    let mut journal = Journal::open(out_dir, fingerprint(&source, model_dir, format)?);
+    let calibration = calibrated.as_ref().map(|calibrated| calibrated.with.clone());
+    let mut journal = Journal::open(out_dir, fingerprint(&source, model_dir, format, calibration.as_ref())?);
     let spec = source.spec();
     let plan = all_pieces(spec, format);
     let mut state = Progress {
@@ -118,7 +151,13 @@ pub fn split(
                     let done_bytes = state.done_bytes + written;
                     progress(Progress { piece: Some(piece), done_bytes, ..state });
                 };
-                let listed = write_piece(&source, out_dir, piece, format, grown)?;
+                let feedback = match (piece, &mut calibrated) {
+                    (Piece::Block(index), Some(calibrated)) => {
+                        Some((calibrated.feedback)(index).map_err(SplitError::Calibrate)?)
+                    }
+                    _ => None,
+                };
+                let listed = write_piece(&source, out_dir, (piece, format), feedback.as_ref(), grown)?;
                 journal.record(out_dir, &listed)?;
                 listed
             }
@@ -130,7 +169,7 @@ pub fn split(
     let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
     copy_beside(model_dir, out_dir, "generation_config.json")?;
     copy_beside(model_dir, out_dir, "wire.json")?;
-    let origin = origin(&source, model_dir)?;
+    let origin = origin(&source, model_dir, calibration)?;
     let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, origin, pieces, tokenizer };
     manifest.check()?;
     write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
@@ -187,8 +226,8 @@ impl Journal {
 fn write_piece(
     source: &Source,
     folder: &Path,
-    piece: Piece,
-    format: WeightFormat,
+    (piece, format): (Piece, WeightFormat),
+    feedback: Option<&BlockFeedback>,
     grown: &mut dyn FnMut(u64),
 ) -> Result<ManifestPiece, SplitError> {
     let temporary = folder.join(GROWING);
@@ -198,7 +237,7 @@ fn write_piece(
     let bytes = piece_bytes(source.spec(), format, piece);
     // What is not written is padding, and zero.
     file.set_len(bytes).map_err(&written)?;
-    let fidelity = pack_into(source, piece, format, &mut Growing { file: &file, written: 0, grown })?;
+    let fidelity = pack_into(source, piece, format, feedback, &mut Growing { file: &file, written: 0, grown })?;
     file.sync_all().map_err(&written)?;
     file.rewind().map_err(&written)?;
     let sha256 = Digest::read(&file).map_err(failed("read", &temporary))?;
@@ -227,7 +266,7 @@ impl Sink for Growing<'_> {
 }
 
 /// What the model is made from.
-fn origin(source: &Source, folder: &Path) -> Result<Origin, SplitError> {
+fn origin(source: &Source, folder: &Path, calibration: Option<Calibration>) -> Result<Origin, SplitError> {
     let path = folder.join("config.json");
     let config_sha256 = Digest::of(&fs::read(&path).map_err(failed("read", &path))?);
     let file = |path: &Path| {
@@ -235,7 +274,7 @@ fn origin(source: &Source, folder: &Path) -> Result<Origin, SplitError> {
         Ok(OriginFile { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes })
     };
     let files = source.weights().files().map(file).collect::<Result<_, SplitError>>()?;
-    Ok(Origin { config_sha256, files })
+    Ok(Origin { config_sha256, files, calibration })
 }
 
 /// Writes beside the file and renames, so that the file is either absent, old, or whole.
@@ -286,7 +325,12 @@ fn remove_unlisted(folder: &Path, manifest: &Manifest) -> Result<(), SplitError>
 }
 
 /// Identifies what is being split without reading the weights: the small files' bytes, the large files' sizes and times.
-fn fingerprint(source: &Source, folder: &Path, format: WeightFormat) -> Result<Digest, SplitError> {
+fn fingerprint(
+    source: &Source,
+    folder: &Path,
+    format: WeightFormat,
+    calibration: Option<&Calibration>,
+) -> Result<Digest, SplitError> {
     let mut hash = sha2::Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
@@ -294,6 +338,10 @@ fn fingerprint(source: &Source, folder: &Path, format: WeightFormat) -> Result<D
     };
     add(&Manifest::VERSION.to_le_bytes());
     add(format.name().as_bytes());
+    if let Some(Calibration { positions, text_sha256 }) = calibration {
+        add(&(*positions as u64).to_le_bytes());
+        add(text_sha256.as_ref().map_or(&[][..], |digest| &digest.as_bytes()[..]));
+    }
     add(&fs::read(folder.join("config.json")).map_err(failed("read", &folder.join("config.json")))?);
     for path in source.weights().files() {
         let found = fs::metadata(path).map_err(failed("read", path))?;
