@@ -216,3 +216,66 @@ const PARALLEL: usize = 1 << 18;
 const TILE: usize = 64;
 
 const _: () = assert!(TILE.is_multiple_of(crate::groups::GROUP));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::Model;
+    use crate::moments::Moments;
+    use crate::plan::{Piece, Tensor, WeightFormat};
+    use safetensors::Dtype;
+
+    #[test]
+    fn rows_rounded_with_feedback_do_not_depend_on_threads_or_on_how_they_are_stored() {
+        let (rows, cols, stride) = (200, 150, 160);
+        let value = |row: usize, col: usize| ((row * 37 + col * 101 + row * col % 17) % 257) as f32 / 257.0 - 0.5;
+        let matrix_of = |element: &dyn Fn(usize) -> f32| (0..rows * cols).map(element).collect::<Vec<f32>>();
+        let mut model = Model::fixture();
+        model.tensors.clear();
+        let straight = matrix_of(&|at| value(at / cols, at % cols));
+        let turned = matrix_of(&|at| value(at % rows, at / rows));
+        model.tensors.insert("straight".into(), (vec![rows, cols], straight));
+        model.tensors.insert("turned".into(), (vec![cols, rows], turned));
+        let folder = model.write(Dtype::F32);
+        let weights = Weights::open(folder.path()).expect("weights");
+
+        let mut moments = Moments::new(cols).expect("room");
+        let inputs: Vec<f32> = (0..500 * cols).map(|at| value(at / cols, at % cols / 3)).collect();
+        moments.add(&inputs);
+        let feedback = Feedback::new(moments);
+        let fold = Fold { gamma: vec![1.5; cols], beta: vec![0.25; cols] };
+        let format = WeightFormat::Int4;
+        let bytes = (rows * format.row_bytes(stride)) as u64;
+        let data = Tensor { piece: Piece::Block(0), offset: 0, bytes };
+        let matrix = Matrix { data, rows, cols, stride, format };
+        let pack = |name: &str, transposed: bool, share: usize| {
+            let shape = if transposed { [cols, rows] } else { [rows, cols] };
+            let bands = Bands {
+                weights: &weights,
+                views: vec![weights.shaped(name, &shape).expect("tensor")],
+                transposed,
+                place: &|row| (0, row),
+                matrix: &matrix,
+                fold: Some(&fold),
+                feedback: Some(&feedback),
+            };
+            let (mut sums, mut out) = (vec![Sums::default(); rows], vec![0; bytes as usize]);
+            bands.share_out(0, share, &mut sums, &mut out).expect("packed");
+            (out, sums.iter().map(|sums| sums.c).collect::<Vec<_>>())
+        };
+        let alone = pack("straight", false, 256);
+        assert_eq!(pack("straight", false, TILE), alone);
+        assert_eq!(pack("turned", true, 256), alone);
+        assert_eq!(pack("turned", true, TILE), alone);
+
+        // The constant takes back what rounding does to the mean input.
+        let (out, sums) = alone;
+        for (row, (bytes, [c1, c2])) in out.chunks_exact(matrix.row_bytes()).zip(sums).enumerate() {
+            let stored = crate::store::read_row(format, stride, bytes);
+            let exact: Vec<f32> = (0..cols).map(|col| value(row, col)).collect();
+            let known: f64 = dot(&exact, &fold.beta) + dot(&exact, &feedback.mean);
+            assert!((c1 - dot(&stored[..cols], &fold.gamma)).abs() < 1e-9);
+            assert!((c2 + dot(&stored[..cols], &feedback.mean) - known).abs() < 1e-9);
+        }
+    }
+}

@@ -76,10 +76,13 @@ impl Feedback {
         }
     }
 
-    /// What a group needs to know of `D` and `F`. Padding is of no weight.
+    /// What a group needs to know of `D`, against its largest element, and of `F`. Padding is of no weight.
     fn known(&self, col: usize, len: usize) -> Known {
         let mut known = Known { spread: [0.0; GROUP], factor: [[0.0; GROUP]; GROUP] };
-        known.spread[..len].copy_from_slice(&self.spread[col..col + len]);
+        let largest = self.spread[col..col + len].iter().copied().fold(0.0, f32::max);
+        for (known, spread) in known.spread.iter_mut().zip(&self.spread[col..col + len]) {
+            *known = spread / largest;
+        }
         for (j, row) in known.factor.iter_mut().enumerate().take(len) {
             row[j + 1..len].copy_from_slice(&self.factor[(col + j) * self.cols + col..][j + 1..len]);
         }
@@ -174,3 +177,134 @@ const DAMPING: f64 = 0.01;
 const BLOCK: usize = 128;
 
 const _: () = assert!(BLOCK.is_multiple_of(GROUP));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers around zero from a multiplicative generator, bell-shaped.
+    fn numbers(seed: u32) -> impl FnMut() -> f32 {
+        let mut state = seed;
+        let mut uniform = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 16_777_216.0 - 0.5
+        };
+        move || (0..6).map(|_| uniform()).sum()
+    }
+
+    fn many(count: usize, seed: u32) -> Vec<f32> {
+        let mut number = numbers(seed);
+        (0..count).map(|_| number()).collect()
+    }
+
+    /// Rows of `cols` inputs that are mixtures of a few causes, with a little noise and a mean.
+    fn correlated(rows: usize, cols: usize, seed: u32) -> Vec<f32> {
+        let causes = cols / 4;
+        let (mix, noise) = (many(causes * cols, 7), many(rows * cols, seed));
+        let active = many(rows * causes, seed ^ 0xA5A5);
+        let input = |at: usize| {
+            let (row, col) = (at / cols, at % cols);
+            let causes = (0..causes).map(|cause| active[row * causes + cause] * mix[cause * cols + col]);
+            0.5 + causes.sum::<f32>() + 0.2 * noise[at]
+        };
+        (0..rows * cols).map(input).collect()
+    }
+
+    fn moments(cols: usize, inputs: &[f32]) -> Moments {
+        let mut moments = Moments::new(cols).expect("room");
+        moments.add(inputs);
+        moments
+    }
+
+    fn rounded(feedback: &Feedback, exact: &[f32]) -> Vec<f32> {
+        let mut stored = exact.to_vec();
+        feedback.round(exact, &mut stored, |_, _, _| {});
+        stored
+    }
+
+    fn nearest(cols: usize, exact: &[f32]) -> Vec<f32> {
+        let mut stored = exact.to_vec();
+        for row in stored.chunks_exact_mut(cols) {
+            crate::store::store(row, crate::plan::WeightFormat::Int4, (0, cols.next_multiple_of(GROUP)), None);
+        }
+        stored
+    }
+
+    /// The mean square of what rounding changes in the outputs, their mean change taken out.
+    fn output_error(cols: usize, exact: &[f32], stored: &[f32], inputs: &[f32]) -> f64 {
+        let mut sum = 0.0;
+        for (exact, stored) in exact.chunks_exact(cols).zip(stored.chunks_exact(cols)) {
+            let changes = inputs.chunks_exact(cols).map(|input| {
+                input.iter().zip(exact).zip(stored).map(|((x, w), q)| f64::from(*x) * f64::from(w - q)).sum::<f64>()
+            });
+            let changes: Vec<f64> = changes.collect();
+            let mean = changes.iter().sum::<f64>() / changes.len() as f64;
+            sum += changes.iter().map(|change| (change - mean).powi(2)).sum::<f64>();
+        }
+        sum
+    }
+
+    #[test]
+    fn feedback_halves_the_error_of_outputs_also_for_inputs_it_has_not_seen() {
+        // Neither whole blocks nor whole groups.
+        let cols = 300;
+        let feedback = Feedback::new(moments(cols, &correlated(2000, cols, 1)));
+        let weights = many(20 * cols, 3);
+        let unseen = correlated(500, cols, 99);
+        let found = output_error(cols, &weights, &rounded(&feedback, &weights), &unseen);
+        let plain = output_error(cols, &weights, &nearest(cols, &weights), &unseen);
+        assert!(found < 0.5 * plain, "{found} {plain}");
+    }
+
+    #[test]
+    fn without_correlation_every_weight_goes_to_the_nearest() {
+        let cols = 160;
+        let mut inputs = vec![0.0; 2 * cols * cols];
+        for (index, row) in inputs.chunks_exact_mut(cols).enumerate() {
+            row[index / 2] = if index % 2 == 0 { 2.0 } else { -2.0 };
+        }
+        let feedback = Feedback::new(moments(cols, &inputs));
+        let weights = many(5 * cols, 4);
+        assert_eq!(rounded(&feedback, &weights), nearest(cols, &weights));
+    }
+
+    #[test]
+    fn dead_inputs_are_harmless_and_no_inputs_mean_the_nearest() {
+        let cols = 96;
+        let mut inputs = correlated(400, cols, 5);
+        inputs.chunks_exact_mut(cols).for_each(|row| row[30..70].fill(0.0));
+        let feedback = Feedback::new(moments(cols, &inputs));
+        let weights = many(10 * cols, 6);
+        let stored = rounded(&feedback, &weights);
+        assert!(stored.iter().zip(&weights).all(|(stored, exact)| (stored - exact).abs() < 1.0));
+        assert!(feedback.mean[30..70].iter().all(|mean| *mean == 0.0));
+        let error = |stored: &[f32]| output_error(cols, &weights, stored, &inputs);
+        assert!(error(&stored) < error(&nearest(cols, &weights)));
+
+        for nothing in [Moments::new(cols).expect("room"), moments(cols, &vec![0.0; 3 * cols])] {
+            assert_eq!(rounded(&Feedback::new(nothing), &weights), nearest(cols, &weights));
+        }
+    }
+
+    #[test]
+    fn the_factors_multiply_to_the_covariance() {
+        let cols = 200;
+        let inputs = correlated(1000, cols, 8);
+        let (_, covariance) = moments(cols, &inputs).into_covariance();
+        let feedback = Feedback::new(moments(cols, &inputs));
+        let trace: f64 = (0..cols).map(|k| f64::from(covariance[k * cols + k])).sum();
+        let damping = DAMPING * trace / cols as f64;
+        let factor = |row: usize, col: usize| match row.cmp(&col) {
+            std::cmp::Ordering::Less => f64::from(feedback.factor[row * cols + col]),
+            std::cmp::Ordering::Equal => 1.0,
+            std::cmp::Ordering::Greater => 0.0,
+        };
+        for i in (0..cols).step_by(3) {
+            for j in i..cols {
+                let product: f64 = (j..cols).map(|k| factor(i, k) * f64::from(feedback.spread[k]) * factor(j, k)).sum();
+                let wanted = f64::from(covariance[i * cols + j]) + if i == j { damping } else { 0.0 };
+                assert!((product - wanted).abs() < 1e-4 * trace / cols as f64, "{i} {j}: {product} {wanted}");
+            }
+        }
+    }
+}
