@@ -492,6 +492,46 @@ mod tests {
     }
 
     #[test]
+    fn calibrated_blocks_are_told_from_nearest_ones_and_are_not_calibrated_twice() {
+        let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        let mut asked = Vec::new();
+        let mut calibrated = |positions: usize| {
+            let mut reused = 0;
+            let mut feedback = |index: usize| {
+                asked.push(index);
+                let mut moments = crate::Moments::new(96)?;
+                moments.add(&(0..192 * 96).map(|at| ((at * at) % 97) as f32).collect::<Vec<_>>());
+                Ok([Some(crate::Feedback::new(moments)), None, None, None])
+            };
+            let with = Calibration { positions, text_sha256: None };
+            let how = Calibrated { with: with.clone(), feedback: &mut feedback };
+            let progress = &mut |progress: Progress| reused = progress.reused_bytes;
+            let manifest = split_with(model.path(), out.path(), WeightFormat::Int4, Some(how), progress);
+            let manifest = manifest.expect("split");
+            assert_eq!(manifest.origin.calibration, Some(with));
+            assert_eq!(Manifest::load(out.path()).expect("manifest"), manifest);
+            (manifest, reused, std::mem::take(&mut asked))
+        };
+        let (first, reused, blocks) = calibrated(192);
+        assert_eq!((reused, blocks), (0, vec![0, 1, 2, 3]));
+        let (again, reused, blocks) = calibrated(192);
+        assert_eq!((&again, reused, blocks), (&first, first.total_bytes(), vec![]));
+        let (_, reused, blocks) = calibrated(193);
+        assert_eq!((reused, blocks), (0, vec![0, 1, 2, 3]));
+
+        let nearest = split(model.path(), out.path(), WeightFormat::Int4, &mut |_| {}).expect("split");
+        assert_eq!(nearest.origin.calibration, None);
+        for (a, b) in first.pieces.iter().zip(&nearest.pieces) {
+            assert_eq!(a.sha256 != b.sha256, a.name.starts_with("block"), "{}", a.name);
+        }
+        let mut never = |_| unreachable!();
+        let with = Calibration { positions: 1, text_sha256: None };
+        let how = Calibrated { with, feedback: &mut never };
+        let error = split_with(model.path(), out.path(), F16, Some(how), &mut |_| {}).expect_err("f16");
+        assert!(matches!(error, SplitError::NotCalibrated(F16)), "{error}");
+    }
+
+    #[test]
     fn the_tokenizer_comes_along_and_a_stale_one_goes() {
         let bundled = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-rust-docs");
         let out = tempfile::tempdir().expect("folder");

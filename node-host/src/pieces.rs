@@ -57,10 +57,10 @@ impl Origin {
         notice: &dyn Fn(String),
         cancelled: &AtomicBool,
     ) -> Result<Gathered, GatherError> {
-        if let (Self::Folder(folder), Some(_)) = (self, &manifest.origin.calibration) {
-            if folder.source().is_some() {
-                return Err(GatherError::Calibrated { path: folder.path().into() });
-            }
+        if let (Self::Folder(folder), Some(_)) = (self, &manifest.origin.calibration)
+            && folder.source().is_some()
+        {
+            return Err(GatherError::Calibrated { path: folder.path().into() });
         }
         let listed = plan.pieces.iter().map(|&piece| {
             manifest.find(piece).map(|listed| (piece, listed)).ok_or_else(|| GatherError::Unlisted(piece.to_string()))

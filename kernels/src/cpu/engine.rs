@@ -234,10 +234,10 @@ impl CpuEngine {
                 self.broken = Some(what.clone());
                 return Err(EngineError::Device { device: self.device.clone(), what });
             }
-            if let (Some(see), [stage]) = (&mut see, some) {
-                if let Some((product, inputs)) = observe::inputs(stage, &plan.spec, buffers, rows) {
-                    see(product, &inputs);
-                }
+            if let (Some(see), [stage]) = (&mut see, some)
+                && let Some((product, inputs)) = observe::inputs(stage, &plan.spec, buffers, rows)
+            {
+                see(product, &inputs);
             }
         }
         cache.have = step.position + rows;
