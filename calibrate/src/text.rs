@@ -15,9 +15,9 @@ pub struct Text {
 }
 
 impl Text {
-    /// `positions` tokens (or one more) that the model writes itself: sequences from random first tokens on, every next token drawn
-    /// from what the model expects. The same model, machine and seed give the same text; `written` is called for each
-    /// token.
+    /// `positions` tokens (or one more) that the model writes itself: sequences from random first tokens on, every next
+    /// token drawn from what the model expects. The same model, instruction set and seed give the same text; `written` is
+    /// called for each token behind a first one.
     ///
     /// What a model writes has the statistics of what it was trained on, as far as it knows them, and every model has it
     /// with it (LLM-QAT, Liu et al. 2023).

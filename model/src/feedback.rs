@@ -105,6 +105,7 @@ impl Feedback {
             ArrayView2::from_shape((cols, cols), &self.factor),
             ArrayViewMut2::from_shape((rows, cols), weights),
         );
+        // The shapes fit by construction: no view is refused.
         if let (Ok(errors), Ok(factor), Ok(mut weights)) = views {
             let errors = errors.slice(s![.., from.start - begin..from.end - begin]);
             let factor = factor.slice(s![from, to.clone()]);

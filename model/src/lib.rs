@@ -6,6 +6,7 @@
 //! | what does the model compute? | [`Spec`], read from `config.json` by [`Spec::from_config`] |
 //! | which bytes and which ops does a layer range need? | [`Plan`], a pure function of `Spec`, [`WeightFormat`] and range |
 //! | where do those bytes come from? | [`pack_piece`] out of safetensors, [`load_piece`] out of a split folder |
+//! | how does int4 keep near to it? | [`Feedback`] from the [`Moments`] of a product's inputs, with [`pack_block`] or [`split_with`] |
 //! | how does another machine get them? | [`split()`] writes content-addressed pieces and a [`Manifest`] |
 //! | text to ids and back? | [`Tokenizer`], and [`Detokenizer`] for a stream |
 //!

@@ -55,6 +55,7 @@ impl Moments {
         }
         self.rows += count;
         self.sums.iter_mut().zip(sums(cols, &shifted)).for_each(|(sum, more)| *sum += more);
+        // Shapes fit by construction, here and below: no view is refused.
         let Ok(shifted) = ArrayView2::from_shape((count, cols), &shifted) else { return };
         deal(self.products.chunks_mut(BLOCK * cols).enumerate(), |(index, products)| {
             let (first, rows) = (index * BLOCK, products.len() / cols);
