@@ -3,6 +3,7 @@
 
 mod answer;
 mod bench;
+mod calibrate;
 mod chat;
 mod context;
 mod coordinator;

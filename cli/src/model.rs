@@ -12,10 +12,11 @@ use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::{Manifest, ManifestPiece};
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
-use syn1_model::split::{Progress, SplitError};
+use syn1_model::split::SplitError;
 use syn1_model::tokenizer::Tokenizer;
 use syn1_node_host::cache::Cache;
 
+use crate::calibrate::{CalibrateWith, split_calibrated};
 use crate::context;
 use crate::interrupt::blocking;
 use crate::options::ModelOptions;
@@ -45,7 +46,8 @@ impl Prepared {
         Arc::new(move |format| {
             let dir = dir.as_deref().ok_or("there is no model folder to pack from")?;
             let packed = split_folder(dir, &name, format).and_then(|shards| {
-                let manifest_sha256 = *split(dir, &shards, format)?.sha256().as_bytes();
+                let manifest_sha256 =
+                    *split_calibrated(dir, &shards, format, &CalibrateWith::Auto)?.sha256().as_bytes();
                 Ok(Packed { shards, manifest_sha256 })
             });
             packed.map_err(|error| format!("{error:#}"))
@@ -82,13 +84,7 @@ pub(crate) async fn prepare(options: &ModelOptions) -> Result<Prepared> {
     .await
 }
 
-/// Cuts the model in `source` into shards in `out`, with a bar. Blocks for as long as it takes.
-pub(crate) fn split(source: &Path, out: &Path, format: WeightFormat) -> Result<Manifest, SplitError> {
-    let bar = ByteBar::new();
-    syn1_model::split::split(source, out, format, &mut |at| show(&bar, at))
-}
-
-/// As [`split`], but only the pieces of some layers.
+/// Cuts some layers of the model in `source` into shards in `out`, with a bar.
 pub(crate) fn split_layers(
     source: &Path,
     layers: Range<usize>,
@@ -96,13 +92,7 @@ pub(crate) fn split_layers(
     format: WeightFormat,
 ) -> Result<Vec<ManifestPiece>, SplitError> {
     let bar = ByteBar::new();
-    syn1_model::split::split_layers(source, layers, out, format, &mut |at| show(&bar, at))
-}
-
-fn show(bar: &ByteBar, at: Progress) {
-    if let Some(piece) = at.piece {
-        bar.show(format!("packing {piece}"), at.done_bytes, at.total_bytes);
-    }
+    syn1_model::split::split_layers(source, layers, out, format, &mut |at| bar.packing(at))
 }
 
 /// The folder named, the model of that name in the hub's cache, or the bundled model: in the working directory or beside
@@ -135,7 +125,7 @@ fn shards(dir: &Path, folder: &ModelFolder, format: WeightFormat) -> Result<(Pat
         return Ok((dir.to_owned(), manifest.clone()));
     }
     let out = split_folder(dir, folder.name(), format)?;
-    let manifest = split(dir, &out, format)?;
+    let manifest = split_calibrated(dir, &out, format, &CalibrateWith::Auto)?;
     Ok((out, manifest))
 }
 

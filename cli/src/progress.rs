@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use syn1_coordinator::placement::size;
 use syn1_coordinator::update::Event;
+use syn1_model::split::Progress;
 
 use crate::show;
 
@@ -33,6 +34,13 @@ impl ByteBar {
         self.bar.set_message(what);
         self.bar.set_length(total_bytes);
         self.bar.set_position(done_bytes);
+    }
+
+    /// How far a split is.
+    pub(crate) fn packing(&self, at: Progress) {
+        if let Some(piece) = at.piece {
+            self.show(format!("packing {piece}"), at.done_bytes, at.total_bytes);
+        }
     }
 
     /// Takes the bar away until there are more bytes.

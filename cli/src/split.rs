@@ -10,6 +10,7 @@ use syn1_coordinator::placement::size;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::{WeightFormat, all_pieces, piece_weights};
 
+use crate::calibrate::{CalibrateWith, split_calibrated};
 use crate::interrupt::blocking;
 use crate::options::Weights;
 use crate::{machine, model, options, show};
@@ -39,6 +40,10 @@ pub(crate) struct Args {
     /// Only layers A up to but not including B, counted from 0; the folder need not hold others (see syn1 pull --layers)
     #[arg(long, value_name = "A..B", value_parser = options::layers)]
     layers: Option<Range<usize>>,
+    /// What the rounding of int4 weights is calibrated with: a text file; own (a text that the model writes itself); none
+    /// (every weight to the nearest); auto is own for small models, none for others
+    #[arg(long, value_name = "TEXT", default_value = "auto", conflicts_with = "layers")]
+    calibrate: CalibrateWith,
     /// Print one JSON object in place of text: the manifest and the figures; with --layers the list of pieces
     #[arg(long)]
     json: bool,
@@ -74,7 +79,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         return split_layers(dir, layers, args.out, format, args.json).await;
     }
     let begun = Instant::now();
-    let manifest = blocking(move || Ok(model::split(&dir, &out, format)?)).await?;
+    let calibrate = args.calibrate.clone();
+    let manifest = blocking(move || split_calibrated(&dir, &out, format, &calibrate)).await?;
     let report = report(&manifest, begun.elapsed().as_secs_f64());
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
@@ -158,7 +164,7 @@ mod tests {
             sqnr_db: sqnr_db(index),
         };
         let pieces = all_pieces(&spec, format).into_iter().enumerate().map(piece).collect();
-        let origin = Origin { config_sha256: Digest([0; 32]), files: Vec::new() };
+        let origin = Origin { config_sha256: Digest([0; 32]), files: Vec::new(), calibration: None };
         Manifest { version: Manifest::VERSION, name: "two".into(), spec, format, origin, pieces, tokenizer: false }
     }
 

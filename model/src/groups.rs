@@ -57,22 +57,17 @@ impl Int4Group {
     /// in the middle at the cost of the two at the ends. So several steps are tried; for each the best line follows from
     /// the assignment of values to steps by linear regression, and the line with the least error is taken.
     pub(crate) fn nearest(values: &[f32; GROUP]) -> Self {
-        let (least, largest) =
-            values.iter().fold((f32::MAX, f32::MIN), |(least, largest), v| (least.min(*v), largest.max(*v)));
-        let span = largest - least;
-        let mut best = Line::new(span / LAST, least);
-        let mut best_error = best.error(values);
-        if span > 0.0 {
-            for trial in 0..TRIALS {
-                let steps = LAST + TRIAL_STEP * (trial as f32 - TRIALS as f32 / 2.0);
-                let Some(line) = Line::regression(values, least, steps / span) else { continue };
-                let error = line.error(values);
-                if error < best_error {
-                    (best, best_error) = (line, error);
-                }
-            }
-        }
-        Self { line: best, steps: best.steps(values).map(|step| step as u8) }
+        let line = Line::best(values, &[1.0; GROUP], |line| line.error(values));
+        Self { line, steps: line.steps(values).map(|step| step as u8) }
+    }
+
+    /// Near `values` one after the other, each with what the errors before it ask of it; also what it stands for. An error is
+    /// the distance to `exact`. Values beyond what f16 holds are cut off.
+    pub(crate) fn with_feedback(values: &[f32; GROUP], exact: &[f32; GROUP], known: &Known) -> (Self, [f32; GROUP]) {
+        let values = values.map(|value| value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()));
+        let line = Line::best(&values, &known.spread, |line| line.follow(&values, exact, known).error);
+        let Followed { steps, stored, .. } = line.follow(&values, exact, known);
+        (Self { line, steps: steps.map(|step| step as u8) }, stored)
     }
 
     /// The weights that it stands for, in f32 (rounded once).
@@ -81,7 +76,59 @@ impl Int4Group {
     }
 }
 
+/// What rounding with feedback knows of a group's inputs; see [`Feedback`](crate::feedback::Feedback).
+pub(crate) struct Known {
+    /// How much the square of an error counts.
+    pub(crate) spread: [f32; GROUP],
+    /// `[of][to]`: what an error asks of the later ones; zero elsewhere.
+    pub(crate) factor: [[f32; GROUP]; GROUP],
+}
+
+/// A group that was rounded with feedback.
+struct Followed {
+    steps: [f32; GROUP],
+    stored: [f32; GROUP],
+    /// The weighted sum of squared differences.
+    error: f32,
+}
+
 impl Line {
+    /// The line of least `error` among those that are tried. Weighted regression proposes them.
+    fn best(values: &[f32; GROUP], weights: &[f32; GROUP], error: impl Fn(&Self) -> f32) -> Self {
+        let (least, largest) =
+            values.iter().fold((f32::MAX, f32::MIN), |(least, largest), v| (least.min(*v), largest.max(*v)));
+        let span = largest - least;
+        let mut best = Self::new(span / LAST, least);
+        let mut best_error = error(&best);
+        if span > 0.0 {
+            for trial in 0..TRIALS {
+                let steps = LAST + TRIAL_STEP * (trial as f32 - TRIALS as f32 / 2.0);
+                let Some(line) = Self::regression(values, weights, least, steps / span) else { continue };
+                let error = error(&line);
+                if error < best_error {
+                    (best, best_error) = (line, error);
+                }
+            }
+        }
+        best
+    }
+
+    /// Rounds `values` one after the other, feeding every error on.
+    fn follow(&self, values: &[f32; GROUP], exact: &[f32; GROUP], known: &Known) -> Followed {
+        let (inverse, low) = (inverse(self.scale), self.low.to_f32());
+        let mut values = *values;
+        let mut followed = Followed { steps: [0.0; GROUP], stored: [0.0; GROUP], error: 0.0 };
+        for k in 0..GROUP {
+            let step = nearest_integer(((values[k] - low) * inverse).clamp(0.0, LAST));
+            let stored = self.at(step);
+            (followed.steps[k], followed.stored[k]) = (step, stored);
+            followed.error += known.spread[k] * (values[k] - stored).powi(2);
+            let error = exact[k] - stored;
+            values.iter_mut().zip(&known.factor[k]).for_each(|(value, factor)| *value += error * factor);
+        }
+        followed
+    }
+
     fn new(scale: f32, low: f32) -> Self {
         Self { scale: f16::from_f32(scale), low: f16::from_f32(low) }
     }
@@ -94,16 +141,16 @@ impl Line {
 
     /// The line that fits best when every value goes to the step nearest to `(value - least) * inverse`; none if all go to
     /// the same one, or it is beyond f16.
-    fn regression(values: &[f32; GROUP], least: f32, inverse: f32) -> Option<Self> {
+    fn regression(values: &[f32; GROUP], weights: &[f32; GROUP], least: f32, inverse: f32) -> Option<Self> {
         let steps = values.map(|value| nearest_integer((value - least) * inverse).clamp(0.0, LAST));
-        let (mut sum, mut squares, mut total, mut products) = (0.0, 0.0, 0.0, 0.0);
-        for (step, value) in steps.iter().zip(values) {
-            sum += step;
-            squares += step * step;
-            total += value;
-            products += step * value;
+        let (mut count, mut sum, mut squares, mut total, mut products) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        for ((step, value), weight) in steps.iter().zip(values).zip(weights) {
+            count += weight;
+            sum += weight * step;
+            squares += weight * step * step;
+            total += weight * value;
+            products += weight * step * value;
         }
-        let count = GROUP as f32;
         let determinant = count * squares - sum * sum;
         let line = (determinant > 0.0).then(|| {
             let scale = (count * products - sum * total) / determinant;

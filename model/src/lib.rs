@@ -6,6 +6,7 @@
 //! | what does the model compute? | [`Spec`], read from `config.json` by [`Spec::from_config`] |
 //! | which bytes and which ops does a layer range need? | [`Plan`], a pure function of `Spec`, [`WeightFormat`] and range |
 //! | where do those bytes come from? | [`pack_piece`] out of safetensors, [`load_piece`] out of a split folder |
+//! | how does int4 keep near to it? | [`Feedback`] from the [`Moments`] of a product's inputs, with [`pack_block`] or [`split_with`] |
 //! | how does another machine get them? | [`split()`] writes content-addressed pieces and a [`Manifest`] |
 //! | text to ids and back? | [`Tokenizer`], and [`Detokenizer`] for a stream |
 //! | a conversation to ids? | [`Tokenizer::encode_chat`], by the model's [`ChatTemplate`] |
@@ -23,6 +24,7 @@ pub mod date;
 pub mod detokenizer;
 pub mod digest;
 mod families;
+pub mod feedback;
 #[cfg(test)]
 mod fixture;
 mod fold;
@@ -33,6 +35,7 @@ mod layout;
 pub mod limits;
 pub mod manifest;
 mod map;
+pub mod moments;
 pub mod pack;
 pub mod piece;
 pub mod plan;
@@ -42,6 +45,7 @@ pub mod source;
 pub mod spec;
 pub mod split;
 mod store;
+mod threads;
 pub mod tokenizer;
 pub mod tokenizer_config;
 pub mod weights;
@@ -51,15 +55,17 @@ pub use config::ConfigError;
 pub use date::Date;
 pub use detokenizer::Detokenizer;
 pub use digest::Digest;
+pub use feedback::{BlockFeedback, Feedback};
 pub use folder::{FolderError, ModelFolder};
 pub use limits::SpecError;
-pub use manifest::{Manifest, ManifestError, ManifestPiece, PieceError, load_piece};
-pub use pack::{PackError, pack_piece};
+pub use manifest::{Calibration, Manifest, ManifestError, ManifestPiece, PieceError, load_piece};
+pub use moments::Moments;
+pub use pack::{PackError, pack_block, pack_piece};
 pub use piece::PieceBytes;
 pub use plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes, piece_weights};
 pub use random::random_piece;
 pub use source::{Source, SourceError, layer_tensors};
 pub use spec::Spec;
-pub use split::{Progress, SplitError, split, split_layers};
+pub use split::{Calibrated, Progress, SplitError, split, split_layers, split_with};
 pub use tokenizer::{Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};

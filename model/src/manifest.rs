@@ -43,6 +43,20 @@ pub struct Origin {
     pub config_sha256: Digest,
     /// The files with weights.
     pub files: Vec<OriginFile>,
+    /// What the rounding of the blocks was calibrated with; none where every weight was rounded to the nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+/// The text that rounding was calibrated with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Its tokens.
+    pub positions: usize,
+    /// SHA-256 of the file; none for a text that the model wrote itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_sha256: Option<Digest>,
 }
 
 /// A file with weights.
@@ -66,7 +80,7 @@ pub struct ManifestPiece {
     /// Length.
     pub bytes: u64,
     /// Power of the source's weights over that of what rounding to the format has changed, in dB, over all matrices of the
-    /// piece; none if nothing was changed.
+    /// piece; none if nothing was changed. Calibration lowers it: weights go farther so that products stay nearer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sqnr_db: Option<f32>,
 }
@@ -366,7 +380,7 @@ mod tests {
         };
         let pieces = all_pieces(&spec, format).into_iter().map(piece).collect();
         let files = vec![OriginFile { name: "model.safetensors".into(), bytes: 1234 }];
-        let origin = Origin { config_sha256: Digest::of(b"{}"), files };
+        let origin = Origin { config_sha256: Digest::of(b"{}"), files, calibration: None };
         Manifest { version: Manifest::VERSION, name: "small".into(), spec, format, origin, pieces, tokenizer: false }
     }
 

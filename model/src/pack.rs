@@ -2,6 +2,7 @@
 
 use crate::bands::Bands;
 use crate::families::{Linear, NormNames};
+use crate::feedback::{BlockFeedback, Feedback};
 use crate::fold::{Fold, aux};
 use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout, rotary_row};
 use crate::piece::PieceBytes;
@@ -77,7 +78,21 @@ pub enum PackError {
 pub fn pack_piece(source: &Source, piece: Piece, format: WeightFormat) -> Result<PieceBytes, PackError> {
     let bytes = piece_bytes(source.spec(), format, piece);
     let length = usize::try_from(bytes).map_err(|_| PackError::TooLarge { piece, bytes })?;
-    PieceBytes::try_with(length, |out| pack_into(source, piece, format, &mut Memory(out)).map(drop))
+    PieceBytes::try_with(length, |out| pack_into(source, piece, format, None, &mut Memory(out)).map(drop))
+}
+
+/// Packs block `index` as int4, rounded with feedback.
+///
+/// # Errors
+/// As [`pack_piece`].
+///
+/// # Panics
+/// If the model does not have the block, or a product of it has other inputs than its feedback.
+pub fn pack_block(source: &Source, index: usize, feedback: &BlockFeedback) -> Result<PieceBytes, PackError> {
+    let (piece, format) = (Piece::Block(index), WeightFormat::Int4);
+    let bytes = piece_bytes(source.spec(), format, piece);
+    let length = usize::try_from(bytes).map_err(|_| PackError::TooLarge { piece, bytes })?;
+    PieceBytes::try_with(length, |out| pack_into(source, piece, format, Some(feedback), &mut Memory(out)).map(drop))
 }
 
 /// Where the bytes of a piece go. What is never written stays zero.
@@ -96,11 +111,13 @@ impl Sink for Memory<'_> {
     }
 }
 
-/// Packs one piece band by band, with memory for a band and a few vectors; gives what rounding has changed.
+/// Packs one piece band by band, with memory for a band and a few vectors; gives what rounding has changed. Only a block in
+/// int4 is rounded with feedback.
 pub(crate) fn pack_into(
     source: &Source,
     piece: Piece,
     format: WeightFormat,
+    feedback: Option<&BlockFeedback>,
     out: &mut dyn Sink,
 ) -> Result<Fidelity, PackError> {
     let (spec, names) = (source.spec(), source.names());
@@ -110,9 +127,9 @@ pub(crate) fn pack_into(
         Piece::Positions => packer.rows(&PositionsLayout::new(spec, format).matrix, &names.positions())?,
         Piece::Block(index) => {
             assert!(index < spec.layers, "block {index} of {}", spec.layers);
-            packer.block(index, &BlockLayout::new(spec, format, index))?;
+            packer.block(index, &BlockLayout::new(spec, format, index), feedback)?;
         }
-        Piece::Head => packer.gemv(&HeadLayout::new(spec, format).gemv, &names.head())?,
+        Piece::Head => packer.gemv(&HeadLayout::new(spec, format).gemv, &names.head(), None)?,
     }
     Ok(packer.fidelity)
 }
@@ -127,12 +144,12 @@ struct Packer<'a> {
 
 impl Packer<'_> {
     /// A block: its products, and the norms that are not in front of one.
-    fn block(&mut self, index: usize, layout: &BlockLayout) -> Result<(), PackError> {
+    fn block(&mut self, index: usize, layout: &BlockLayout, feedback: Option<&BlockFeedback>) -> Result<(), PackError> {
         let source = self.source;
         let (spec, block) = (source.spec(), source.names().block(index));
         let gemvs = [layout.qkv, layout.out, layout.up, layout.down];
-        for (gemv, linear) in gemvs.iter().zip(&block.linears) {
-            self.gemv(gemv, linear)?;
+        for (place, (gemv, linear)) in gemvs.iter().zip(&block.linears).enumerate() {
+            self.gemv(gemv, linear, feedback.and_then(|feedback| feedback[place].as_ref()))?;
         }
         if let (Some(layout), Some(names)) = (layout.qk_norm, &block.qk_norm) {
             let dims = spec.layer(index).rope.map_or(0, |rope| spec.ropes()[rope].dims);
@@ -160,14 +177,22 @@ impl Packer<'_> {
             place: &|row| (0, row),
             matrix,
             fold: None,
+            feedback: None,
         };
         self.fidelity += bands.pack(Some(self.out))?.1;
         Ok(())
     }
 
     /// A product: gamma, `aux` and the matrix. A matrix that lies in another piece (a tied head's) only gives its `aux`.
-    fn gemv(&mut self, gemv: &Gemv, linear: &Linear) -> Result<(), PackError> {
+    fn gemv(&mut self, gemv: &Gemv, linear: &Linear, feedback: Option<&Feedback>) -> Result<(), PackError> {
         let (source, matrix) = (self.source, &gemv.matrix);
+        if let Some(feedback) = feedback {
+            assert_eq!(
+                (feedback.cols, matrix.format),
+                (matrix.cols, WeightFormat::Int4),
+                "feedback for another product"
+            );
+        }
         let fold = match &linear.norm {
             Some(names) => {
                 let beta = names.beta.as_ref().map(|beta| vector(source, beta, matrix.cols));
@@ -188,6 +213,7 @@ impl Packer<'_> {
             place: &|row| linear.stored(row),
             matrix,
             fold: fold.as_ref(),
+            feedback,
         };
         let own = matrix.data.piece == self.piece;
         let (mut sums, fidelity) = bands.pack(if own { Some(self.out) } else { None })?;

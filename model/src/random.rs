@@ -119,9 +119,12 @@ fn fill_gemv(gemv: &Gemv, piece: Piece, place: usize, table: &Normal, seed: u64,
     let mut row = vec![0.0; matrix.cols];
     for (index, sums) in sums.iter_mut().enumerate() {
         table.fill(&mut Stream::new(seed, matrix.data.piece, place, index), &mut row);
+        if let Some(fold) = &fold {
+            fold.add_exact(sums, 0, &row);
+        }
         store(&mut row, matrix.format, (0, matrix.stride), rows.next());
         if let Some(fold) = &fold {
-            fold.add(sums, 0, &row);
+            fold.add_stored(sums, 0, &row);
         }
     }
     store_vector(&aux(&sums), bytes_of(gemv.aux, out));

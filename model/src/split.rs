@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
 use crate::digest::Digest;
+use crate::feedback::BlockFeedback;
 use crate::folder::model_name;
-use crate::manifest::{Manifest, ManifestError, ManifestPiece, Origin, OriginFile};
+use crate::manifest::{Calibration, Manifest, ManifestError, ManifestPiece, Origin, OriginFile};
 use crate::pack::{PackError, Sink, pack_into};
 use crate::plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes};
 use crate::source::{Source, SourceError};
@@ -34,6 +35,14 @@ pub struct Progress {
     pub reused_bytes: u64,
 }
 
+/// How the blocks of a split in int4 are rounded, if not to the nearest.
+pub struct Calibrated<'a> {
+    /// What is calibrated with: it goes into the manifest, and an earlier run's pieces count only if it is the same.
+    pub with: Calibration,
+    /// The feedback of a block. It is asked for blocks that have to be packed, in order.
+    pub feedback: &'a mut dyn FnMut(usize) -> Result<BlockFeedback, Box<dyn std::error::Error + Send + Sync>>,
+}
+
 /// Why a model cannot be split.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
@@ -46,6 +55,12 @@ pub enum SplitError {
     /// A model whose manifest would be refused.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
+    /// The calibration.
+    #[error(transparent)]
+    Calibrate(Box<dyn std::error::Error + Send + Sync>),
+    /// Feedback for a format that is not rounded with it.
+    #[error("{0} weights are always rounded to the nearest: calibration is for int4")]
+    NotCalibrated(WeightFormat),
     /// Reading or writing a file.
     #[error("cannot {verb} {}: {error}", path.display())]
     File {
@@ -85,19 +100,38 @@ pub fn split(
     format: WeightFormat,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Manifest, SplitError> {
+    split_with(model_dir, out_dir, format, None, progress)
+}
+
+/// As [`split`], with the blocks rounded as `calibrated` says.
+///
+/// # Errors
+/// As [`split`], those of the calibration, and [`SplitError::NotCalibrated`] for another format than int4.
+pub fn split_with(
+    model_dir: &Path,
+    out_dir: &Path,
+    format: WeightFormat,
+    calibrated: Option<Calibrated<'_>>,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Manifest, SplitError> {
+    if calibrated.is_some() && format != WeightFormat::Int4 {
+        return Err(SplitError::NotCalibrated(format));
+    }
     check_not_split(model_dir)?;
     let source = Source::open(model_dir)?;
     let _lock = prepare(model_dir, out_dir)?;
     // An older split's: from here on the folder is not complete.
     remove(&out_dir.join(Manifest::FILE))?;
     let spec = source.spec();
-    let (pieces, state) = write_pieces(&source, model_dir, out_dir, format, all_pieces(spec, format), progress)?;
+    let plan = all_pieces(spec, format);
+    let calibration = calibrated.as_ref().map(|calibrated| calibrated.with.clone());
+    let (pieces, state) = write_pieces(&source, (model_dir, out_dir), format, plan, calibrated, progress)?;
     let name = model_name(model_dir);
     let tokenizer = copy_beside(model_dir, out_dir, "tokenizer.json")?;
     for name in ["tokenizer_config.json", "chat_template.jinja", "generation_config.json", "wire.json"] {
         copy_beside(model_dir, out_dir, name)?;
     }
-    let origin = origin(&source, model_dir)?;
+    let origin = origin(&source, model_dir, calibration)?;
     let manifest = Manifest { version: Manifest::VERSION, name, spec: spec.clone(), format, origin, pieces, tokenizer };
     manifest.check()?;
     write_atomically(&out_dir.join(Manifest::FILE), &manifest.to_bytes())?;
@@ -127,7 +161,7 @@ pub fn split_layers(
     let source = Source::open_layers(model_dir, layers.clone())?;
     let _lock = prepare(model_dir, out_dir)?;
     let plan = Plan::new(source.spec(), format, layers).pieces;
-    let (pieces, state) = write_pieces(&source, model_dir, out_dir, format, plan, progress)?;
+    let (pieces, state) = write_pieces(&source, (model_dir, out_dir), format, plan, None, progress)?;
     progress(state);
     Ok(pieces)
 }
@@ -152,13 +186,14 @@ fn prepare(model_dir: &Path, out_dir: &Path) -> Result<File, SplitError> {
 /// Writes the pieces that are not there yet; gives all of them, and the progress at the end.
 fn write_pieces(
     source: &Source,
-    model_dir: &Path,
-    out_dir: &Path,
+    (model_dir, out_dir): (&Path, &Path),
     format: WeightFormat,
     plan: Vec<Piece>,
+    mut calibrated: Option<Calibrated<'_>>,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<(Vec<ManifestPiece>, Progress), SplitError> {
-    let mut journal = Journal::open(out_dir, fingerprint(source, model_dir, format)?);
+    let calibration = calibrated.as_ref().map(|calibrated| &calibrated.with);
+    let mut journal = Journal::open(out_dir, fingerprint(source, model_dir, format, calibration)?);
     let spec = source.spec();
     let mut state = Progress {
         piece: None,
@@ -180,7 +215,13 @@ fn write_pieces(
                     let done_bytes = state.done_bytes + written;
                     progress(Progress { piece: Some(piece), done_bytes, ..state });
                 };
-                let listed = write_piece(source, out_dir, piece, format, grown)?;
+                let feedback = match (piece, &mut calibrated) {
+                    (Piece::Block(index), Some(calibrated)) => {
+                        Some((calibrated.feedback)(index).map_err(SplitError::Calibrate)?)
+                    }
+                    _ => None,
+                };
+                let listed = write_piece(source, out_dir, (piece, format), feedback.as_ref(), grown)?;
                 journal.record(out_dir, &listed)?;
                 listed
             }
@@ -239,8 +280,8 @@ impl Journal {
 fn write_piece(
     source: &Source,
     folder: &Path,
-    piece: Piece,
-    format: WeightFormat,
+    (piece, format): (Piece, WeightFormat),
+    feedback: Option<&BlockFeedback>,
     grown: &mut dyn FnMut(u64),
 ) -> Result<ManifestPiece, SplitError> {
     let temporary = folder.join(GROWING);
@@ -250,7 +291,7 @@ fn write_piece(
     let bytes = piece_bytes(source.spec(), format, piece);
     // What is not written is padding, and zero.
     file.set_len(bytes).map_err(&written)?;
-    let fidelity = pack_into(source, piece, format, &mut Growing { file: &file, written: 0, grown })?;
+    let fidelity = pack_into(source, piece, format, feedback, &mut Growing { file: &file, written: 0, grown })?;
     file.sync_all().map_err(&written)?;
     file.rewind().map_err(&written)?;
     let sha256 = Digest::read(&file).map_err(failed("read", &temporary))?;
@@ -279,7 +320,7 @@ impl Sink for Growing<'_> {
 }
 
 /// What the model is made from.
-fn origin(source: &Source, folder: &Path) -> Result<Origin, SplitError> {
+fn origin(source: &Source, folder: &Path, calibration: Option<Calibration>) -> Result<Origin, SplitError> {
     let path = folder.join("config.json");
     let config_sha256 = Digest::of(&fs::read(&path).map_err(failed("read", &path))?);
     let file = |path: &Path| {
@@ -287,7 +328,7 @@ fn origin(source: &Source, folder: &Path) -> Result<Origin, SplitError> {
         Ok(OriginFile { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes })
     };
     let files = source.weights().files().map(file).collect::<Result<_, SplitError>>()?;
-    Ok(Origin { config_sha256, files })
+    Ok(Origin { config_sha256, files, calibration })
 }
 
 /// Writes beside the file and renames, so that the file is either absent, old, or whole.
@@ -338,7 +379,12 @@ fn remove_unlisted(folder: &Path, manifest: &Manifest) -> Result<(), SplitError>
 }
 
 /// Identifies what is being split without reading the weights: the small files' bytes, the large files' sizes and times.
-fn fingerprint(source: &Source, folder: &Path, format: WeightFormat) -> Result<Digest, SplitError> {
+fn fingerprint(
+    source: &Source,
+    folder: &Path,
+    format: WeightFormat,
+    calibration: Option<&Calibration>,
+) -> Result<Digest, SplitError> {
     let mut hash = sha2::Sha256::new();
     let mut add = |part: &[u8]| {
         hash.update((part.len() as u64).to_le_bytes());
@@ -346,6 +392,10 @@ fn fingerprint(source: &Source, folder: &Path, format: WeightFormat) -> Result<D
     };
     add(&Manifest::VERSION.to_le_bytes());
     add(format.name().as_bytes());
+    if let Some(Calibration { positions, text_sha256 }) = calibration {
+        add(&(*positions as u64).to_le_bytes());
+        add(text_sha256.as_ref().map_or(&[][..], |digest| &digest.as_bytes()[..]));
+    }
     add(&fs::read(folder.join("config.json")).map_err(failed("read", &folder.join("config.json")))?);
     for path in source.weights().files() {
         let found = fs::metadata(path).map_err(failed("read", path))?;
@@ -518,6 +568,46 @@ mod tests {
         let mut reused = 0;
         split(changed.path(), out.path(), WeightFormat::F32, &mut |p| reused = p.reused_bytes).expect("split");
         assert_eq!(reused, 0);
+    }
+
+    #[test]
+    fn calibrated_blocks_are_told_from_nearest_ones_and_are_not_calibrated_twice() {
+        let (model, out) = (Model::fixture().write(Dtype::F16), tempfile::tempdir().expect("folder"));
+        let mut asked = Vec::new();
+        let mut calibrated = |positions: usize| {
+            let mut reused = 0;
+            let mut feedback = |index: usize| {
+                asked.push(index);
+                let mut moments = crate::Moments::new(96)?;
+                moments.add(&(0..192 * 96).map(|at| ((at * at) % 97) as f32).collect::<Vec<_>>());
+                Ok([Some(crate::Feedback::new(moments)), None, None, None])
+            };
+            let with = Calibration { positions, text_sha256: None };
+            let how = Calibrated { with: with.clone(), feedback: &mut feedback };
+            let progress = &mut |progress: Progress| reused = progress.reused_bytes;
+            let manifest = split_with(model.path(), out.path(), WeightFormat::Int4, Some(how), progress);
+            let manifest = manifest.expect("split");
+            assert_eq!(manifest.origin.calibration, Some(with));
+            assert_eq!(Manifest::load(out.path()).expect("manifest"), manifest);
+            (manifest, reused, std::mem::take(&mut asked))
+        };
+        let (first, reused, blocks) = calibrated(192);
+        assert_eq!((reused, blocks), (0, vec![0, 1, 2, 3]));
+        let (again, reused, blocks) = calibrated(192);
+        assert_eq!((&again, reused, blocks), (&first, first.total_bytes(), vec![]));
+        let (_, reused, blocks) = calibrated(193);
+        assert_eq!((reused, blocks), (0, vec![0, 1, 2, 3]));
+
+        let nearest = split(model.path(), out.path(), WeightFormat::Int4, &mut |_| {}).expect("split");
+        assert_eq!(nearest.origin.calibration, None);
+        for (a, b) in first.pieces.iter().zip(&nearest.pieces) {
+            assert_eq!(a.sha256 != b.sha256, a.name.starts_with("block"), "{}", a.name);
+        }
+        let mut never = |_| unreachable!();
+        let with = Calibration { positions: 1, text_sha256: None };
+        let how = Calibrated { with, feedback: &mut never };
+        let error = split_with(model.path(), out.path(), F16, Some(how), &mut |_| {}).expect_err("f16");
+        assert!(matches!(error, SplitError::NotCalibrated(F16)), "{error}");
     }
 
     #[test]

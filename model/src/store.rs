@@ -16,6 +16,16 @@ pub(crate) struct Fidelity {
 }
 
 impl Fidelity {
+    /// Of a group; in f32, which is exact enough within one.
+    pub(crate) fn of_group(exact: &[f32], stored: &[f32]) -> Self {
+        let (mut signal, mut noise) = (0.0_f32, 0.0_f32);
+        for (exact, stored) in exact.iter().zip(stored) {
+            signal += exact * exact;
+            noise += (exact - stored) * (exact - stored);
+        }
+        Self { signal: signal.into(), noise: noise.into() }
+    }
+
     /// Signal over noise in dB; none if nothing was changed.
     pub(crate) fn sqnr_db(&self) -> Option<f32> {
         (self.noise > 0.0).then(|| (10.0 * (self.signal / self.noise).log10()) as f32)
@@ -50,13 +60,7 @@ pub(crate) fn store(
             WeightFormat::Int4 => store_int4(&exact, at, stride, out),
         };
         chunk.copy_from_slice(&stored[..chunk.len()]);
-        // Within a group f32 is exact enough; the sums over a matrix are f64.
-        let (mut signal, mut noise) = (0.0_f32, 0.0_f32);
-        for (exact, stored) in exact.iter().zip(chunk) {
-            signal += exact * exact;
-            noise += (exact - *stored) * (exact - *stored);
-        }
-        fidelity += Fidelity { signal: signal.into(), noise: noise.into() };
+        fidelity += Fidelity::of_group(&exact[..chunk.len()], chunk);
     }
     fidelity
 }
@@ -102,14 +106,19 @@ fn store_int8(values: &[f32; GROUP], at: usize, stride: usize, row: Option<&mut 
 fn store_int4(values: &[f32; GROUP], at: usize, stride: usize, row: Option<&mut [u8]>) -> [f32; GROUP] {
     let group = Int4Group::nearest(values);
     if let Some(row) = row {
-        for (eight, out) in group.steps.as_chunks::<8>().0.iter().zip(row[at / 2..].as_chunks_mut::<4>().0) {
-            *out = std::array::from_fn(|j| eight[j] | eight[j + 4] << 4);
-        }
-        let line = &mut row[stride / 2 + 4 * (at / GROUP)..][..4];
-        line[..2].copy_from_slice(&group.line.scale.to_le_bytes());
-        line[2..].copy_from_slice(&group.line.low.to_le_bytes());
+        put_int4(&group, at, stride, row);
     }
     group.values()
+}
+
+/// Writes the group that begins at element `at` of a row.
+pub(crate) fn put_int4(group: &Int4Group, at: usize, stride: usize, row: &mut [u8]) {
+    for (eight, out) in group.steps.as_chunks::<8>().0.iter().zip(row[at / 2..].as_chunks_mut::<4>().0) {
+        *out = std::array::from_fn(|j| eight[j] | eight[j + 4] << 4);
+    }
+    let line = &mut row[stride / 2 + 4 * (at / GROUP)..][..4];
+    line[..2].copy_from_slice(&group.line.scale.to_le_bytes());
+    line[2..].copy_from_slice(&group.line.low.to_le_bytes());
 }
 
 /// Reads a stored row back: the naive form of what every engine does.

@@ -227,7 +227,7 @@ mod tests {
     fn laptop(dir: &tempfile::TempDir) -> Laptop<'static> {
         let spec = Spec { layers: 2, ..Spec::gpt2_124m() };
         let (version, format) = (Manifest::VERSION, WeightFormat::F16);
-        let origin = Origin { config_sha256: Digest::of(b"{}"), files: Vec::new() };
+        let origin = Origin { config_sha256: Digest::of(b"{}"), files: Vec::new(), calibration: None };
         let (name, pieces) = ("tiny".into(), Vec::new());
         let manifest = Manifest { version, name, spec, format, origin, pieces, tokenizer: false };
         Laptop {

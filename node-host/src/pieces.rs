@@ -58,6 +58,12 @@ pub(crate) enum GatherError {
     Fetch(#[from] FetchError),
     #[error("the manifest lists no piece {0}: split the model again on the coordinator")]
     Unlisted(String),
+    /// Blocks that were rounded with a text which only the split saw.
+    #[error("{} is not split, and the coordinator's weights are calibrated: name its split folder, or none", path.display())]
+    Calibrated {
+        /// The folder.
+        path: std::path::PathBuf,
+    },
 }
 
 impl Local {
@@ -127,6 +133,11 @@ impl Origin {
         notice: &dyn Fn(String),
         cancelled: &AtomicBool,
     ) -> Result<Gathered, GatherError> {
+        if let (Self::Folder(folder), Some(_)) = (self, &manifest.origin.calibration)
+            && folder.source().is_some()
+        {
+            return Err(GatherError::Calibrated { path: folder.path().into() });
+        }
         let listed = plan.pieces.iter().map(|&piece| {
             manifest.find(piece).map(|listed| (piece, listed)).ok_or_else(|| GatherError::Unlisted(piece.to_string()))
         });

@@ -353,7 +353,7 @@ fn write_model(folder: &Path, seed: u64) -> Manifest {
         listed
     });
     let pieces = pieces.collect();
-    let origin = Origin { config_sha256: Digest::of(b"{}"), files: Vec::new() };
+    let origin = Origin { config_sha256: Digest::of(b"{}"), files: Vec::new(), calibration: None };
     let (version, name) = (Manifest::VERSION, "tiny".into());
     let manifest = Manifest { version, name, spec, format, origin, pieces, tokenizer: false };
     std::fs::write(folder.join(Manifest::FILE), manifest.to_bytes()).unwrap();

@@ -1,9 +1,11 @@
 //! The model as one engine per layer, so that a form can sit at any boundary.
 
 use anyhow::Result;
+use syn1_calibrate::Calibrator;
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
 use syn1_model::folder::ModelFolder;
+use syn1_model::pack_block;
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Piece, Plan, WeightFormat};
 
@@ -33,8 +35,17 @@ impl Window {
 }
 
 impl Chain {
-    /// The model of `folder`, its weights in `format`.
+    /// The model of `folder`, its weights in `format`, rounded to the nearest.
     pub(super) fn new(folder: &ModelFolder, format: WeightFormat) -> Result<Self> {
+        Self::with(folder, format, None)
+    }
+
+    /// The model of `folder`, its weights in `format`; blocks in int4 are rounded as `calibrator` says.
+    pub(super) fn with(
+        folder: &ModelFolder,
+        format: WeightFormat,
+        mut calibrator: Option<Calibrator<'_>>,
+    ) -> Result<Self> {
         let spec = folder.spec();
         let window = spec.max_positions.min(WINDOW);
         let config = EngineConfig { max_positions: window, slots: 1, max_rows: window };
@@ -43,11 +54,14 @@ impl Chain {
         let mut engines = Vec::new();
         for layer in 0..spec.layers {
             let plan = Plan::new(spec, format, layer..layer + 1);
-            let pieces = plan.pieces.iter().map(|piece| match &kept {
-                Some((same, bytes)) if same == piece => Ok(bytes.clone()),
-                _ => folder.piece(*piece, format),
+            let pieces = plan.pieces.iter().map(|piece| match (&kept, &mut calibrator, folder.source()) {
+                (Some((same, bytes)), ..) if same == piece => Ok(bytes.clone()),
+                (_, Some(calibrator), Some(source)) if *piece == Piece::Block(layer) => {
+                    Ok(pack_block(source, layer, &calibrator.block(layer)?)?)
+                }
+                _ => Ok(folder.piece(*piece, format)?),
             });
-            let pieces = pieces.collect::<Result<Vec<_>, _>>()?;
+            let pieces = pieces.collect::<Result<Vec<_>>>()?;
             if let (0, Some(Piece::Tokens)) = (layer, plan.pieces.first()) {
                 kept = Some((Piece::Tokens, pieces[0].clone()));
             }

@@ -14,6 +14,7 @@ use super::block_on;
 use super::chain::Chain;
 use super::coding::Coding;
 use super::text::TextOptions;
+use crate::calibrate::CalibrateWith;
 use crate::interrupt::blocking;
 use crate::model;
 use crate::progress::CountBar;
@@ -25,7 +26,8 @@ use crate::show;
 Every position of a text is fed with the right tokens before it, in windows of 256, with the weights in each format and
 the activations in each codec at the boundary between two nodes (f32: exact). The first line, f32 weights and exact
 activations, is what the others are compared with. Perplexity: of the text's own next tokens. Same next: the most likely
-next token is the same. KL: how far the distribution is from the exact one, in nats per token. Everything is computed on
+next token is the same. int4 is calibrated as syn1 split does it; the line \"nearest\" is int4 with every weight rounded
+to the nearest. KL: how far the distribution is from the exact one, in nats per token. Everything is computed on
 the CPU, whose results do not depend on the machine's number of cores.")]
 pub(crate) struct Args {
     /// A Hugging Face folder [default: the bundled tiny-rust-docs]
@@ -33,6 +35,9 @@ pub(crate) struct Args {
     model: Option<PathBuf>,
     #[command(flatten)]
     text: TextOptions,
+    /// What int4 is calibrated with, as for syn1 split; none leaves the line out
+    #[arg(long, value_name = "TEXT", default_value = "auto")]
+    calibrate: CalibrateWith,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -48,7 +53,7 @@ struct Report {
     lines: Vec<Line>,
 }
 
-/// One weight format with one wire codec.
+/// One weight format ("nearest": int4 without calibration) with one wire codec.
 #[derive(Serialize)]
 struct Line {
     weights: &'static str,
@@ -78,17 +83,23 @@ fn measure(args: &Args) -> Result<Report> {
         bail!("{dir} holds only {have} weights: name the Hugging Face folder that it was split from");
     }
     let ids = args.text.ids(folder.name(), folder.tokenizer(), Some(&dir))?;
+    let mut weights: Vec<_> = WeightFormat::ALL.map(|format| (format, format.name(), None)).into();
+    if let (Some(choice), Some(source)) = (args.calibrate.choose(&folder, WeightFormat::Int4)?, folder.source()) {
+        // What a split makes, in front of what it would be without.
+        let nearest = weights.len() - 1;
+        weights[nearest].1 = "nearest";
+        weights.insert(nearest, (WeightFormat::Int4, "int4", Some((choice, source))));
+    }
     let mut bar = None;
     let (mut exact, mut lines, mut window) = (Vec::new(), Vec::new(), 0);
-    for format in WeightFormat::ALL {
-        let mut chain = Chain::new(&folder, format)?;
+    let count = weights.len();
+    for (format, name, calibrated) in weights {
+        let calibrator = calibrated.map(|(choice, source)| choice.calibrator(source)).transpose()?;
+        let mut chain = Chain::with(&folder, format, calibrator)?;
         let windows: Vec<&[u32]> = ids.chunks(chain.window).collect();
-        let bar = bar.get_or_insert_with(|| {
-            let passes = windows.len() * (1 + WIRE.len());
-            CountBar::new("passes", passes * WeightFormat::ALL.len())
-        });
+        let bar = bar.get_or_insert_with(|| CountBar::new("passes", windows.len() * (1 + WIRE.len()) * count));
         window = chain.window;
-        lines.extend(of_format(&folder, format, &mut chain, &windows, &mut exact, bar)?);
+        lines.extend(of_format(&folder, (format, name), &mut chain, &windows, &mut exact, bar)?);
     }
     Ok(Report { model: folder.name().to_owned(), positions: ids.len(), window, lines })
 }
@@ -96,7 +107,7 @@ fn measure(args: &Args) -> Result<Report> {
 /// The lines of one weight format. `exact` holds the logits of every window; the first format leaves its own there.
 fn of_format(
     folder: &ModelFolder,
-    format: WeightFormat,
+    (format, name): (WeightFormat, &'static str),
     chain: &mut Chain,
     windows: &[&[u32]],
     exact: &mut Vec<Vec<f32>>,
@@ -129,7 +140,7 @@ fn of_format(
     let weight_bytes = Plan::new(spec, format, 0..spec.layers).weight_bytes();
     let names = std::iter::once(Codec::F32).chain(wire.iter().copied()).map(|codec| Form::plain(codec).to_string());
     let line = |(wire, (perplexity, quality)): (String, &(Perplexity, Quality))| Line {
-        weights: format.name(),
+        weights: name,
         weight_bytes,
         wire,
         perplexity: perplexity.value(),

@@ -56,7 +56,7 @@ pub(crate) fn prepare(shape: Shape, format: WeightFormat, folder: &Path) -> Resu
         name: name.clone(),
         spec: spec.clone(),
         format,
-        origin: Origin { config_sha256: Digest::of(b""), files: Vec::new() },
+        origin: Origin { config_sha256: Digest::of(b""), files: Vec::new(), calibration: None },
         pieces,
         tokenizer: false,
     };

@@ -6,6 +6,7 @@ use syn1_model::plan::{Plan, WeightFormat, padded};
 use super::kernels::{Compiled, Kernels};
 use super::lines::Lines;
 use super::math::arg_max;
+use super::observe::{self, Product};
 use super::pool::Pool;
 use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
@@ -46,13 +47,13 @@ struct Cache {
 }
 
 /// Rows between the ops, as [`Pass`] describes them.
-struct Buffers {
-    x: Lines,
-    normed: Lines,
+pub(super) struct Buffers {
+    pub(super) x: Lines,
+    pub(super) normed: Lines,
     q: Lines,
     projected: Lines,
-    a: Lines,
-    h: Lines,
+    pub(super) a: Lines,
+    pub(super) h: Lines,
     scratch: Vec<Scratch>,
     /// One row, for the token loop of a whole model.
     logits: Vec<f32>,
@@ -121,15 +122,66 @@ impl CpuEngine {
         step.check(&self.plan, &self.config, cache.have)
     }
 
+    /// As [`Engine::run`], of a step of two rows or more; `see` gets each product of the range's layers with its input
+    /// rows, one behind the other, as soon as it is done. For models to be studied: it copies and waits between ops.
+    ///
+    /// # Errors
+    /// As [`Engine::run`]; [`EngineError::Rows`] for a single row.
+    pub fn observe(
+        &mut self,
+        step: Step<'_>,
+        out: &mut Vec<f32>,
+        see: &mut dyn FnMut(Product, &[f32]),
+    ) -> Result<(), EngineError> {
+        let rows = step.rows(&self.plan)?;
+        if rows == 1 {
+            return Err(EngineError::Rows { got: 1, max: self.config.max_rows });
+        }
+        self.run_and_see(&step, out, Some(see))
+    }
+
+    /// Runs a step and leaves its result in `out`.
+    fn run_and_see(
+        &mut self,
+        step: &Step<'_>,
+        out: &mut Vec<f32>,
+        see: Option<&mut See<'_>>,
+    ) -> Result<(), EngineError> {
+        out.clear();
+        let rows = self.check(step)?;
+        if self.plan.heads() {
+            out.resize(rows.saturating_sub(step.wanted) * self.plan.spec.vocab, 0.0);
+            return self.compute(step, rows, out, see);
+        }
+        self.compute(step, rows, &mut [], see)?;
+        let width = self.plan.spec.width;
+        let x = self.buffers.x.of::<f32>().chunks_exact(padded(width)).take(rows);
+        out.reserve(rows * width);
+        x.for_each(|row| out.extend_from_slice(&row[..width]));
+        Ok(())
+    }
+
     /// Runs a checked step; `logits` holds those of the wanted rows.
-    fn compute(&mut self, step: &Step<'_>, rows: usize, logits: &mut [f32]) -> Result<(), EngineError> {
+    fn compute(
+        &mut self,
+        step: &Step<'_>,
+        rows: usize,
+        logits: &mut [f32],
+        see: Option<&mut See<'_>>,
+    ) -> Result<(), EngineError> {
         match self.plan.format.kv() {
-            WeightFormat::F32 => self.compute_as::<f32>(step, rows, logits),
-            _ => self.compute_as::<u16>(step, rows, logits),
+            WeightFormat::F32 => self.compute_as::<f32>(step, rows, logits, see),
+            _ => self.compute_as::<u16>(step, rows, logits, see),
         }
     }
 
-    fn compute_as<W: Compiled>(&mut self, step: &Step<'_>, rows: usize, logits: &mut [f32]) -> Result<(), EngineError> {
+    fn compute_as<W: Compiled>(
+        &mut self,
+        step: &Step<'_>,
+        rows: usize,
+        logits: &mut [f32],
+        mut see: Option<&mut See<'_>>,
+    ) -> Result<(), EngineError> {
         let Self { plan, buffers, stages, rotations, pool, dealer, kernels, .. } = self;
         let Some(cache) = self.slots.get_mut(step.slot.0).and_then(Option::as_mut) else {
             return Err(EngineError::NoSlot(step.slot.0));
@@ -147,37 +199,46 @@ impl CpuEngine {
                 return Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" });
             }
         }
-        dealer.reset();
-        let pass = Pass {
-            spec: &plan.spec,
-            kernels,
-            stages: &stages.stages,
-            rotations,
-            dealer,
-            position: step.position,
-            rows,
-            wanted: step.wanted,
-            threads: pool.threads(),
-            max_positions: self.config.max_positions,
-            kv: Parts::new(cache.kv.of_mut::<W>()),
-            x: Parts::new(buffers.x.of_mut()),
-            normed: Parts::new(buffers.normed.of_mut()),
-            q: Parts::new(buffers.q.of_mut()),
-            projected: Parts::new(buffers.projected.of_mut()),
-            a: Parts::new(buffers.a.of_mut()),
-            h: Parts::new(buffers.h.of_mut()),
-            logits: Parts::new(logits),
-            scratch: Parts::new(&mut buffers.scratch),
-        };
-        let ran = pool.run(&|worker| {
-            // A thread that leaves early does so because another one panicked, which the pool reports.
-            // SAFETY: the pool lets each worker in once; the dealer was reset, and all parts are borrowed for this run.
-            let _ = unsafe { pass.walk(worker) };
-        });
-        if let Err(panic) = ran {
-            let what = format!("a thread panicked ({panic}): build the engine anew");
-            self.broken = Some(what.clone());
-            return Err(EngineError::Device { device: self.device.clone(), what });
+        // Whoever looks on gets every stage on its own.
+        let stretch = if see.is_some() { 1 } else { stages.stages.len().max(1) };
+        for some in stages.stages.chunks(stretch) {
+            dealer.reset();
+            let pass = Pass {
+                spec: &plan.spec,
+                kernels,
+                stages: some,
+                rotations,
+                dealer,
+                position: step.position,
+                rows,
+                wanted: step.wanted,
+                threads: pool.threads(),
+                max_positions: self.config.max_positions,
+                kv: Parts::new(cache.kv.of_mut::<W>()),
+                x: Parts::new(buffers.x.of_mut()),
+                normed: Parts::new(buffers.normed.of_mut()),
+                q: Parts::new(buffers.q.of_mut()),
+                projected: Parts::new(buffers.projected.of_mut()),
+                a: Parts::new(buffers.a.of_mut()),
+                h: Parts::new(buffers.h.of_mut()),
+                logits: Parts::new(&mut *logits),
+                scratch: Parts::new(&mut buffers.scratch),
+            };
+            let ran = pool.run(&|worker| {
+                // A thread that leaves early does so because another one panicked, which the pool reports.
+                // SAFETY: the pool lets each worker in once; the dealer was reset, and all parts are borrowed for this run.
+                let _ = unsafe { pass.walk(worker) };
+            });
+            if let Err(panic) = ran {
+                let what = format!("a thread panicked ({panic}): build the engine anew");
+                self.broken = Some(what.clone());
+                return Err(EngineError::Device { device: self.device.clone(), what });
+            }
+            if let (Some(see), [stage]) = (&mut see, some)
+                && let Some((product, inputs)) = observe::inputs(stage, &plan.spec, buffers, rows)
+            {
+                see(product, &inputs);
+            }
         }
         cache.have = step.position + rows;
         Ok(())
@@ -218,18 +279,7 @@ impl Engine for CpuEngine {
     }
 
     async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError> {
-        out.clear();
-        let rows = self.check(&step)?;
-        if self.plan.heads() {
-            out.resize(rows.saturating_sub(step.wanted) * self.plan.spec.vocab, 0.0);
-            return self.compute(&step, rows, out);
-        }
-        self.compute(&step, rows, &mut [])?;
-        let width = self.plan.spec.width;
-        let x = self.buffers.x.of::<f32>().chunks_exact(padded(width)).take(rows);
-        out.reserve(rows * width);
-        x.for_each(|row| out.extend_from_slice(&row[..width]));
-        Ok(())
+        self.run_and_see(&step, out, None)
     }
 
     async fn greedy(
@@ -254,7 +304,7 @@ impl Engine for CpuEngine {
         let mut token = token;
         let result = (position..end).try_for_each(|position| {
             let step = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
-            self.compute(&step, 1, &mut logits)?;
+            self.compute(&step, 1, &mut logits, None)?;
             token = arg_max(&logits) as u32;
             ids.push(token);
             Ok(())
@@ -266,6 +316,9 @@ impl Engine for CpuEngine {
         result
     }
 }
+
+/// Gets a product and its input rows.
+type See<'a> = dyn FnMut(Product, &[f32]) + 'a;
 
 impl Buffers {
     fn new(plan: &Plan, config: &EngineConfig, threads: usize, device: &str) -> Result<Self, EngineError> {

@@ -428,7 +428,7 @@ fn root() -> PathBuf {
 /// The folders of the random models, all of them.
 fn fixtures() -> Vec<String> {
     let entries = std::fs::read_dir(root().join("fixtures")).unwrap().map(|entry| entry.unwrap());
-    let folders = entries.filter(|entry| entry.path().is_dir());
+    let folders = entries.filter(|entry| entry.path().join("config.json").is_file());
     let mut names: Vec<String> = folders.map(|entry| format!("fixtures/{}", entry.file_name().display())).collect();
     names.sort();
     names
