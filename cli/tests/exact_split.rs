@@ -50,7 +50,7 @@ impl Fixture {
             let layers = ModelFolder::open(&entry.path()).unwrap().spec().layers;
             Self { folder: format!("fixtures/{}", entry.file_name().display()), layers }
         };
-        entries.filter(|entry| entry.path().is_dir()).map(fixture).collect()
+        entries.filter(|entry| entry.path().join("config.json").is_file()).map(fixture).collect()
     }
 }
 
