@@ -61,6 +61,13 @@ impl Int4Group {
         Self { line, steps: line.steps(values).map(|step| step as u8) }
     }
 
+    /// Near `values` by the line through the least and the largest: twenty times as fast, for weights that mean nothing.
+    pub(crate) fn through_ends(values: &[f32; GROUP]) -> Self {
+        let (least, largest) = values.iter().fold((f32::MAX, f32::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+        let line = Line::new((largest - least) / LAST, least);
+        Self { line, steps: line.steps(values).map(|step| step as u8) }
+    }
+
     /// Near `values` one after the other, each with what the errors before it ask of it; also what it stands for. An error is
     /// the distance to `exact`. Values beyond what f16 holds are cut off.
     pub(crate) fn with_feedback(values: &[f32; GROUP], exact: &[f32; GROUP], known: &Known) -> (Self, [f32; GROUP]) {

@@ -3,11 +3,12 @@
 use half::f16;
 
 use crate::fold::{Fold, aux};
+use crate::groups::Int4Group;
 use crate::layout::{BlockLayout, HeadLayout, PositionsLayout, TokensLayout};
 use crate::piece::PieceBytes;
 use crate::plan::{Gemv, Matrix, Piece, Tensor, WeightFormat, piece_bytes};
 use crate::spec::{Activation, Attention, Family, Norm, NormKind, Position, Rope, RopeScaling, Spec};
-use crate::store::{store, store_vector};
+use crate::store::{store_by, store_vector};
 
 impl Spec {
     /// The shape of GPT-2 with 124 million parameters (Radford et al. 2019, the smallest of the four).
@@ -94,7 +95,7 @@ fn fill_rows(matrix: &Matrix, table: &Normal, seed: u64, out: &mut [u8]) {
     let mut row = vec![0.0; matrix.cols];
     for (index, out) in bytes_of(matrix.data, out).chunks_exact_mut(matrix.row_bytes()).enumerate() {
         table.fill(&mut Stream::new(seed, matrix.data.piece, 0, index), &mut row);
-        store(&mut row, matrix.format, (0, matrix.stride), Some(out));
+        store_by(Int4Group::through_ends, &mut row, matrix.format, (0, matrix.stride), Some(out));
     }
 }
 
@@ -122,7 +123,7 @@ fn fill_gemv(gemv: &Gemv, piece: Piece, place: usize, table: &Normal, seed: u64,
         if let Some(fold) = &fold {
             fold.add_exact(sums, 0, &row);
         }
-        store(&mut row, matrix.format, (0, matrix.stride), rows.next());
+        store_by(Int4Group::through_ends, &mut row, matrix.format, (0, matrix.stride), rows.next());
         if let Some(fold) = &fold {
             fold.add_stored(sums, 0, &row);
         }

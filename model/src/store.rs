@@ -44,6 +44,17 @@ impl std::ops::AddAssign for Fidelity {
 pub(crate) fn store(
     values: &mut [f32],
     format: WeightFormat,
+    place: (usize, usize),
+    row: Option<&mut [u8]>,
+) -> Fidelity {
+    store_by(Int4Group::nearest, values, format, place, row)
+}
+
+/// As [`store`], with groups of int4 rounded by `int4`.
+pub(crate) fn store_by(
+    int4: fn(&[f32; GROUP]) -> Int4Group,
+    values: &mut [f32],
+    format: WeightFormat,
     (col, stride): (usize, usize),
     mut row: Option<&mut [u8]>,
 ) -> Fidelity {
@@ -57,7 +68,7 @@ pub(crate) fn store(
             WeightFormat::F32 => store_f32(&exact[..chunk.len()], at, out),
             WeightFormat::F16 => store_f16(&exact[..chunk.len()], at, out),
             WeightFormat::Int8 => store_int8(&exact, at, stride, out),
-            WeightFormat::Int4 => store_int4(&exact, at, stride, out),
+            WeightFormat::Int4 => store_int4(&int4(&exact), at, stride, out),
         };
         chunk.copy_from_slice(&stored[..chunk.len()]);
         fidelity += Fidelity::of_group(&exact[..chunk.len()], chunk);
@@ -103,10 +114,9 @@ fn store_int8(values: &[f32; GROUP], at: usize, stride: usize, row: Option<&mut 
     group.values()
 }
 
-fn store_int4(values: &[f32; GROUP], at: usize, stride: usize, row: Option<&mut [u8]>) -> [f32; GROUP] {
-    let group = Int4Group::nearest(values);
+fn store_int4(group: &Int4Group, at: usize, stride: usize, row: Option<&mut [u8]>) -> [f32; GROUP] {
     if let Some(row) = row {
-        put_int4(&group, at, stride, row);
+        put_int4(group, at, stride, row);
     }
     group.values()
 }
