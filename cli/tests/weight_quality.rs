@@ -19,7 +19,8 @@ fn int8_and_int4_are_as_faithful_as_promised() {
     assert_eq!((figure("f32", "f32", "agreement"), figure("f32", "f32", "worst_kl")), (1.0, 0.0));
     assert!(figure("f16", "f32", "agreement") >= 0.999 && figure("f16", "f32", "mean_kl") < 1e-6);
     assert!(figure("int8", "f32", "agreement") >= 0.99 && figure("int8", "f32", "mean_kl") < 5e-4);
-    assert!(figure("int4", "f32", "agreement") >= 0.92 && figure("int4", "f32", "mean_kl") < 3e-2);
+    // To the nearest; how much calibration, which takes a minute here, gains is a test of `syn1-calibrate`.
+    assert!(figure("int4", "f32", "agreement") >= 0.9 && figure("int4", "f32", "mean_kl") < 3e-2);
     // Each step down costs something, and the text is still predicted about as well.
     let perplexities = ["f32", "int8", "int4"].map(|weights| figure(weights, "f32", "perplexity"));
     assert!(perplexities.is_sorted() && perplexities[2] < 1.05 * perplexities[0], "{perplexities:?}");
