@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wgpu::{Adapter, Backends, DeviceType, Features, Limits};
 
 use super::probe::full_subgroups;
+use super::teardown::{Begin, End};
 use crate::engine::EngineError;
 
 /// An open GPU. Clones share it.
 #[derive(Clone)]
 pub struct GpuDevice {
+    _begin: Begin,
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) limits: Limits,
@@ -19,6 +21,7 @@ pub struct GpuDevice {
     /// Threads of the smallest and the largest subgroup, where the device has subgroup operations.
     subgroups: Option<(u32, u32)>,
     faults: Arc<Faults>,
+    _end: End,
 }
 
 /// One adapter as a list shows it.
@@ -115,7 +118,8 @@ impl GpuDevice {
             .then_some((info.subgroup_min_size, info.subgroup_max_size))
             .filter(|&(min, max)| min > 0 && max <= LARGEST_SUBGROUP && max.is_power_of_two());
         let software = info.device_type == DeviceType::Cpu;
-        let mut opened = Self { device, queue, limits, name, software, subgroups, faults };
+        let (_begin, _end) = (Begin, End);
+        let mut opened = Self { _begin, device, queue, limits, name, software, subgroups, faults, _end };
         if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
             // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
             let full = full_subgroups(&opened, sizes).unwrap_or(false);

@@ -14,11 +14,13 @@ use super::logits::Logits;
 use super::memory::buffer;
 use super::program::Program;
 use super::readback::{Pending, Readback};
+use super::teardown::{Begin, End};
 use super::weights::Weights;
 use crate::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
 
 /// Runs a [`Plan`] on a GPU.
 pub struct GpuEngine {
+    _begin: Begin,
     device: GpuDevice,
     plan: Plan,
     config: EngineConfig,
@@ -38,6 +40,7 @@ pub struct GpuEngine {
     padded: Vec<f32>,
     /// Keeps the buffers that the bind groups name.
     _weights: Weights,
+    _end: End,
 }
 
 /// How the kernels are made. The default is right for the device; tests choose the other forms.
@@ -110,6 +113,7 @@ impl GpuEngine {
             (rows, (0..loops).map(|_| Readback::new(device, 4 * RING as u64)).collect())
         })?;
         Ok(Self {
+            _begin: Begin,
             device: device.clone(),
             plan,
             config,
@@ -123,6 +127,7 @@ impl GpuEngine {
             words: Vec::new(),
             padded: Vec::new(),
             _weights: weights,
+            _end: End,
         })
     }
 

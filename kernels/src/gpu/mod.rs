@@ -4,7 +4,7 @@
 //! pipelines, the uniform slot of every dispatch, and bind groups (those that name a KV cache when it is opened), so a
 //! token costs one small write of the step's state, and the dispatches.
 //!
-//! Accumulation is in f32, the weights and the KV cache are f16 or f32 as the plan says. Every reduction has two forms,
+//! Accumulation is in f32; the weights are as the plan says, the KV cache is f32 beside f32 weights and f16 beside all others. Every reduction has two forms,
 //! by subgroup operations and by a tree in workgroup memory, made from the same WGSL file: see [`GpuOptions`].
 
 mod activations;
@@ -20,6 +20,7 @@ mod probe;
 mod program;
 mod readback;
 mod shader;
+mod teardown;
 mod weights;
 
 pub use device::{AdapterLine, GpuDevice, OpenError};
