@@ -13,7 +13,7 @@ use crate::wire::WireChoice;
 /// Which model, and how its weights are stored.
 #[derive(Args, Clone)]
 pub(crate) struct ModelOptions {
-    /// A Hugging Face folder, one that `syn1 split` made, or the ORG/NAME[@REV] of a model that `syn1 pull` fetched
+    /// A Hugging Face folder, one that `syn1 split` made, or the ORG/NAME (or ORG/NAME@REV) of a model that `syn1 pull` fetched
     /// [default: the bundled tiny-rust-docs]
     #[arg(long, value_name = "DIR|ORG/NAME", env = "SYN1_MODEL")]
     pub(crate) model: Option<PathBuf>,

@@ -27,7 +27,7 @@ a node takes them (syn1 node --shards OUT) and fetches what else it needs.
 
 SQNR is the power of the model's weights over the power of what rounding them has changed: 6 dB are one bit.")]
 pub(crate) struct Args {
-    /// A Hugging Face folder, or the ORG/NAME[@REV] of a model that `syn1 pull` fetched
+    /// A Hugging Face folder, or the ORG/NAME (or ORG/NAME@REV) of a model that `syn1 pull` fetched
     /// [default: the bundled tiny-rust-docs]
     #[arg(long, value_name = "DIR|ORG/NAME", env = "SYN1_MODEL")]
     model: Option<PathBuf>,
