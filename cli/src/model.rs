@@ -9,8 +9,9 @@ use syn1_coordinator::server::{Pack, Packed};
 use syn1_hub::{Endpoint, Repo};
 use syn1_model::digest::Digest;
 use syn1_model::folder::ModelFolder;
-use syn1_model::manifest::{Manifest, ManifestPiece};
-use syn1_model::plan::WeightFormat;
+use syn1_model::manifest::{Manifest, ManifestPiece, load_piece};
+use syn1_model::piece::PieceBytes;
+use syn1_model::plan::{Plan, WeightFormat};
 use syn1_model::spec::Spec;
 use syn1_model::split::SplitError;
 use syn1_model::tokenizer::Tokenizer;
@@ -52,6 +53,17 @@ impl Prepared {
             });
             packed.map_err(|error| format!("{error:#}"))
         })
+    }
+
+    /// The whole model for one engine, every piece verified. Blocks for as long as it takes.
+    pub(crate) fn whole(&self) -> Result<(Plan, Vec<PieceBytes>)> {
+        let plan = Plan::new(&self.spec, self.format, 0..self.spec.layers);
+        let pieces = plan.pieces.iter().map(|piece| match self.manifest.find(*piece) {
+            Some(listed) => Ok(load_piece(&self.shards, listed)?),
+            None => bail!("the manifest has no piece {piece}"),
+        });
+        let pieces = pieces.collect::<Result<_>>()?;
+        Ok((plan, pieces))
     }
 
     /// The folders that the model's weights are in, or will be when they have been packed.

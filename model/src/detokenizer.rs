@@ -163,16 +163,8 @@ const CONTEXT: usize = *KEPT.end();
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
-    use crate::spec::Spec;
-
-    fn bundled() -> (Tokenizer, Spec) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-rust-docs");
-        let spec = Spec::from_folder(&folder).expect("bundled model");
-        (Tokenizer::load(&folder.join("tokenizer.json"), &spec).expect("bundled tokenizer"), spec)
-    }
+    use crate::fixture::bundled_tokenizer as bundled;
 
     fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
         let mut stream = tokenizer.detokenizer();

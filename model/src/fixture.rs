@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use crate::spec::Spec;
+use crate::tokenizer::Tokenizer;
 
 /// A model in memory.
 pub(crate) struct Model {
@@ -82,4 +83,11 @@ impl Model {
         std::fs::write(folder.path().join("config.json"), self.config.to_string()).expect("write");
         folder
     }
+}
+
+/// The bundled model's tokenizer, and its architecture.
+pub(crate) fn bundled_tokenizer() -> (Tokenizer, Spec) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-rust-docs");
+    let spec = Spec::from_folder(&folder).expect("bundled model");
+    (Tokenizer::load(&folder.join("tokenizer.json"), &spec).expect("bundled tokenizer"), spec)
 }

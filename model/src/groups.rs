@@ -63,8 +63,8 @@ impl Int4Group {
 
     /// Near `values` by the line through the least and the largest: twenty times as fast, for weights that mean nothing.
     pub(crate) fn through_ends(values: &[f32; GROUP]) -> Self {
-        let (least, largest) = values.iter().fold((f32::MAX, f32::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
-        let line = Line::new((largest - least) / LAST, least);
+        let (least, span) = extent(values);
+        let line = Line::new(span / LAST, least);
         Self { line, steps: line.steps(values).map(|step| step as u8) }
     }
 
@@ -102,9 +102,7 @@ struct Followed {
 impl Line {
     /// The line of least `error` among those that are tried. Weighted regression proposes them.
     fn best(values: &[f32; GROUP], weights: &[f32; GROUP], error: impl Fn(&Self) -> f32) -> Self {
-        let (least, largest) =
-            values.iter().fold((f32::MAX, f32::MIN), |(least, largest), v| (least.min(*v), largest.max(*v)));
-        let span = largest - least;
+        let (least, span) = extent(values);
         let mut best = Self::new(span / LAST, least);
         let mut best_error = error(&best);
         if span > 0.0 {
@@ -177,6 +175,12 @@ impl Line {
         let steps = self.steps(values);
         values.iter().zip(steps).map(|(value, step)| (value - self.at(step)).powi(2)).sum()
     }
+}
+
+/// The least value, and how far the largest lies above it.
+fn extent(values: &[f32; GROUP]) -> (f32, f32) {
+    let (least, largest) = values.iter().fold((f32::MAX, f32::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+    (least, largest - least)
 }
 
 /// `1 / scale`, 0 for 0: there is only one step then.

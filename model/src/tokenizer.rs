@@ -232,12 +232,7 @@ fn read(path: &Path, spec: &Spec) -> Result<tokenizers::Tokenizer, TokenizerErro
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn bundled() -> (Tokenizer, Spec) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-rust-docs");
-        let spec = Spec::from_folder(&folder).expect("bundled model");
-        (Tokenizer::load(&folder.join("tokenizer.json"), &spec).expect("bundled tokenizer"), spec)
-    }
+    use crate::fixture::bundled_tokenizer as bundled;
 
     fn golden() -> Vec<(String, Vec<u32>, Vec<u32>, String)> {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-rust-docs/golden.json");

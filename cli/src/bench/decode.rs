@@ -9,7 +9,6 @@ use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::wire::Wire;
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
-use syn1_model::manifest::load_piece;
 use syn1_model::plan::{Gemv, Op, Plan};
 use syn1_node_host::{AnyEngine, Device};
 
@@ -125,12 +124,7 @@ fn counts(asked: &[usize], prepared: &Prepared) -> Result<Vec<usize>> {
 
 /// Engine and limit, in turns.
 fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
-    let plan = Plan::new(&prepared.spec, prepared.format, 0..prepared.spec.layers);
-    let pieces = plan.pieces.iter().map(|piece| match prepared.manifest.find(*piece) {
-        Some(listed) => Ok(load_piece(&prepared.shards, listed)?),
-        None => bail!("the manifest has no piece {piece}"),
-    });
-    let pieces = pieces.collect::<Result<Vec<_>>>()?;
+    let (plan, pieces) = prepared.whole()?;
     let device = Device::open(&args.device.device, args.device.threads)?;
     let (prompt, tokens) = (usize::from(args.prompt), usize::from(args.tokens));
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: prompt };
