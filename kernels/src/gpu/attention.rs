@@ -53,6 +53,18 @@ pub(super) struct Rotation {
     quads: u32,
 }
 
+impl Rotation {
+    /// The table.
+    pub(super) fn buffer(&self) -> &wgpu::Buffer {
+        self.table.buffer()
+    }
+
+    /// A quarter of the elements of a head that are rotated.
+    pub(super) fn quads(&self) -> u32 {
+        self.quads
+    }
+}
+
 /// Uploads the rotations of the plan's model.
 ///
 /// # Errors

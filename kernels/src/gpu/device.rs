@@ -95,7 +95,7 @@ impl GpuDevice {
     fn from_adapter(adapter: &Adapter) -> Result<Self, OpenError> {
         let info = adapter.get_info();
         let limits = adapter.limits();
-        let features = adapter.features() & Features::SUBGROUP;
+        let features = adapter.features() & (Features::SUBGROUP | super::persist::FEATURES);
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("syn1"),
             required_features: features,

@@ -12,6 +12,7 @@ use super::device::GpuDevice;
 use super::launch::Extent;
 use super::logits::Logits;
 use super::memory::buffer;
+use super::persist::{self, Persist};
 use super::program::Program;
 use super::readback::{Pending, Readback};
 use super::teardown::{Begin, End};
@@ -25,7 +26,8 @@ pub struct GpuEngine {
     plan: Plan,
     config: EngineConfig,
     program: Program,
-    activations: Activations,
+    pub(super) persist: Option<Persist>,
+    pub(super) activations: Activations,
     slots: Vec<Option<Request>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Request>,
@@ -50,11 +52,14 @@ pub struct GpuOptions {
     pub subgroups: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
+    /// Workgroups and threads of the persistent kernel; none: it is not used.
+    pub persist: Option<(u32, u32)>,
 }
 
 /// An open request.
 struct Request {
     binds: Vec<BindGroup>,
+    persist: Option<BindGroup>,
     /// Positions in its KV cache.
     have: usize,
     /// Keeps the KV cache.
@@ -63,7 +68,7 @@ struct Request {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { subgroups: true, window_bytes: WINDOW }
+        Self { subgroups: true, window_bytes: WINDOW, persist: None }
     }
 }
 
@@ -101,16 +106,27 @@ impl GpuEngine {
             return Err(device.unsupported(format!("rows of {largest} bytes, the largest binding is {most}")));
         }
         let options = GpuOptions { window_bytes: options.window_bytes.min(most), ..options };
-        let weights = Weights::upload(device, &plan, pieces)?;
+        let weights = Weights::upload(device, &plan, pieces, options.persist.is_some())?;
         let rows = config.max_rows;
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;
         let program = Program::new(device, &plan, &weights, &activations, &config, options)?;
+        let persist = match options.persist {
+            None => None,
+            Some((groups, threads)) => {
+                if let Some(why) = persist::obstacle(device, &plan, groups) {
+                    return Err(device.unsupported(format!("the persistent kernel: {why}")));
+                }
+                let kv = program.kv_layer_bytes;
+                let size = (groups, threads);
+                Some(Persist::new(device, &plan, &weights, &activations, &program.rotations, &config, kv, size)?)
+            }
+        };
         let (rows, ids) = device.guarded("readback", 0, || {
             let row_bytes = 4 * (config.max_rows * Strides::of(&plan).x) as u64;
             let rows = (!plan.heads()).then(|| Readback::new(device, row_bytes));
             let loops = if plan.heads() && plan.embeds() { IN_FLIGHT } else { 0 };
-            (rows, (0..loops).map(|_| Readback::new(device, 4 * RING as u64)).collect())
+            (rows, (0..loops).map(|_| Readback::new(device, 4 * RING as u64 + 4)).collect())
         })?;
         Ok(Self {
             _begin: Begin,
@@ -118,6 +134,7 @@ impl GpuEngine {
             plan,
             config,
             program,
+            persist,
             activations,
             slots: Vec::new(),
             spare: Vec::new(),
@@ -194,6 +211,14 @@ impl GpuEngine {
             launch.record(&mut pass, &request.binds, Extent::new(positions.start, 1));
         }
         let bytes = 4 * positions.len() as u64;
+        if let (Some(persist), Some(binds)) = (&self.persist, &request.persist) {
+            persist.prepare(positions.len() as u32);
+            persist.record_turns(&mut pass, binds);
+            drop(pass);
+            into.copy(&mut encoder, &self.activations.chosen, bytes);
+            encoder.copy_buffer_to_buffer(&persist.status, 0, &into.buffer, bytes, 4);
+            return into.start(bytes + 4, self.device.queue.submit([encoder.finish()]));
+        }
         for position in positions {
             let extent = Extent::new(position, 1);
             for launch in self.program.body.iter().chain(&self.program.best).chain(&self.program.turn) {
@@ -262,7 +287,12 @@ impl Engine for GpuEngine {
             Some(spare) => spare,
             None => self.device.guarded("a KV cache", bytes, || {
                 let kv = buffer(&self.device, "KV cache", bytes, BufferUsages::STORAGE);
-                Request { binds: self.program.bind_slot(&self.device, &kv), have: 0, _kv: kv }
+                Request {
+                    binds: self.program.bind_slot(&self.device, &kv),
+                    persist: self.persist.as_ref().map(|persist| persist.bind(&self.activations, &kv)),
+                    have: 0,
+                    _kv: kv,
+                }
             })?,
         };
         if free == self.slots.len() {
@@ -356,7 +386,18 @@ impl Engine for GpuEngine {
                     continue;
                 }
                 let Some((pending, readback)) = in_flight.pop_front() else { return Ok(()) };
-                let append = |bytes: &[u8]| ids.extend_from_slice(bytemuck::cast_slice(bytes));
+                let persist = self.persist.is_some();
+                let append = |bytes: &[u8]| {
+                    let words: &[u32] = bytemuck::cast_slice(bytes);
+                    let words = if persist {
+                        let (status, words) = words.split_last().unwrap();
+                        assert_eq!(*status, 0, "gave up");
+                        words
+                    } else {
+                        words
+                    };
+                    ids.extend_from_slice(words);
+                };
                 Readback::finish(readback, &self.device, pending, append).await?;
             }
         };

@@ -24,6 +24,11 @@ impl View {
         Self::new(buffer, 0, buffer.size())
     }
 
+    /// The buffer.
+    pub(super) fn buffer(&self) -> &Buffer {
+        &self.buffer
+    }
+
     fn resource(&self) -> BindingResource<'_> {
         BindingResource::Buffer(BufferBinding {
             buffer: &self.buffer,

@@ -16,6 +16,7 @@ mod launch;
 mod logits;
 mod measure;
 mod memory;
+mod persist;
 mod probe;
 mod program;
 mod readback;

@@ -31,7 +31,9 @@ pub(super) struct Program {
     /// Bind groups that need a KV cache.
     pub(super) per_slot: Vec<PerSlot>,
     /// Bytes of one layer's KV cache.
-    kv_layer_bytes: u64,
+    pub(super) kv_layer_bytes: u64,
+    /// Those of [`syn1_model::Spec::ropes`].
+    pub(super) rotations: Vec<Rotation>,
     /// Workgroups of `best`.
     winners: u32,
 }
@@ -98,7 +100,7 @@ impl Program {
             for op in &plan.ops {
                 builder.add(op)?;
             }
-            Ok(builder.program)
+            Ok(Self { rotations: builder.rotations, ..builder.program })
         })?
     }
 

@@ -10,7 +10,7 @@ use crate::engine::EngineError;
 
 /// A mappable buffer.
 pub(super) struct Readback {
-    buffer: Buffer,
+    pub(super) buffer: Buffer,
 }
 
 /// A map that was asked for.

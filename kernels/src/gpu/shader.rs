@@ -34,6 +34,10 @@ pub(super) enum File {
     Step,
     /// The read bandwidth measurement.
     Read,
+    /// Whole tokens in one dispatch.
+    Persist,
+    /// One product of it.
+    PersistProduct,
     /// The look at subgroups.
     Probe,
 }
@@ -49,6 +53,8 @@ impl File {
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
+            Self::Persist => include_str!("../../wgsl/persist.wgsl"),
+            Self::PersistProduct => include_str!("../../wgsl/persist_product.wgsl"),
             Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
     }
@@ -160,7 +166,7 @@ pub(super) fn gathered(format: WeightFormat) -> (&'static str, usize) {
 }
 
 /// The text of `file` with the lines of `tags`.
-fn variant(file: File, tags: &[&str]) -> String {
+pub(super) fn variant(file: File, tags: &[&str]) -> String {
     let mut out = String::new();
     for line in file.text().lines() {
         let (code, wanted) = line.split_once(TAGS).unwrap_or((line, ""));
@@ -193,7 +199,7 @@ fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
 
 /// A module without injected bounds checks, loop bounds and division guards, which would cost a decode step 17 to 40 %.
 #[allow(unsafe_code)]
-fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
+pub(super) fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor = ShaderModuleDescriptor { label: Some(label), source: ShaderSource::Wgsl(source.into()) };
     // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
     // the bindings; rows are bounded by the step's and by the room of their window, positions by the context that KV

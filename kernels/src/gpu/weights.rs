@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use syn1_model::piece::PieceBytes;
-use syn1_model::plan::{GROUPED_ROW_ALIGN, Matrix, Piece, Plan, TENSOR_ALIGN, Tensor};
+use syn1_model::plan::{GROUPED_ROW_ALIGN, Matrix, Piece, Plan, TENSOR_ALIGN, Tensor, piece_bytes};
 use wgpu::{Buffer, BufferUsages};
 
 use super::device::GpuDevice;
@@ -12,7 +12,10 @@ use crate::engine::{EngineError, check_pieces};
 
 /// The pieces of a plan, uploaded.
 pub(super) struct Weights {
-    buffers: HashMap<Piece, Buffer>,
+    /// All pieces in two buffers.
+    pub(super) arena: Option<Arena>,
+    /// Where each piece is: a buffer of its own, or a part of the arena.
+    places: HashMap<Piece, (Buffer, u64)>,
 }
 
 /// A part of a matrix that one binding can hold.
@@ -31,9 +34,17 @@ impl Weights {
     /// # Errors
     /// [`EngineError::Piece`] for a piece that is missing, superfluous or of another length than the plan says;
     /// [`EngineError::Memory`] when the device has no room.
-    pub(super) fn upload(device: &GpuDevice, plan: &Plan, pieces: &[PieceBytes]) -> Result<Self, EngineError> {
+    pub(super) fn upload(
+        device: &GpuDevice,
+        plan: &Plan,
+        pieces: &[PieceBytes],
+        in_one: bool,
+    ) -> Result<Self, EngineError> {
         check_pieces(plan, pieces)?;
-        let mut buffers = HashMap::new();
+        let mut places = HashMap::new();
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
+        let arena = if in_one { Some(Arena::new(device, plan, usage)?) } else { None };
+        let (mut block_base, mut table_base) = (0, 0);
         for (&piece, bytes) in plan.pieces.iter().zip(pieces) {
             let bytes = bytes.as_slice();
             let size = bytes.len() as u64;
@@ -41,9 +52,15 @@ impl Weights {
                 let limit = device.limits.max_buffer_size;
                 return Err(device.unsupported(format!("piece {piece} has {size} bytes, a buffer at most {limit}")));
             }
-            let made = device.guarded("weights", size, || {
-                let made = buffer(device, &piece.to_string(), size, BufferUsages::STORAGE | BufferUsages::COPY_DST);
-                let mut offset = 0;
+            let next = if matches!(piece, Piece::Block(_)) { &mut block_base } else { &mut table_base };
+            let base = if arena.is_some() { *next } else { 0 };
+            *next += aligned(size);
+            let place = device.guarded("weights", size, || {
+                let made = match &arena {
+                    Some(arena) => arena.of(piece).clone(),
+                    None => buffer(device, &piece.to_string(), size, usage),
+                };
+                let mut offset = base;
                 for part in bytes.chunks(UPLOAD) {
                     device.queue.write_buffer(&made, offset, part);
                     offset += part.len() as u64;
@@ -51,17 +68,24 @@ impl Weights {
                     device.queue.submit([]);
                     let _ = device.device.poll(wgpu::PollType::Poll);
                 }
-                made
+                (made, base)
             })?;
-            buffers.insert(piece, made);
+            places.insert(piece, place);
         }
         device.wait(None)?;
-        Ok(Self { buffers })
+        Ok(Self { places, arena })
+    }
+
+    /// The buffer of a piece, and where it begins. It must be one of the plan's.
+    pub(super) fn place(&self, piece: Piece) -> (&Buffer, u64) {
+        let (buffer, base) = &self.places[&piece];
+        (buffer, *base)
     }
 
     /// The bytes of `tensor`. Its piece must be one of the plan's.
     pub(super) fn view(&self, tensor: Tensor) -> View {
-        View::new(&self.buffers[&tensor.piece], tensor.offset, tensor.bytes)
+        let (buffer, base) = self.place(tensor.piece);
+        View::new(buffer, base + tensor.offset, tensor.bytes)
     }
 
     /// `matrix` in windows of at most `window_bytes` bytes.
@@ -73,12 +97,49 @@ impl Weights {
             .step_by(per_window)
             .map(|row_base| {
                 let rows = per_window.min(matrix.rows - row_base);
-                let offset = matrix.data.offset + row_base as u64 * row_bytes;
-                let view = View::new(&self.buffers[&matrix.data.piece], offset, rows as u64 * row_bytes);
+                let (buffer, base) = self.place(matrix.data.piece);
+                let offset = base + matrix.data.offset + row_base as u64 * row_bytes;
+                let view = View::new(buffer, offset, rows as u64 * row_bytes);
                 Window { view, row_base, rows }
             })
             .collect()
     }
+}
+
+/// All pieces in two buffers, for a kernel that reads them all.
+pub(super) struct Arena {
+    /// The blocks, in order.
+    pub(super) blocks: Buffer,
+    /// Embedding, positions and head.
+    pub(super) tables: Buffer,
+}
+
+impl Arena {
+    /// Bytes of the two.
+    pub(super) fn bytes(plan: &Plan) -> [u64; 2] {
+        let mut bytes = [0; 2];
+        for &piece in &plan.pieces {
+            let of = usize::from(!matches!(piece, Piece::Block(_)));
+            bytes[of] += aligned(piece_bytes(&plan.spec, plan.format, piece));
+        }
+        bytes
+    }
+
+    fn new(device: &GpuDevice, plan: &Plan, usage: BufferUsages) -> Result<Self, EngineError> {
+        let [blocks, tables] = Self::bytes(plan);
+        device.guarded("weights", blocks + tables, || Self {
+            blocks: buffer(device, "blocks", blocks, usage),
+            tables: buffer(device, "tables", tables.max(TENSOR_ALIGN), usage),
+        })
+    }
+
+    fn of(&self, piece: Piece) -> &Buffer {
+        if matches!(piece, Piece::Block(_)) { &self.blocks } else { &self.tables }
+    }
+}
+
+fn aligned(bytes: u64) -> u64 {
+    bytes.next_multiple_of(TENSOR_ALIGN)
 }
 
 /// Bytes uploaded at a time.

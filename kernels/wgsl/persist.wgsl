@@ -1,0 +1,484 @@
+// Whole tokens in one dispatch: every workgroup stays on the device and takes its share of every op.
+//
+// Workgroups wait for each other without a barrier: what one op hands to the next goes through `wire` as (value, flag)
+// pairs in one store of 16 bytes, and readers load until the flags are the ones they wait for (the idea of NCCL's LL
+// protocol). A flag is used once, so nothing is ever reset. Each product's first weights are loaded before its inputs are
+// waited for: weights do not depend on them.
+//
+// This needs all workgroups to be on the device at once, which no API promises: persist.rs asks the device beforehand,
+// every wait is bounded, and whoever gives up sets `status`, upon which all others stop waiting and the host falls back.
+//
+// A slot of `wire` is written once a layer (winners: once a token). Nobody overwrites what another may still have to
+// read: every workgroup has rows of every product, and every product reads all rows of the one before it.
+//
+// A product's shape is known when the pipeline is made: persist_product.wgsl is the text of one product, repeated for each.
+//
+// Tags: W32 | W16 | W8 | W4, format of the blocks' matrices; T32 | T16 | T8, of the token embedding and the head;
+// F16 | F32, of the KV cache and of learned positions; LEARNED; LOOP for the token loop of a whole model, BODY for its blocks
+// alone.
+
+override THREADS: u32 = 512u;
+override LANES: u32 = 32u;      // threads of a subgroup
+override WARPS: u32 = 16u;      // subgroups in a workgroup
+override GROUPS: u32 = 132u;    // workgroups
+override LAYERS: u32 = 12u;
+override BLOCK_STEP: u32 = 1u;  // vec4s from one block's piece to the next
+override QUADS: u32 = 192u;     // the most inputs of a product, in fours
+override X_QUADS: u32 = 192u;   // the residual stream, in fours
+override OWNED: u32 = 3u;       // pairs of the residual stream that a workgroup owns at most
+override HEAD8: u32 = 8u;       // head_dim / 8, a power of two, at most a subgroup
+override FRESH: u32 = 48u;      // 6 * HEAD8
+override MERGED: u32 = 256u;    // 2 * HEAD8 * WARPS
+override HEADS: u32 = 12u;
+override SHARING: u32 = 1u;     // query heads that share a KV head
+override KV_HEADS: u32 = 12u;
+override SPLITS: u32 = 8u;      // splits of a context at most
+override WINDOW: u32 = 0xffffffffu; // positions that a token sees at most
+override SCALE: f32 = 1.0;      // of the scores
+override SOFTCAP: f32 = 0.0;    // of the scaled scores; 0: none
+override ROPE_QUADS: u32 = 0u;  // a quarter of the elements of a head that are rotated
+override CONTEXT: u32 = 1024u;  // positions of the KV cache
+override KV_LAYER: u32 = 0u;    // elements of `kv` in a layer
+override EPS: f32 = 0.00001;    // of the norms
+override CENTER: f32 = 1.0;     // 1: layer norm; 0: RMS norm, whose mu is 0
+override INVERSE: f32 = 1.0;    // 1 / elements of the residual stream
+override ACTIVATION: u32 = 1u;  // 1: GELU; 2: SiLU
+override CAP: f32 = 0.0;        // of the logits; 0: none
+override AT_Q: u32 = 0u;        // places in `wire`: queries, keys, values
+override AT_PART: u32 = 0u;     // splits of the attention
+override AT_A: u32 = 0u;        // its output
+override AT_X: u32 = 0u;        // the residual stream behind attention
+override AT_Y: u32 = 0u;        // the same behind the MLP
+override AT_H: u32 = 0u;        // the hidden row
+override AT_WIN: u32 = 0u;      // each workgroup's likeliest token
+override TOKENS: u32 = 0u;      // word of `tables` where the token embedding begins
+override TOKEN_ROW: u32 = 0u;   // words of its row
+override TOKEN_STRIDE: u32 = 0u; // elements of its row
+override POSITIONS: u32 = 0u;   // the same of learned positions
+override MODEL_POSITIONS: u32 = 1024u;
+override VOCAB: u32 = 0u;
+override EMBED_SCALE: f32 = 1.0;
+override KEPT: u32 = 16u;       // entries of `chosen`
+
+const NONE: u32 = 0xffffffffu;
+
+struct Control {
+  turns: u32,                   // tokens of this dispatch
+  flag: u32,                    // its first flag
+  spin: u32,                    // loads in one wait at most
+  pad: u32,
+}
+
+struct State {
+  position: u32,
+  rows: u32,
+  wanted: u32,
+  made: u32,
+  ids: array<u32>,
+}
+
+@group(0) @binding(0) var<storage, read> rotations: array<vec4<f32>>;             // [CONTEXT][ROPE_QUADS] (cos, sin) of 2 pairs
+@group(0) @binding(1) var<storage, read> blocks: array<vec4<u32>>;                // the pieces of the blocks
+@group(0) @binding(9) var<storage, read> block_words: array<u32>;                 // the same, by words
+@group(0) @binding(11) var<storage, read> tables: array<vec4<u32>>;               // the other pieces
+@group(0) @binding(12) var<storage, read> table_words: array<u32>;                // the same, by words
+@group(0) @binding(2) @coherent @volatile var<storage, read_write> wire: array<vec4<u32>>;
+@group(0) @binding(3) @coherent var<storage, read_write> kv: array<u32>;          // 2 f16 each //#F16
+@group(0) @binding(3) @coherent var<storage, read_write> kv: array<vec2<f32>>;    //#F32
+@group(0) @binding(10) @coherent var<storage, read_write> cache: array<vec4<u32>>; // the same buffer, 8 f16 each //#F16
+@group(0) @binding(10) @coherent var<storage, read_write> cache: array<vec4<f32>>; //#F32
+@group(0) @binding(4) var<storage, read_write> x: array<vec2<f32>>;               // the residual stream, before and behind
+@group(0) @binding(5) var<storage, read_write> state: State;
+@group(0) @binding(6) var<storage, read> control: Control;
+@group(0) @binding(7) var<storage, read_write> status: atomic<u32>;               // 1: gave up
+@group(0) @binding(8) var<storage, read_write> chosen: array<u32>;                // [KEPT] //#LOOP
+
+var<workgroup> inputs: array<vec4<f32>, QUADS>;         // [part of a chunk][chunk], normed but for the statistics
+var<workgroup> stats: array<vec2<f32>, WARPS>;
+var<workgroup> partial: array<vec2<f32>, WARPS>;
+var<workgroup> residual: array<vec2<f32>, OWNED>;
+var<workgroup> fresh: array<vec4<f32>, FRESH>;          // query, key and value of this position
+var<workgroup> merged: array<vec4<f32>, MERGED>;
+var<workgroup> merged_stat: array<vec2<f32>, WARPS>;    // (maximum, sum)
+var<workgroup> winner: array<vec2<u32>, WARPS>;         // (bits of the logit, id) //#LOOP
+
+// What this thread is; set once.
+var<private> thread: u32;
+var<private> lane: u32;
+var<private> warp: u32;
+var<private> group: u32;
+var<private> gave_up: bool;
+// This turn.
+var<private> position: u32;
+var<private> best: vec2<u32>; //#LOOP
+
+// A step of a product: three chunks of two rows, and what its epilogue needs.
+struct Load {
+  a0: vec4<u32>, b0: vec4<u32>,
+  a1: vec4<u32>, b1: vec4<u32>,
+  a2: vec4<u32>, b2: vec4<u32>,
+  sa0: u32, sb0: u32, sa1: u32, sb1: u32, sa2: u32, sb2: u32,
+  aux: vec4<f32>,
+  turn: vec4<f32>,
+}
+
+// The next step's, on its way.
+var<private> next: Load;
+
+// A vec4 of the blocks; of the tables: embedding, positions, head.
+fn block_quad(i: u32) -> vec4<u32> { return blocks[i]; }
+fn table_quad(i: u32) -> vec4<u32> { return tables[i]; }
+
+fn f16s(q: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(q.x), unpack2x16float(q.y)); }
+
+fn bytes(word: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(word)); }
+
+// 1152 and the four signed bytes of a word: f16s from 1024 on are whole numbers, so a byte beside their exponent is one,
+// and converting f16s is several times as fast as converting integers.
+fn raised_bytes(word: u32) -> vec4<f32> {
+  let even = unpack2x16float((word & 0x00ff00ffu) ^ 0x64806480u);
+  let odd = unpack2x16float(((word >> 8u) & 0x00ff00ffu) ^ 0x64806480u);
+  return vec4(even.x, odd.x, even.y, odd.y);
+}
+
+// 1024 and the lower halves of the four bytes of a word.
+fn raised_halves(word: u32) -> vec4<f32> {
+  let even = unpack2x16float((word & 0x000f000fu) | 0x64006400u);
+  let odd = unpack2x16float(((word >> 8u) & 0x000f000fu) | 0x64006400u);
+  return vec4(even.x, odd.x, even.y, odd.y);
+}
+
+fn total(v: vec4<f32>) -> f32 { return dot(v, vec4(1.0)); }
+
+// Whether a wait goes on: it gives up after `spin` loads, and when another has given up.
+fn patient(tries: u32) -> bool {
+  if (gave_up) { return false; }
+  if (tries % 256u == 255u) {
+    if (tries >= control.spin || atomicLoad(&status) != 0u) {
+      atomicStore(&status, 1u);
+      gave_up = true;
+      return false;
+    }
+  }
+  return true;
+}
+
+// The four values of two slots.
+fn take(at: u32, flag: u32) -> vec4<f32> {
+  var a = wire[at];
+  var b = wire[at + 1u];
+  var tries = 0u;
+  while (any(vec4(a.yw, b.yw) != vec4(flag)) && patient(tries)) {
+    tries++;
+    a = wire[at];
+    b = wire[at + 1u];
+  }
+  return bitcast<vec4<f32>>(vec4(a.xz, b.xz));
+}
+
+// The same of twice two.
+fn take_two(at: u32, other: u32, flag: u32) -> mat2x4<f32> {
+  var a = wire[at];
+  var b = wire[at + 1u];
+  var c = wire[other];
+  var d = wire[other + 1u];
+  var tries = 0u;
+  while ((any(vec4(a.yw, b.yw) != vec4(flag)) || any(vec4(c.yw, d.yw) != vec4(flag))) && patient(tries)) {
+    tries++;
+    a = wire[at];
+    b = wire[at + 1u];
+    c = wire[other];
+    d = wire[other + 1u];
+  }
+  return mat2x4<f32>(bitcast<vec4<f32>>(vec4(a.xz, b.xz)), bitcast<vec4<f32>>(vec4(c.xz, d.xz)));
+}
+
+// The two words of one slot.
+fn take_pair(at: u32, flag: u32) -> vec2<u32> {
+  var a = wire[at];
+  var tries = 0u;
+  while (any(a.yw != vec2(flag)) && patient(tries)) {
+    tries++;
+    a = wire[at];
+  }
+  return a.xz;
+}
+
+fn give(at: u32, v: vec2<u32>, flag: u32) {
+  wire[at] = vec4(v.x, flag, v.y, flag);
+}
+
+// Elements 4i to 4i+3 of a token's embedding at `position`.
+fn embedding(id: u32, i: u32) -> vec4<f32> {
+  var v = vec4(0.0);
+  v = bitcast<vec4<f32>>(table_quad(TOKENS / 4u + id * (TOKEN_ROW / 4u) + i)); //#T32
+  let at = id * TOKEN_ROW + 2u * i; //#T16
+  v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#T16
+  let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#T8
+  v = select(pair.x, pair.y, i / 8u % 2u == 1u) * bytes(table_words[TOKENS + id * TOKEN_ROW + i]); //#T8
+  v *= EMBED_SCALE;
+  let row = min(position, MODEL_POSITIONS - 1u) * TOKEN_STRIDE; //#LEARNED
+  let learned = vec2(table_words[POSITIONS + (row + 4u * i) / 2u], table_words[POSITIONS + (row + 4u * i) / 2u + 1u]); //#LEARNED F16
+  v += f16s(learned); //#LEARNED F16
+  v += bitcast<vec4<f32>>(table_quad(POSITIONS / 4u + row / 4u + i)); //#LEARNED F32
+  return v;
+}
+
+fn safe_tanh(v: vec2<f32>) -> vec2<f32> { return tanh(clamp(v, vec2(-15.0), vec2(15.0))); }
+
+fn activated(v: vec2<f32>) -> vec2<f32> {
+  if (ACTIVATION == 1u) { return 0.5 * v * (1.0 + safe_tanh(0.7978845608028654 * (v + 0.044715 * v * v * v))); }
+  return v / (1.0 + exp(clamp(-v, vec2(-30.0), vec2(30.0))));
+}
+
+// The pairs of the residual stream that this workgroup owns begin here; so do its rows of what adds to it.
+fn own_first() -> u32 { return group * (X_QUADS * 2u) / GROUPS; }
+
+// Remembers elements 4i to 4i+3 of the residual stream where they are this workgroup's.
+fn own(i: u32, v: vec4<f32>) {
+  let first = own_first();
+  let end = (group + 1u) * (X_QUADS * 2u) / GROUPS;
+  let pair = 2u * i;
+  if (pair >= first && pair < end) { residual[pair - first] = v.xy; }
+  if (pair + 1u >= first && pair + 1u < end) { residual[pair + 1u - first] = v.zw; }
+}
+
+// Attention of this workgroup's heads and splits, from `wire` and the KV cache into `wire`.
+fn attend(l: u32, flag: u32) {
+  let count = position + 1u;
+  let seen = min(count, WINDOW);
+  let begin = count - seen;
+  let splits = split_count(seen);
+  let head_quads = 2u * HEAD8;
+  let part = thread % HEAD8;
+  let team = thread / HEAD8;
+  let teams = THREADS / HEAD8;
+  let layer = l * KV_LAYER;
+  for (var item = group; item < HEADS * splits; item += GROUPS) {
+    let head = item / splits;
+    let share = (seen + splits - 1u) / splits;
+    let first = begin + item % splits * share;
+    let end = min(first + share, count);
+    let kv_head = head / SHARING;
+    let keys = layer / 4u + kv_head * CONTEXT * HEAD8;
+    let values = keys + KV_HEADS * CONTEXT * HEAD8;
+
+    // What is in the cache already does not depend on this token.
+    let early = first + team;
+    var k = mat2x4<f32>();
+    var v = mat2x4<f32>();
+    if (early < min(end, position)) {
+      k = eight(keys + early * HEAD8 + part);
+      v = eight(values + early * HEAD8 + part);
+    }
+    workgroupBarrier();
+    if (thread < 3u * head_quads) {
+      let which = thread / head_quads;
+      let heads_before = select(head, HEADS + (which - 1u) * KV_HEADS + kv_head, which > 0u);
+      fresh[thread] = take(AT_Q + (heads_before * head_quads + thread % head_quads) * 2u, flag);
+    }
+    workgroupBarrier();
+    let q0 = fresh[2u * part];
+    let q1 = fresh[2u * part + 1u];
+    var highest = -1.0e30;
+    var total = 0.0;
+    var acc = mat2x4<f32>();
+    for (var base = first; base < end; base += teams) {
+      let at = base + team;
+      if (at < end) {
+        if (at == position) {
+          k = mat2x4<f32>(fresh[head_quads + 2u * part], fresh[head_quads + 2u * part + 1u]);
+          v = mat2x4<f32>(fresh[2u * head_quads + 2u * part], fresh[2u * head_quads + 2u * part + 1u]);
+        } else if (base != first) {
+          k = eight(keys + at * HEAD8 + part);
+          v = eight(values + at * HEAD8 + part);
+        }
+      }
+      var score = dot(k[0], q0) + dot(k[1], q1);
+      for (var apart = 1u; apart < HEAD8; apart *= 2u) { score += subgroupShuffleXor(score, apart); }
+      score *= SCALE;
+      if (SOFTCAP > 0.0) { score = SOFTCAP * tanh(clamp(score / SOFTCAP, -15.0, 15.0)); }
+      score = select(-1.0e30, max(score, -1.0e30), at < end);
+      let higher = max(highest, score);
+      let fade = exp(highest - higher);
+      let p = select(0.0, exp(score - higher), at < end);
+      highest = higher;
+      total = total * fade + p;
+      acc = acc * fade + v * p;
+    }
+    // Teams of a subgroup, then subGROUPS.
+    for (var apart = HEAD8; apart < LANES; apart *= 2u) {
+      let rival = subgroupShuffleXor(highest, apart);
+      let higher = max(highest, rival);
+      let fade = exp(highest - higher);
+      let other = exp(rival - higher);
+      total = total * fade + subgroupShuffleXor(total, apart) * other;
+      acc[0] = acc[0] * fade + subgroupShuffleXor(acc[0], apart) * other;
+      acc[1] = acc[1] * fade + subgroupShuffleXor(acc[1], apart) * other;
+      highest = higher;
+    }
+    if (lane < HEAD8) {
+      merged[warp * head_quads + 2u * part] = acc[0];
+      merged[warp * head_quads + 2u * part + 1u] = acc[1];
+    }
+    if (lane == 0u) { merged_stat[warp] = vec2(highest, total); }
+    workgroupBarrier();
+    if (thread < head_quads) {
+      var most = -1.0e30;
+      for (var i = 0u; i < WARPS; i++) { most = max(most, merged_stat[i].x); }
+      var sum = 0.0;
+      var value = vec4(0.0);
+      for (var i = 0u; i < WARPS; i++) {
+        let fade = exp(merged_stat[i].x - most);
+        sum += merged_stat[i].y * fade;
+        value += merged[i * head_quads + thread] * fade;
+      }
+      if (splits == 1u) {
+        value /= sum;
+        give(AT_A + (head * head_quads + thread) * 2u, bitcast<vec2<u32>>(value.xy), flag);
+        give(AT_A + (head * head_quads + thread) * 2u + 1u, bitcast<vec2<u32>>(value.zw), flag);
+      } else {
+        let to = AT_PART + item * (2u * head_quads + 1u);
+        give(to + 2u * thread, bitcast<vec2<u32>>(value.xy), flag);
+        give(to + 2u * thread + 1u, bitcast<vec2<u32>>(value.zw), flag);
+        if (thread == 0u) { give(to + 2u * head_quads, bitcast<vec2<u32>>(vec2(most, sum)), flag); }
+      }
+    }
+  }
+  if (splits > 1u) { combine(splits, flag); }
+}
+
+// The splits of a head, by one workgroup.
+fn combine(splits: u32, flag: u32) {
+  let head_quads = 2u * HEAD8;
+  // The last workGROUPS: the first ones have splits of their own to finish.
+  for (var head = GROUPS - 1u - group; head < HEADS; head += GROUPS) {
+    if (thread < head_quads) {
+      var most = -1.0e30;
+      var sum = 0.0;
+      var value = vec4(0.0);
+      for (var i = 0u; i < splits; i++) {
+        let source = AT_PART + (head * splits + i) * (2u * head_quads + 1u);
+        let v = take(source + 2u * thread, flag);
+        let stat = bitcast<vec2<f32>>(take_pair(source + 2u * head_quads, flag));
+        let higher = max(most, stat.x);
+        let fade = exp(most - higher);
+        let other = exp(stat.x - higher);
+        sum = sum * fade + stat.y * other;
+        value = value * fade + v * other;
+        most = higher;
+      }
+      value /= sum;
+      give(AT_A + (head * head_quads + thread) * 2u, bitcast<vec2<u32>>(value.xy), flag);
+      give(AT_A + (head * head_quads + thread) * 2u + 1u, bitcast<vec2<u32>>(value.zw), flag);
+    }
+  }
+}
+
+// Splits of a context: as many as there are workGROUPS for, of 64 positions at least.
+fn split_count(seen: u32) -> u32 {
+  return clamp(min(GROUPS / HEADS, (seen + 127u) / 128u - 1u), 1u, SPLITS);
+}
+
+
+// Elements 8i to 8i+7 of the cache.
+fn eight(i: u32) -> mat2x4<f32> {
+  let h = cache[i]; //#F16
+  return mat2x4<f32>(f16s(h.xy), f16s(h.zw)); //#F16
+  return mat2x4<f32>(cache[2u * i], cache[2u * i + 1u]); //#F32
+}
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup_id: vec3<u32>,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) subgroup_lane: u32,
+) {
+  lane = subgroup_lane;
+    warp = subgroup;
+  thread = warp * LANES + lane;
+  group = workgroup_id.x;
+  position = state.position;
+  let made = state.made;
+  let turns = control.turns;
+  var id = 0u;
+  var flag = control.flag;
+  qkv_ahead(0u, position);
+  for (var turn = 0u; turn < turns; turn++) {
+    for (var l = 0u; l < LAYERS; l++) {
+      var source = AT_Y;
+      if (l == 0u) { source = select(HERE, NONE, turn == 0u); }
+      qkv_run(l, source, flag + l - 1u, flag + l, id);
+      attend(l, flag + l);
+      out_run(l, AT_A, flag + l, flag + l, id);
+      up_run(l, AT_X, flag + l, flag + l, id);
+      down_run(l, AT_H, flag + l, flag + l, id);
+    }
+    best = vec2(0xff7fffffu, NONE); //#LOOP
+    head_run(0u, AT_Y, flag + LAYERS - 1u, flag + LAYERS, id); //#LOOP
+    id = pick(flag + LAYERS); //#LOOP
+    // What this workgroup put into the KV cache is there before anything of the next token.
+    storageBarrier(); //#LOOP
+    position += 1u; //#LOOP
+    if (group == 0u && thread == 0u) { chosen[(made + turn) % KEPT] = id; } //#LOOP
+    flag += LAYERS + 1u;
+  }
+  if (group == 0u) { //#LOOP
+    for (var i = thread; i < X_QUADS; i += THREADS) { //#LOOP
+      let v = embedding(id, i); //#LOOP
+      x[2u * i] = v.xy; //#LOOP
+      x[2u * i + 1u] = v.zw; //#LOOP
+    } //#LOOP
+    if (thread == 0u) { //#LOOP
+      state.ids[0] = id; //#LOOP
+      state.made = made + turns; //#LOOP
+      state.position = min(position, MODEL_POSITIONS - 1u); //#LOOP
+    } //#LOOP
+  } //#LOOP
+}
+
+// The inputs come from the embedding of the last token; NONE: from `x`.
+const HERE: u32 = 0xfffffffeu;
+
+// What is on its way while a product ends: the first weights of the one behind it.
+fn qkv_follow(l: u32) { out_ahead(l, position); }
+fn out_follow(l: u32) { up_ahead(l, position); }
+fn up_follow(l: u32) { down_ahead(l, position); }
+fn down_follow(l: u32) {
+  if (l + 1u < LAYERS) {
+    qkv_ahead(l + 1u, position);
+  } else { //#LOOP
+    head_ahead(0u, position); //#LOOP
+  }
+}
+fn head_follow(l: u32) { qkv_ahead(0u, position + 1u); } //#LOOP
+
+// The likeliest token of all workGROUPS, the lowest id among equals.
+fn pick(flag: u32) -> u32 { //#LOOP
+  var value = bitcast<f32>(0xff7fffffu); //#LOOP
+  var id = NONE; //#LOOP
+  for (var i = thread; i < GROUPS; i += THREADS) { //#LOOP
+    let rival = take_pair(AT_WIN + i, flag); //#LOOP
+    let rival_value = bitcast<f32>(rival.x); //#LOOP
+    if (rival_value > value || (rival_value == value && rival.y < id)) { //#LOOP
+      value = rival_value; //#LOOP
+      id = rival.y; //#LOOP
+    } //#LOOP
+  } //#LOOP
+  let high = subgroupMax(value); //#LOOP
+  let low = subgroupMin(select(NONE, id, value == high)); //#LOOP
+  workgroupBarrier(); //#LOOP
+  if (lane == 0u) { winner[warp] = vec2(bitcast<u32>(high), low); } //#LOOP
+  workgroupBarrier(); //#LOOP
+  value = bitcast<f32>(winner[0].x); //#LOOP
+  id = winner[0].y; //#LOOP
+  for (var i = 1u; i < WARPS; i++) { //#LOOP
+    let rival_value = bitcast<f32>(winner[i].x); //#LOOP
+    if (rival_value > value || (rival_value == value && winner[i].y < id)) { //#LOOP
+      value = rival_value; //#LOOP
+      id = winner[i].y; //#LOOP
+    } //#LOOP
+  } //#LOOP
+  // No logit was a number: any id will do, but it must be one of the vocabulary.
+  return select(0u, id, id < VOCAB); //#LOOP
+} //#LOOP
