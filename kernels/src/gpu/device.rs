@@ -18,6 +18,7 @@ pub struct GpuDevice {
     pub(super) limits: Limits,
     name: String,
     software: bool,
+    maps: bool,
     /// Threads of the smallest and the largest subgroup, where the device has subgroup operations.
     subgroups: Option<(u32, u32)>,
     faults: Arc<Faults>,
@@ -95,7 +96,7 @@ impl GpuDevice {
     fn from_adapter(adapter: &Adapter) -> Result<Self, OpenError> {
         let info = adapter.get_info();
         let limits = adapter.limits();
-        let features = adapter.features() & Features::SUBGROUP;
+        let features = adapter.features() & (Features::SUBGROUP | Features::MAPPABLE_PRIMARY_BUFFERS);
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("syn1"),
             required_features: features,
@@ -118,8 +119,9 @@ impl GpuDevice {
             .then_some((info.subgroup_min_size, info.subgroup_max_size))
             .filter(|&(min, max)| min > 0 && max <= LARGEST_SUBGROUP && max.is_power_of_two());
         let software = info.device_type == DeviceType::Cpu;
+        let maps = features.contains(Features::MAPPABLE_PRIMARY_BUFFERS);
         let (_begin, _end) = (Begin, End);
-        let mut opened = Self { _begin, device, queue, limits, name, software, subgroups, faults, _end };
+        let mut opened = Self { _begin, device, queue, limits, name, software, maps, subgroups, faults, _end };
         if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
             // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
             let full = full_subgroups(&opened, sizes).unwrap_or(false);
@@ -136,6 +138,11 @@ impl GpuDevice {
     /// Whether this is a software adapter: the CPU engine is faster.
     pub fn is_software(&self) -> bool {
         self.software
+    }
+
+    /// Whether kernels may use buffers that can be mapped.
+    pub(super) fn maps(&self) -> bool {
+        self.maps
     }
 
     /// Whether the device has subgroup operations of a size that the kernels can use, in full subgroups.
@@ -182,6 +189,12 @@ impl GpuDevice {
             Some(what) => Err(self.failed(what)),
             None => Ok(()),
         }
+    }
+
+    /// Lets callbacks run whose work is done.
+    pub(super) fn poll(&self) {
+        // A device that fails here says so to the next that waits.
+        let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
     /// Waits for the work submitted so far, or for `submission`.

@@ -5,13 +5,17 @@ use std::ops::Range;
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::Plan;
-use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePass};
+use wgpu::{BindGroup, Buffer, BufferUsages, CommandBuffer, CommandEncoder, ComputePass};
 
 use super::activations::{Activations, RING, StepState, Strides};
+use super::carry::Carry;
 use super::device::GpuDevice;
+use super::inbox::{Inbox, Mail};
 use super::launch::Extent;
 use super::logits::Logits;
 use super::memory::buffer;
+use super::patience::Patience;
+use super::prepared::{Prepared, Shape, StepTimes, Stopwatch};
 use super::program::Program;
 use super::readback::{Pending, Readback};
 use super::teardown::{Begin, End};
@@ -26,6 +30,8 @@ pub struct GpuEngine {
     config: EngineConfig,
     program: Program,
     activations: Activations,
+    inbox: Inbox,
+    carry: Carry,
     slots: Vec<Option<Request>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Request>,
@@ -35,9 +41,10 @@ pub struct GpuEngine {
     rows: Option<Readback>,
     /// Where the token loop's ids are read back: of the submit that runs and of the one that is read.
     ids: Vec<Readback>,
-    /// The step's state as words, or its rows padded to the stride: kept to be filled again.
+    /// The loop's state as words: kept to be filled again.
     words: Vec<u32>,
-    padded: Vec<f32>,
+    patience: Patience,
+    last_step: StepTimes,
     /// Keeps the buffers that the bind groups name.
     _weights: Weights,
     _end: End,
@@ -48,6 +55,9 @@ pub struct GpuEngine {
 pub struct GpuOptions {
     /// Sums by subgroup operations, where the device has them; else by trees in workgroup memory.
     pub subgroups: bool,
+    /// Kernels fetch a step's rows from memory that the CPU writes, and put its result where the CPU reads it, where the
+    /// device allows that; else copies do.
+    pub carried: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
 }
@@ -57,13 +67,15 @@ struct Request {
     binds: Vec<BindGroup>,
     /// Positions in its KV cache.
     have: usize,
+    /// Commands of the step that most likely comes next.
+    prepared: Option<Prepared>,
     /// Keeps the KV cache.
     _kv: Buffer,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { subgroups: true, window_bytes: WINDOW }
+        Self { subgroups: true, carried: true, window_bytes: WINDOW }
     }
 }
 
@@ -106,11 +118,20 @@ impl GpuEngine {
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;
         let program = Program::new(device, &plan, &weights, &activations, &config, options)?;
-        let (rows, ids) = device.guarded("readback", 0, || {
-            let row_bytes = 4 * (config.max_rows * Strides::of(&plan).x) as u64;
+        let (inbox, rows, carry, ids) = device.guarded("inbox and readback", 0, || {
+            let stride = Strides::of(&plan).x;
+            let inbox = Inbox::new(device, config.max_rows * if plan.embeds() { 1 } else { stride });
+            let row_bytes = 4 * (config.max_rows * stride) as u64;
             let rows = (!plan.heads()).then(|| Readback::new(device, row_bytes));
             let loops = if plan.heads() && plan.embeds() { IN_FLIGHT } else { 0 };
-            (rows, (0..loops).map(|_| Readback::new(device, 4 * RING as u64)).collect())
+            let carried = options.carried && device.maps();
+            let carry = carried.then(|| Carry::new(device, &plan, &activations, &inbox, rows.as_ref()));
+            (
+                inbox,
+                rows,
+                carry.unwrap_or_default(),
+                (0..loops).map(|_| Readback::new(device, 4 * RING as u64)).collect(),
+            )
         })?;
         Ok(Self {
             _begin: Begin,
@@ -119,16 +140,24 @@ impl GpuEngine {
             config,
             program,
             activations,
+            inbox,
+            carry,
             slots: Vec::new(),
             spare: Vec::new(),
             logits: None,
             rows,
             ids,
             words: Vec::new(),
-            padded: Vec::new(),
+            patience: Patience::new(device.is_software()),
+            last_step: StepTimes::default(),
             _weights: weights,
             _end: End,
         })
+    }
+
+    /// Where the time of the last step went.
+    pub fn last_step(&self) -> StepTimes {
+        self.last_step
     }
 
     fn request(&self, slot: Slot) -> Result<&Request, EngineError> {
@@ -142,28 +171,12 @@ impl GpuEngine {
         }
     }
 
-    /// Writes what the kernels know of the step, and its ids.
+    /// Writes what the kernels know of the loop, and its first id.
     fn write_state(&mut self, state: StepState, ids: &[u32]) {
         self.words.clear();
         self.words.extend_from_slice(bytemuck::cast_slice(&[state]));
         self.words.extend_from_slice(ids);
         self.device.queue.write_buffer(&self.activations.state, 0, bytemuck::cast_slice(&self.words));
-    }
-
-    /// Writes rows of the residual stream, padded to the stride.
-    fn write_rows(&mut self, rows: &[f32]) {
-        let (width, stride) = (self.plan.spec.width, Strides::of(&self.plan).x);
-        let rows = if width == stride {
-            rows
-        } else {
-            self.padded.clear();
-            for row in rows.chunks_exact(width) {
-                self.padded.extend_from_slice(row);
-                self.padded.resize(self.padded.len().next_multiple_of(stride), 0.0);
-            }
-            &self.padded
-        };
-        self.device.queue.write_buffer(&self.activations.x, 0, bytemuck::cast_slice(rows));
     }
 
     /// Makes room for the logits of `wanted` rows.
@@ -205,39 +218,71 @@ impl GpuEngine {
         into.start(bytes, self.device.queue.submit([encoder.finish()]))
     }
 
-    /// Records and submits a step of `rows` rows from `position` on; asks for the logits of the last `wanted` rows, or,
-    /// in a range without the head, for the rows.
-    fn submit_step(
-        &self,
-        request: &Request,
-        position: usize,
-        rows: usize,
-        wanted: usize,
-    ) -> Option<(Pending, &Readback)> {
+    /// What a step of `rows` rows from `position` on needs, which wants the logits of the last `wanted`.
+    fn shape(&self, position: usize, rows: usize, wanted: usize) -> Shape {
+        let room = self.logits.as_ref().map_or(0, |(logits, _)| logits.rows);
+        Shape { extent: Extent::new(position, rows), rows, wanted, room }
+    }
+
+    /// Records a step: its input, its dispatches, and the copy of its result.
+    fn record(&self, request: &Request, shape: Shape) -> CommandBuffer {
         let mut encoder = self.encoder();
-        let mut pass = pass(&mut encoder);
-        let extent = Extent::new(position, rows);
-        for launch in self.program.embed.iter().chain(&self.program.body) {
-            launch.record(&mut pass, &request.binds, extent);
+        let Carry { arrive, depart } = &self.carry;
+        if arrive.is_none() {
+            let stride = (!self.plan.embeds()).then_some(Strides::of(&self.plan).x);
+            self.inbox.copy(&mut encoder, &self.activations, shape.rows, stride);
         }
-        let logits = self.logits.as_ref().filter(|_| wanted > 0);
-        if let Some((logits, _)) = logits {
-            logits.record(&mut pass, wanted);
+        let mut pass = pass(&mut encoder);
+        for launch in arrive.iter().chain(&self.program.embed).chain(&self.program.body).chain(depart) {
+            launch.record(&mut pass, &request.binds, shape.extent);
+        }
+        if let Some((logits, _)) = self.logits.as_ref().filter(|_| shape.wanted > 0) {
+            logits.record(&mut pass, shape.wanted);
         }
         drop(pass);
-        let result = match (logits, &self.rows) {
-            (Some((logits, readback)), _) => Some((&logits.buffer, readback, wanted * logits.stride)),
-            (None, Some(readback)) => Some((&self.activations.x, readback, rows * Strides::of(&self.plan).x)),
-            (None, None) => None,
-        };
-        let Some((source, readback, values)) = result else {
-            self.device.queue.submit([encoder.finish()]);
-            return None;
-        };
-        let bytes = 4 * values as u64;
-        readback.copy(&mut encoder, source, bytes);
-        Some((readback.start(bytes, self.device.queue.submit([encoder.finish()])), readback))
+        if let Some(Outcome { source, readback, bytes }) = self.outcome(shape).filter(|_| depart.is_none()) {
+            readback.copy(&mut encoder, source, bytes);
+        }
+        encoder.finish()
     }
+
+    /// What a step leaves: logits, or, in a range without the head, rows; nothing where none are wanted.
+    fn outcome(&self, shape: Shape) -> Option<Outcome<'_>> {
+        let logits = self.logits.as_ref().filter(|_| shape.wanted > 0);
+        let (source, readback, values) = match (logits, &self.rows) {
+            (Some((logits, readback)), _) => (&logits.buffer, readback, shape.wanted * logits.stride),
+            (None, Some(readback)) => (&self.activations.x, readback, shape.rows * Strides::of(&self.plan).x),
+            (None, None) => return None,
+        };
+        Some(Outcome { source, readback, bytes: 4 * values as u64 })
+    }
+
+    /// Takes the commands of a step of `shape` from those that were prepared for the request, or records them; says which.
+    fn commands(&mut self, slot: Slot, shape: Shape) -> Result<(CommandBuffer, bool), EngineError> {
+        let request = self.slots.get_mut(slot.0).and_then(Option::as_mut).ok_or(EngineError::NoSlot(slot.0))?;
+        if let Some(commands) = request.prepared.take().and_then(|prepared| prepared.take(shape)) {
+            return Ok((commands, true));
+        }
+        Ok((self.record(self.request(slot)?, shape), false))
+    }
+
+    /// Records the step that most likely follows one of `rows` rows in front of `end`: another one like it.
+    fn prepare(&mut self, slot: Slot, end: usize, rows: usize, wanted: usize) {
+        let shape = self.shape(end, rows, wanted);
+        let fits = end + rows <= self.config.max_positions;
+        let prepared =
+            self.request(slot).ok().filter(|_| fits).map(|request| Prepared::new(shape, self.record(request, shape)));
+        if let Some(Some(request)) = self.slots.get_mut(slot.0) {
+            request.prepared = prepared;
+        }
+    }
+}
+
+/// What is read back of a step.
+struct Outcome<'a> {
+    source: &'a Buffer,
+    readback: &'a Readback,
+    bytes: u64,
 }
 
 impl Engine for GpuEngine {
@@ -262,7 +307,7 @@ impl Engine for GpuEngine {
             Some(spare) => spare,
             None => self.device.guarded("a KV cache", bytes, || {
                 let kv = buffer(&self.device, "KV cache", bytes, BufferUsages::STORAGE);
-                Request { binds: self.program.bind_slot(&self.device, &kv), have: 0, _kv: kv }
+                Request { binds: self.program.bind_slot(&self.device, &kv), have: 0, prepared: None, _kv: kv }
             })?,
         };
         if free == self.slots.len() {
@@ -274,7 +319,7 @@ impl Engine for GpuEngine {
 
     fn close(&mut self, slot: Slot) {
         if let Some(mut request) = self.slots.get_mut(slot.0).and_then(Option::take) {
-            request.have = 0;
+            (request.have, request.prepared) = (0, None);
             self.spare.push(request);
         }
     }
@@ -288,30 +333,48 @@ impl Engine for GpuEngine {
         self.room_for(wanted)?;
         let state =
             StepState { position: step.position as u32, rows: rows as u32, wanted: (rows - wanted) as u32, made: 0 };
-        match step.input {
-            Input::Tokens(ids) => self.write_state(state, ids),
+        let mail = match step.input {
+            Input::Tokens(ids) => Mail::Ids(ids),
             Input::Rows(values) => {
-                self.write_state(state, &[]);
-                self.write_rows(values);
+                Mail::Rows { values, width: self.plan.spec.width, stride: Strides::of(&self.plan).x }
             }
-        }
-        let (width, stride) = match &self.logits {
-            Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
-            None => (self.plan.spec.width, Strides::of(&self.plan).x),
         };
+        let mut times = StepTimes::default();
+        let mut watch = Stopwatch::start();
+        self.inbox.fill(&self.device, state, mail)?;
+        times.upload = watch.lap();
         // From here on the positions behind are overwritten, also by a step that fails.
         self.set_have(step.slot, step.position);
-        match self.submit_step(self.request(step.slot)?, step.position, rows, wanted) {
-            None => self.device.wait(None)?,
-            Some((pending, readback)) => {
-                let unpad = |bytes: &[u8]| {
-                    for row in bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride) {
-                        out.extend_from_slice(&row[..width]);
-                    }
-                };
-                readback.finish(&self.device, pending, unpad).await?;
-            }
+        let shape = self.shape(step.position, rows, wanted);
+        let commands;
+        (commands, times.prepared) = self.commands(step.slot, shape)?;
+        times.record = watch.lap();
+        let submission = self.device.queue.submit([commands]);
+        let pending = self.outcome(shape).map(|outcome| outcome.readback.start(outcome.bytes, submission));
+        self.inbox.reopen();
+        times.submit = watch.lap();
+        self.prepare(step.slot, step.position + rows, rows, wanted);
+        times.ahead = watch.lap();
+        if let Some((pending, Outcome { readback, .. })) = pending.zip(self.outcome(shape)) {
+            let waited = pending.wait(&self.device, &self.patience);
+            times.wait = watch.lap();
+            let (width, stride) = match &self.logits {
+                Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
+                None => (self.plan.spec.width, Strides::of(&self.plan).x),
+            };
+            let unpad = |bytes: &[u8]| {
+                for row in bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride) {
+                    out.extend_from_slice(&row[..width]);
+                }
+            };
+            readback.take(&self.device, pending, waited, unpad)?;
+            times.read = watch.lap();
+            self.patience.came(times.ahead + times.wait);
+        } else {
+            self.device.wait(None)?;
+            times.wait = watch.lap();
         }
+        self.last_step = times;
         self.set_have(step.slot, step.position + rows);
         Ok(())
     }
@@ -478,6 +541,7 @@ mod tests {
             pollster::block_on(engine.run(step, &mut Vec::new()))
         };
         run(&mut engine, 0).unwrap();
+        assert!(engine.request(slot).unwrap().prepared.is_some(), "the next step is recorded when the device goes");
         engine.device.device.destroy();
         for _ in 0..2 {
             let got = run(&mut engine, 1);

@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, SubmissionIndex};
 
 use super::device::GpuDevice;
-use super::memory::buffer;
+use super::memory::{View, buffer};
+use super::patience::Patience;
 use crate::engine::EngineError;
 
 /// A mappable buffer.
@@ -20,10 +21,27 @@ pub(super) struct Pending {
     result: Arc<OnceLock<Result<(), wgpu::BufferAsyncError>>>,
 }
 
+impl Pending {
+    /// Looks for the result as long as `patience` says, then sleeps until it is there.
+    pub(super) fn wait(&self, device: &GpuDevice, patience: &Patience) -> Result<(), EngineError> {
+        let came = patience.look_for(|| {
+            device.poll();
+            self.result.get().is_some()
+        });
+        if came { device.check() } else { device.wait(Some(self.submission.clone())) }
+    }
+}
+
 impl Readback {
     /// Room for `bytes` bytes. To be called inside [`GpuDevice::guarded`].
     pub(super) fn new(device: &GpuDevice, bytes: u64) -> Self {
-        Self { buffer: buffer(device, "readback", bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST) }
+        let kernels = if device.maps() { BufferUsages::STORAGE } else { BufferUsages::empty() };
+        Self { buffer: buffer(device, "readback", bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST | kernels) }
+    }
+
+    /// All of it, for kernels.
+    pub(super) fn view(&self) -> View {
+        View::whole(&self.buffer)
     }
 
     /// Records a copy of the first `bytes` bytes of `source`.
@@ -49,7 +67,18 @@ impl Readback {
         pending: Pending,
         use_bytes: impl FnOnce(&[u8]),
     ) -> Result<(), EngineError> {
-        let waited = device.wait(Some(pending.submission));
+        let waited = device.wait(Some(pending.submission.clone()));
+        self.take(device, pending, waited, use_bytes)
+    }
+
+    /// Lends the bytes of `pending`, which was waited for, to `use_bytes`. Takes the map back also on an error.
+    pub(super) fn take(
+        &self,
+        device: &GpuDevice,
+        pending: Pending,
+        waited: Result<(), EngineError>,
+        use_bytes: impl FnOnce(&[u8]),
+    ) -> Result<(), EngineError> {
         let read = match pending.result.get() {
             Some(Err(error)) => waited.and(Err(device.failed(error.to_string()))),
             Some(Ok(())) => waited.and_then(|()| {

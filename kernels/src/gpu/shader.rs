@@ -32,6 +32,8 @@ pub(super) enum File {
     Embed,
     /// The token loop's turn.
     Step,
+    /// Rows from and to memory that the CPU sees.
+    Carry,
     /// The read bandwidth measurement.
     Read,
     /// The look at subgroups.
@@ -48,6 +50,7 @@ impl File {
             Self::Post => include_str!("../../wgsl/post.wgsl"),
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
+            Self::Carry => include_str!("../../wgsl/carry.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
             Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
@@ -217,6 +220,7 @@ mod tests {
     fn variants() -> Vec<(File, Vec<&'static str>)> {
         let mut all =
             vec![(File::Read, vec![]), (File::Combine, vec![]), (File::Post, vec![]), (File::Probe, vec!["SG"])];
+        all.extend(["ARRIVE", "DEPART"].map(|tag| (File::Carry, vec![tag])));
         for twin in ["SG", "NOSG"] {
             for kv in ["F16", "F32"] {
                 all.push((File::Attend, vec![twin, kv]));

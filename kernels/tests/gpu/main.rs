@@ -5,6 +5,7 @@
 mod errors;
 mod golden;
 mod greedy;
+mod hop;
 #[path = "../plain/mod.rs"]
 mod plain;
 mod results;
