@@ -57,7 +57,12 @@ impl Prepared {
 
     /// The whole model for one engine, every piece verified. Blocks for as long as it takes.
     pub(crate) fn whole(&self) -> Result<(Plan, Vec<PieceBytes>)> {
-        let plan = Plan::new(&self.spec, self.format, 0..self.spec.layers);
+        self.part(0..self.spec.layers)
+    }
+
+    /// The same for some of its layers.
+    pub(crate) fn part(&self, layers: Range<usize>) -> Result<(Plan, Vec<PieceBytes>)> {
+        let plan = Plan::new(&self.spec, self.format, layers);
         let pieces = plan.pieces.iter().map(|piece| match self.manifest.find(*piece) {
             Some(listed) => Ok(load_piece(&self.shards, listed)?),
             None => bail!("the manifest has no piece {piece}"),

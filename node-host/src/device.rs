@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{GpuDevice, GpuEngine, OpenError};
+use syn1_kernels::gpu::{GpuDevice, GpuEngine, OpenError, RoundTrip};
 use syn1_model::{PieceBytes, Plan};
 
 pub use syn1_kernels::gpu::AdapterLine;
@@ -153,6 +153,17 @@ impl Device {
                 Ok(syn1_kernels::cpu::read_bandwidth(bytes, *threads)? as u64)
             }
             Kind::Gpu(gpu) => syn1_kernels::gpu::read_bandwidth(gpu),
+        }
+    }
+
+    /// What it costs to have a GPU do something, however little; nothing for the CPU.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn round_trip(&self, times: usize) -> Result<Option<RoundTrip>, EngineError> {
+        match &self.kind {
+            Kind::Cpu { .. } => Ok(None),
+            Kind::Gpu(gpu) => syn1_kernels::gpu::round_trip(gpu, times).map(Some),
         }
     }
 
