@@ -1,9 +1,9 @@
 //! The engine for GPUs: fused WGSL kernels on wgpu (Vulkan, Metal, DX12).
 //!
 //! A step is one compute pass in one submit, read back by one map. Everything that a step needs is made beforehand:
-//! pipelines, the uniform slot of every dispatch, and bind groups (those that name a KV cache when it is opened). Its commands
-//! are most often recorded beforehand, too, while the step before it is computed, so that a frame which comes costs a few
-//! microseconds of the CPU: its rows are written to mapped memory, and the commands are submitted.
+//! pipelines, the uniform slot of every dispatch, and bind groups (those that name a KV cache when it is opened). Most
+//! often its commands are recorded beforehand, too, while the step before it is computed. A frame that comes then costs
+//! the CPU a few microseconds: its rows are written to mapped memory, and the commands are submitted.
 //!
 //! Accumulation is in f32; the weights are as the plan says, the KV cache is f32 beside f32 weights and f16 beside all others. Every reduction has two forms,
 //! by subgroup operations and by a tree in workgroup memory, made from the same WGSL file: see [`GpuOptions`].
