@@ -1,13 +1,12 @@
 //! The engine: steps and the token loop as submits.
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::ControlFlow;
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::Plan;
 use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePass};
 
-use super::activations::{Activations, RING, StepState, Strides};
+use super::activations::{Activations, StepState, Strides};
 use super::device::GpuDevice;
 use super::launch::Extent;
 use super::logits::Logits;
@@ -15,17 +14,18 @@ use super::memory::buffer;
 use super::program::Program;
 use super::readback::{Pending, Readback};
 use super::teardown::{Begin, End};
+use super::token_loop::Loop;
 use super::weights::Weights;
-use crate::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
+use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
 
 /// Runs a [`Plan`] on a GPU.
 pub struct GpuEngine {
     _begin: Begin,
-    device: GpuDevice,
-    plan: Plan,
-    config: EngineConfig,
-    program: Program,
-    activations: Activations,
+    pub(super) device: GpuDevice,
+    pub(super) plan: Plan,
+    pub(super) config: EngineConfig,
+    pub(super) program: Program,
+    pub(super) activations: Activations,
     slots: Vec<Option<Request>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Request>,
@@ -33,8 +33,8 @@ pub struct GpuEngine {
     logits: Option<(Logits, Readback)>,
     /// Where rows of the residual stream are read back, in a range without the head.
     rows: Option<Readback>,
-    /// Where the token loop's ids are read back: of the submit that runs and of the one that is read.
-    ids: Vec<Readback>,
+    /// What the token loop needs beside the program.
+    pub(super) token_loop: Loop,
     /// The step's state as words, or its rows padded to the stride: kept to be filled again.
     words: Vec<u32>,
     padded: Vec<f32>,
@@ -53,10 +53,10 @@ pub struct GpuOptions {
 }
 
 /// An open request.
-struct Request {
-    binds: Vec<BindGroup>,
+pub(super) struct Request {
+    pub(super) binds: Vec<BindGroup>,
     /// Positions in its KV cache.
-    have: usize,
+    pub(super) have: usize,
     /// Keeps the KV cache.
     _kv: Buffer,
 }
@@ -106,11 +106,10 @@ impl GpuEngine {
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;
         let program = Program::new(device, &plan, &weights, &activations, &config, options)?;
-        let (rows, ids) = device.guarded("readback", 0, || {
+        let (rows, token_loop) = device.guarded("readback", 0, || {
             let row_bytes = 4 * (config.max_rows * Strides::of(&plan).x) as u64;
             let rows = (!plan.heads()).then(|| Readback::new(device, row_bytes));
-            let loops = if plan.heads() && plan.embeds() { IN_FLIGHT } else { 0 };
-            (rows, (0..loops).map(|_| Readback::new(device, 4 * RING as u64)).collect())
+            (rows, Loop::new(device, plan.heads() && plan.embeds()))
         })?;
         Ok(Self {
             _begin: Begin,
@@ -123,7 +122,7 @@ impl GpuEngine {
             spare: Vec::new(),
             logits: None,
             rows,
-            ids,
+            token_loop,
             words: Vec::new(),
             padded: Vec::new(),
             _weights: weights,
@@ -131,19 +130,19 @@ impl GpuEngine {
         })
     }
 
-    fn request(&self, slot: Slot) -> Result<&Request, EngineError> {
+    pub(super) fn request(&self, slot: Slot) -> Result<&Request, EngineError> {
         self.slots.get(slot.0).and_then(Option::as_ref).ok_or(EngineError::NoSlot(slot.0))
     }
 
     /// Remembers that the request's KV cache holds `have` positions.
-    fn set_have(&mut self, slot: Slot, have: usize) {
+    pub(super) fn set_have(&mut self, slot: Slot, have: usize) {
         if let Some(Some(request)) = self.slots.get_mut(slot.0) {
             request.have = have;
         }
     }
 
     /// Writes what the kernels know of the step, and its ids.
-    fn write_state(&mut self, state: StepState, ids: &[u32]) {
+    pub(super) fn write_state(&mut self, state: StepState, ids: &[u32]) {
         self.words.clear();
         self.words.extend_from_slice(bytemuck::cast_slice(&[state]));
         self.words.extend_from_slice(ids);
@@ -181,28 +180,8 @@ impl GpuEngine {
         Ok(())
     }
 
-    fn encoder(&self) -> CommandEncoder {
+    pub(super) fn encoder(&self) -> CommandEncoder {
         self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
-    }
-
-    /// Records and submits the turns of the token loop at `positions`, and asks for their ids.
-    fn submit_turns(&self, request: &Request, positions: Range<usize>, embed: bool, into: &Readback) -> Pending {
-        let mut encoder = self.encoder();
-        let mut pass = pass(&mut encoder);
-        let first = if embed { &self.program.embed[..] } else { &[] };
-        for launch in first {
-            launch.record(&mut pass, &request.binds, Extent::new(positions.start, 1));
-        }
-        let bytes = 4 * positions.len() as u64;
-        for position in positions {
-            let extent = Extent::new(position, 1);
-            for launch in self.program.body.iter().chain(&self.program.best).chain(&self.program.turn) {
-                launch.record(&mut pass, &request.binds, extent);
-            }
-        }
-        drop(pass);
-        into.copy(&mut encoder, &self.activations.chosen, bytes);
-        into.start(bytes, self.device.queue.submit([encoder.finish()]))
     }
 
     /// Records and submits a step of `rows` rows from `position` on; asks for the logits of the last `wanted` rows, or,
@@ -316,62 +295,12 @@ impl Engine for GpuEngine {
         Ok(())
     }
 
-    async fn greedy(
+    async fn decode(
         &mut self,
-        slot: Slot,
-        position: usize,
-        token: u32,
-        count: usize,
-        ids: &mut Vec<u32>,
+        decode: Decode<'_>,
+        sink: impl FnMut(u32) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError> {
-        if !(self.plan.embeds() && self.plan.heads()) {
-            return Err(EngineError::NotWhole(self.plan.layers.clone()));
-        }
-        let have = self.request(slot)?.have;
-        let first = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
-        first.check(&self.plan, &self.config, have)?;
-        let end = position.saturating_add(count);
-        if end > self.config.max_positions {
-            return Err(EngineError::Context { end, max: self.config.max_positions });
-        }
-        self.device.check()?;
-        if count == 0 {
-            return Ok(());
-        }
-        self.write_state(StepState { position: position as u32, rows: 1, wanted: 0, made: 0 }, &[token]);
-        // From here on the positions behind are overwritten, also by a loop that fails.
-        self.set_have(slot, position);
-
-        let before = ids.len();
-        let request = self.request(slot)?;
-        let mut in_flight = VecDeque::new();
-        let mut submits =
-            (position..end).step_by(RING).map(|start| start..end.min(start + RING)).enumerate().peekable();
-        let looped = async {
-            loop {
-                let room = in_flight.len() < self.ids.len();
-                if let Some((number, positions)) = submits.next_if(|_| room) {
-                    let readback = &self.ids[number % self.ids.len()];
-                    in_flight.push_back((self.submit_turns(request, positions, number == 0, readback), readback));
-                    continue;
-                }
-                let Some((pending, readback)) = in_flight.pop_front() else { return Ok(()) };
-                let append = |bytes: &[u8]| ids.extend_from_slice(bytemuck::cast_slice(bytes));
-                Readback::finish(readback, &self.device, pending, append).await?;
-            }
-        };
-        let done: Result<(), EngineError> = looped.await;
-        match done {
-            Ok(()) => self.set_have(slot, end),
-            Err(_) => {
-                ids.truncate(before);
-                // The first error is the one to report; these only give their buffers back.
-                for (pending, readback) in in_flight {
-                    let _ = readback.finish(&self.device, pending, |_| ()).await;
-                }
-            }
-        }
-        done
+        self.token_loop(decode, sink).await
     }
 }
 
@@ -385,7 +314,7 @@ impl std::fmt::Debug for GpuEngine {
     }
 }
 
-fn pass(encoder: &mut CommandEncoder) -> ComputePass<'_> {
+pub(super) fn pass(encoder: &mut CommandEncoder) -> ComputePass<'_> {
     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None })
 }
 
@@ -407,9 +336,6 @@ const MOST_ROWS: usize = 65_535;
 /// WebGPU's default limit of a storage binding; the same everywhere, so that one path is tested everywhere.
 const WINDOW: u64 = 128 << 20;
 
-/// Submits of the token loop that the device has at a time: it works on one while the other is read.
-const IN_FLIGHT: usize = 2;
-
 #[cfg(test)]
 mod tests {
     use syn1_model::plan::WeightFormat;
@@ -420,12 +346,12 @@ mod tests {
     #[test]
     fn the_futures_can_be_spawned() {
         fn spawnable<T: Send>(_: T) {}
-        fn check(engine: &mut GpuEngine, step: Step<'_>, out: &mut Vec<f32>, ids: &mut Vec<u32>) {
+        fn check(engine: &mut GpuEngine, step: Step<'_>, out: &mut Vec<f32>) {
             spawnable(engine.run(step, out));
-            spawnable(engine.greedy(Slot(0), 0, 0, 1, ids));
+            spawnable(engine.decode(Decode::greedy(Slot(0), 0, 0, 1), |_| ControlFlow::Break(())));
         }
         // That it compiles is the property.
-        let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>, &mut Vec<u32>) = check;
+        let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>) = check;
     }
 
     /// A small engine on a device of its own.
@@ -462,11 +388,36 @@ mod tests {
         let failed = run(&mut engine, 3, &[6, 7]);
         assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
         assert_eq!(engine.request(slot).unwrap().have, 3);
-        let mut ids = vec![42];
-        // More turns than one submit has, so that several are under way.
-        let failed = pollster::block_on(engine.greedy(slot, 1, 6, 50, &mut ids));
+        let mut ids = Vec::new();
+        let failed = decode(&mut engine, Decode::greedy(slot, 1, 6, 50), |id| ids.push(id));
         assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
-        assert_eq!((engine.request(slot).unwrap().have, &ids[..]), (1, &[42][..]));
+        assert_eq!((engine.request(slot).unwrap().have, ids), (1, vec![]));
+    }
+
+    fn decode(engine: &mut GpuEngine, decode: Decode<'_>, mut each: impl FnMut(u32) + Send) -> Result<(), EngineError> {
+        let sink = |id| {
+            each(id);
+            ControlFlow::Continue(())
+        };
+        pollster::block_on(engine.decode(decode, sink))
+    }
+
+    #[test]
+    fn a_device_lost_in_the_loop_ends_it_with_what_was_handed_over_before() {
+        let mut engine = small();
+        let slot = engine.open().unwrap();
+        let mut want = Vec::new();
+        decode(&mut engine, Decode::greedy(slot, 0, 6, 60), |id| want.push(id)).unwrap();
+        let (device, mut ids) = (engine.device.device.clone(), Vec::new());
+        let lost = decode(&mut engine, Decode::greedy(slot, 0, 6, 60), |id| {
+            ids.push(id);
+            if ids.len() == 3 {
+                device.destroy();
+            }
+        });
+        assert!(matches!(lost, Err(EngineError::Device { .. })), "{lost:?}");
+        assert!(ids.len() >= 3 && ids.len() < 60, "{}", ids.len());
+        assert_eq!((&ids[..], engine.request(slot).unwrap().have), (&want[..ids.len()], ids.len()));
     }
 
     #[test]
@@ -483,7 +434,7 @@ mod tests {
             let got = run(&mut engine, 1);
             assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         }
-        let got = pollster::block_on(engine.greedy(slot, 1, 3, 4, &mut Vec::new()));
+        let got = decode(&mut engine, Decode::greedy(slot, 1, 3, 4), |_| ());
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         let got = engine.open();
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");

@@ -2,7 +2,7 @@
 //!
 //! One file gives several variants by a line filter: a line that ends in a comment of `#` and tags is kept only where
 //! all of these tags are set. What differs by a number is an `override`. The bindings of a variant are read off its own
-//! text, so the layout cannot disagree with the shader.
+//! text, so the layout cannot disagree with the shader. [`NOISE`] stands for the text of noise.wgsl.
 
 use std::collections::HashMap;
 
@@ -32,6 +32,8 @@ pub(super) enum File {
     Embed,
     /// The token loop's turn.
     Step,
+    /// Draws among the most likely tokens.
+    Sieve,
     /// The read bandwidth measurement.
     Read,
     /// The look at subgroups.
@@ -48,6 +50,7 @@ impl File {
             Self::Post => include_str!("../../wgsl/post.wgsl"),
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
+            Self::Sieve => include_str!("../../wgsl/sieve.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
             Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
@@ -79,6 +82,11 @@ impl<'a> Kernels<'a> {
         let kv = if kv == WeightFormat::F32 { "F32" } else { "F16" };
         let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, kv];
         Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
+    }
+
+    /// Kernels that have neither KV caches nor subgroup operations.
+    pub(super) fn plain(device: &'a GpuDevice) -> Self {
+        Self::new(device, WeightFormat::F16, None)
     }
 
     /// Threads of the smallest and the largest subgroup, where the kernels use them.
@@ -165,7 +173,7 @@ fn variant(file: File, tags: &[&str]) -> String {
     for line in file.text().lines() {
         let (code, wanted) = line.split_once(TAGS).unwrap_or((line, ""));
         if wanted.split_whitespace().all(|tag| tags.contains(&tag)) {
-            out.push_str(code);
+            out.push_str(if code.trim_end() == NOISE { include_str!("../../wgsl/noise.wgsl") } else { code });
             out.push('\n');
         }
     }
@@ -203,6 +211,9 @@ fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderMo
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
 
+/// The line of a file that draws tokens.
+const NOISE: &str = "// noise.wgsl";
+
 /// What starts the tags at a line's end.
 const TAGS: &str = "//#";
 
@@ -212,6 +223,7 @@ mod tests {
     use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
     use super::*;
+    use crate::gpu::sieve::PASSES as SIEVE_PASSES;
 
     /// Every variant that the engine can ask for.
     fn variants() -> Vec<(File, Vec<&'static str>)> {
@@ -222,6 +234,7 @@ mod tests {
                 all.push((File::Attend, vec![twin, kv]));
                 all.push((File::Heads, vec![twin, kv]));
                 all.push((File::Heads, vec![twin, kv, "ROPE"]));
+                all.extend(SIEVE_PASSES.map(|pass| (File::Sieve, vec![twin, kv, pass])));
                 for (file, weights) in
                     [File::Embed, File::Step].into_iter().flat_map(|f| ["W32", "W16", "W8"].map(|w| (f, w)))
                 {
