@@ -20,11 +20,16 @@ use crate::model::Prepared;
 use crate::options::DeviceOptions;
 use crate::swarm::PREFILL_ROWS;
 
-/// An engine on a thread of its own. Dropping it ends the thread.
+/// An engine on a thread of its own.
 pub(crate) struct Alone {
+    thread: Thread,
+    device: Device,
+}
+
+/// The engine's thread; ended when this is dropped.
+struct Thread {
     asks: Option<mpsc::Sender<Ask>>,
     ended: mpsc::Receiver<()>,
-    device: String,
 }
 
 /// A request, and where its updates go.
@@ -51,8 +56,8 @@ impl Alone {
             // Sent by its drop, whatever ends this thread.
             let _over = over;
             match engine(&prepared, &options) {
-                Ok(Some((line, mut engine))) => {
-                    let _ = ready.send(Ok(Some(line)));
+                Ok(Some((device, mut engine))) => {
+                    let _ = ready.send(Ok(Some(device)));
                     while let Ok((ask, updates)) = asked.recv() {
                         answer(&mut engine, &prepared, &ask, &updates);
                     }
@@ -66,16 +71,13 @@ impl Alone {
             .name("syn1-engine".into())
             .spawn(work)
             .context("cannot start the engine's thread")?;
-        let mut alone = Self { asks: Some(asks), ended, device: String::new() };
-        let line = loaded.await.context("the engine's thread ended while it loaded the model")??;
-        Ok(line.map(|line| {
-            alone.device = line;
-            alone
-        }))
+        let thread = Thread { asks: Some(asks), ended };
+        let device = loaded.await.context("the engine's thread ended while it loaded the model")??;
+        Ok(device.map(|device| Self { device, thread }))
     }
 
-    /// What computes, and why where that is not obvious.
-    pub(crate) fn device(&self) -> &str {
+    /// What computes.
+    pub(crate) fn device(&self) -> &Device {
         &self.device
     }
 
@@ -83,12 +85,12 @@ impl Alone {
     pub(crate) fn generate(&self, ask: Generate) -> UnboundedReceiver<Update> {
         let (sender, updates) = unbounded_channel();
         // A thread that is gone drops the sender, which whoever waits for updates is told.
-        let _ = self.asks.as_ref().map(|asks| asks.send((ask, sender)));
+        let _ = self.thread.asks.as_ref().map(|asks| asks.send((ask, sender)));
         updates
     }
 }
 
-impl Drop for Alone {
+impl Drop for Thread {
     fn drop(&mut self) {
         drop(self.asks.take());
         // A GPU driver that is at work when the program ends crashes in its own clean-up.
@@ -96,8 +98,8 @@ impl Drop for Alone {
     }
 }
 
-/// The engine, and what it computes on.
-fn engine(prepared: &Prepared, options: &DeviceOptions) -> Result<Option<(String, AnyEngine)>> {
+/// The device and the engine; none where the device has no room.
+fn engine(prepared: &Prepared, options: &DeviceOptions) -> Result<Option<(Device, AnyEngine)>> {
     let device = Device::open(&options.device, options.threads)?;
     let config = EngineConfig {
         max_positions: prepared.max_positions,
@@ -110,7 +112,7 @@ fn engine(prepared: &Prepared, options: &DeviceOptions) -> Result<Option<(String
     }
     let (plan, pieces) = prepared.whole()?;
     let engine = device.engine(plan, &pieces, config)?;
-    Ok(Some((device.describe().to_owned(), engine)))
+    Ok(Some((device, engine)))
 }
 
 /// Answers a request; its last update says how it ended.

@@ -27,7 +27,7 @@ pub(crate) struct Question {
 pub(crate) enum By<'a> {
     /// A coordinator, whose nodes' activations travel in this way.
     Coordinator(&'a Server, &'a Wire),
-    /// This device's own token loop.
+    /// The token loop of the device of this name.
     Device(&'a str),
 }
 
@@ -62,7 +62,7 @@ struct Report<'a> {
     timings: Timings,
     /// Who chose the tokens: `coordinator` or `device`.
     by: &'static str,
-    /// What the device is; null with a coordinator, whose nodes have their own.
+    /// The device's name; null with a coordinator, whose nodes have their own.
     device: Option<&'a str>,
     /// Null where nothing travels.
     wire: Option<WireReport>,

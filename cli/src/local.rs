@@ -43,7 +43,7 @@ impl Local {
         };
         show::say("one device for the whole model: it runs the token loop itself, without coordinator and wire");
         show::say(&context::cost(prepared, 1, None));
-        show::say(alone.device());
+        show::say(alone.device().describe());
         if how.speculate > 0 {
             show::say("nothing is guessed ahead: --speculate is for tokens that pass through a coordinator");
         }
@@ -64,7 +64,7 @@ impl Local {
     /// Who answers, for a report.
     pub(crate) fn by(&self) -> By<'_> {
         match self {
-            Self::Alone(alone) => By::Device(alone.device()),
+            Self::Alone(alone) => By::Device(alone.device().name()),
             Self::Swarm(swarm, wire) => By::Coordinator(swarm.server(), wire),
         }
     }

@@ -96,3 +96,36 @@ impl Text {
         Ok(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(max_tokens: usize, ignore_eos: bool, max_positions: usize) -> Text {
+        let (prompt, sampling) = (vec![1, 2], Default::default());
+        let ask = Generate { prompt, max_tokens, sampling, stop: vec![], ignore_eos, speculate: 0 };
+        Text::new(&ask, &ends(&[9], None), max_positions, None)
+    }
+
+    /// Ids handed on and the reason, for ids from position 2 on.
+    fn ended(mut text: Text, ids: &[u32]) -> (usize, Option<Finish>) {
+        for (&id, position) in ids.iter().zip(2..) {
+            if let Next::Last(update, held, reason) = text.push(id, position).unwrap() {
+                assert_eq!((update.is_none(), held), (text.ends().contains(&id), String::new()));
+                return (text.tokens(), Some(reason));
+            }
+        }
+        (text.tokens(), None)
+    }
+
+    #[test]
+    fn a_text_ends_with_its_end_token_its_length_or_its_context_whichever_comes_first() {
+        let ids = [5, 6, 9, 7, 8];
+        assert_eq!(ended(text(100, false, 100), &ids), (2, Some(Finish::Stop)));
+        assert_eq!(ended(text(100, true, 100), &ids), (5, None));
+        assert_eq!(ended(text(2, false, 100), &ids), (2, Some(Finish::Length)));
+        assert_eq!(ended(text(4, true, 100), &ids), (4, Some(Finish::Length)));
+        // The token at the position behind the last can be shown, and not fed.
+        assert_eq!(ended(text(100, true, 4), &ids), (3, Some(Finish::Context)));
+    }
+}
