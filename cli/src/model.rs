@@ -71,6 +71,12 @@ impl Prepared {
         Ok((plan, pieces))
     }
 
+    /// Bytes of the weights and of one KV cache.
+    pub(crate) fn bytes(&self) -> u64 {
+        let plan = Plan::new(&self.spec, self.format, 0..self.spec.layers);
+        plan.weight_bytes().saturating_add(plan.kv_bytes(self.max_positions, 1))
+    }
+
     /// The folders that the model's weights are in, or will be when they have been packed.
     pub(crate) fn folders(&self) -> Result<Vec<PathBuf>> {
         let mut folders = vec![self.shards.clone()];

@@ -39,7 +39,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
 }
 
 /// Native engines wait inside their calls, so one poll is all it takes; anything else is driven to its end.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {

@@ -33,7 +33,7 @@ impl Carry {
         inbox: &Inbox,
         rows: Option<&Readback>,
     ) -> Self {
-        let mut kernels = Kernels::new(device, plan.format.kv(), None);
+        let mut kernels = Kernels::plain(device);
         let quads = Strides::of(plan).x / 4;
         let Activations { x, state, .. } = activations;
         let mut launch = |tag: &'static str, views: &[(u32, View)]| {

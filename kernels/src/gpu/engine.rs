@@ -1,13 +1,12 @@
 //! The engine: steps and the token loop as submits.
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::ControlFlow;
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::Plan;
 use wgpu::{BindGroup, Buffer, BufferUsages, CommandBuffer, CommandEncoder, ComputePass};
 
-use super::activations::{Activations, RING, StepState, Strides};
+use super::activations::{Activations, StepState, Strides};
 use super::carry::Carry;
 use super::device::GpuDevice;
 use super::inbox::{Inbox, Mail};
@@ -17,19 +16,20 @@ use super::memory::buffer;
 use super::patience::Patience;
 use super::prepared::{Prepared, Shape, StepTimes, Stopwatch};
 use super::program::Program;
-use super::readback::{Pending, Readback};
+use super::readback::Readback;
 use super::teardown::{Begin, End};
+use super::token_loop::Loop;
 use super::weights::Weights;
-use crate::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
+use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
 
 /// Runs a [`Plan`] on a GPU.
 pub struct GpuEngine {
     _begin: Begin,
-    device: GpuDevice,
-    plan: Plan,
-    config: EngineConfig,
-    program: Program,
-    activations: Activations,
+    pub(super) device: GpuDevice,
+    pub(super) plan: Plan,
+    pub(super) config: EngineConfig,
+    pub(super) program: Program,
+    pub(super) activations: Activations,
     inbox: Inbox,
     carry: Carry,
     slots: Vec<Option<Request>>,
@@ -39,8 +39,8 @@ pub struct GpuEngine {
     logits: Option<(Logits, Readback)>,
     /// Where rows of the residual stream are read back, in a range without the head.
     rows: Option<Readback>,
-    /// Where the token loop's ids are read back: of the submit that runs and of the one that is read.
-    ids: Vec<Readback>,
+    /// What the token loop needs beside the program.
+    pub(super) token_loop: Loop,
     /// The loop's state as words: kept to be filled again.
     words: Vec<u32>,
     patience: Patience,
@@ -63,10 +63,10 @@ pub struct GpuOptions {
 }
 
 /// An open request.
-struct Request {
-    binds: Vec<BindGroup>,
+pub(super) struct Request {
+    pub(super) binds: Vec<BindGroup>,
     /// Positions in its KV cache.
-    have: usize,
+    pub(super) have: usize,
     /// Commands of the step that most likely comes next.
     prepared: Option<Prepared>,
     /// Keeps the KV cache.
@@ -118,20 +118,14 @@ impl GpuEngine {
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;
         let program = Program::new(device, &plan, &weights, &activations, &config, options)?;
-        let (inbox, rows, carry, ids) = device.guarded("inbox and readback", 0, || {
+        let (inbox, rows, carry, token_loop) = device.guarded("inbox and readback", 0, || {
             let stride = Strides::of(&plan).x;
             let inbox = Inbox::new(device, config.max_rows * if plan.embeds() { 1 } else { stride });
             let row_bytes = 4 * (config.max_rows * stride) as u64;
             let rows = (!plan.heads()).then(|| Readback::new(device, row_bytes));
-            let loops = if plan.heads() && plan.embeds() { IN_FLIGHT } else { 0 };
             let carried = options.carried && device.maps();
             let carry = carried.then(|| Carry::new(device, &plan, &activations, &inbox, rows.as_ref()));
-            (
-                inbox,
-                rows,
-                carry.unwrap_or_default(),
-                (0..loops).map(|_| Readback::new(device, 4 * RING as u64)).collect(),
-            )
+            (inbox, rows, carry.unwrap_or_default(), Loop::new(device, plan.heads() && plan.embeds()))
         })?;
         Ok(Self {
             _begin: Begin,
@@ -146,7 +140,7 @@ impl GpuEngine {
             spare: Vec::new(),
             logits: None,
             rows,
-            ids,
+            token_loop,
             words: Vec::new(),
             patience: Patience::new(device.is_software()),
             last_step: StepTimes::default(),
@@ -160,19 +154,19 @@ impl GpuEngine {
         self.last_step
     }
 
-    fn request(&self, slot: Slot) -> Result<&Request, EngineError> {
+    pub(super) fn request(&self, slot: Slot) -> Result<&Request, EngineError> {
         self.slots.get(slot.0).and_then(Option::as_ref).ok_or(EngineError::NoSlot(slot.0))
     }
 
     /// Remembers that the request's KV cache holds `have` positions.
-    fn set_have(&mut self, slot: Slot, have: usize) {
+    pub(super) fn set_have(&mut self, slot: Slot, have: usize) {
         if let Some(Some(request)) = self.slots.get_mut(slot.0) {
             request.have = have;
         }
     }
 
     /// Writes what the kernels know of the loop, and its first id.
-    fn write_state(&mut self, state: StepState, ids: &[u32]) {
+    pub(super) fn write_state(&mut self, state: StepState, ids: &[u32]) {
         self.words.clear();
         self.words.extend_from_slice(bytemuck::cast_slice(&[state]));
         self.words.extend_from_slice(ids);
@@ -194,28 +188,8 @@ impl GpuEngine {
         Ok(())
     }
 
-    fn encoder(&self) -> CommandEncoder {
+    pub(super) fn encoder(&self) -> CommandEncoder {
         self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
-    }
-
-    /// Records and submits the turns of the token loop at `positions`, and asks for their ids.
-    fn submit_turns(&self, request: &Request, positions: Range<usize>, embed: bool, into: &Readback) -> Pending {
-        let mut encoder = self.encoder();
-        let mut pass = pass(&mut encoder);
-        let first = if embed { &self.program.embed[..] } else { &[] };
-        for launch in first {
-            launch.record(&mut pass, &request.binds, Extent::new(positions.start, 1));
-        }
-        let bytes = 4 * positions.len() as u64;
-        for position in positions {
-            let extent = Extent::new(position, 1);
-            for launch in self.program.body.iter().chain(&self.program.best).chain(&self.program.turn) {
-                launch.record(&mut pass, &request.binds, extent);
-            }
-        }
-        drop(pass);
-        into.copy(&mut encoder, &self.activations.chosen, bytes);
-        into.start(bytes, self.device.queue.submit([encoder.finish()]))
     }
 
     /// What a step of `rows` rows from `position` on needs, which wants the logits of the last `wanted`.
@@ -267,7 +241,7 @@ impl GpuEngine {
     }
 
     /// Records the step that most likely follows one of `rows` rows in front of `end`: another one like it.
-    fn prepare(&mut self, slot: Slot, end: usize, rows: usize, wanted: usize) {
+    fn record_ahead(&mut self, slot: Slot, end: usize, rows: usize, wanted: usize) {
         let shape = self.shape(end, rows, wanted);
         let fits = end + rows <= self.config.max_positions;
         let prepared =
@@ -353,7 +327,7 @@ impl Engine for GpuEngine {
         let pending = self.outcome(shape).map(|outcome| outcome.readback.start(outcome.bytes, submission));
         self.inbox.reopen();
         times.submit = watch.lap();
-        self.prepare(step.slot, step.position + rows, rows, wanted);
+        self.record_ahead(step.slot, step.position + rows, rows, wanted);
         times.ahead = watch.lap();
         if let Some((pending, Outcome { readback, .. })) = pending.zip(self.outcome(shape)) {
             let waited = pending.wait(&self.device, &self.patience);
@@ -379,62 +353,12 @@ impl Engine for GpuEngine {
         Ok(())
     }
 
-    async fn greedy(
+    async fn decode(
         &mut self,
-        slot: Slot,
-        position: usize,
-        token: u32,
-        count: usize,
-        ids: &mut Vec<u32>,
+        decode: Decode<'_>,
+        sink: impl FnMut(u32) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError> {
-        if !(self.plan.embeds() && self.plan.heads()) {
-            return Err(EngineError::NotWhole(self.plan.layers.clone()));
-        }
-        let have = self.request(slot)?.have;
-        let first = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
-        first.check(&self.plan, &self.config, have)?;
-        let end = position.saturating_add(count);
-        if end > self.config.max_positions {
-            return Err(EngineError::Context { end, max: self.config.max_positions });
-        }
-        self.device.check()?;
-        if count == 0 {
-            return Ok(());
-        }
-        self.write_state(StepState { position: position as u32, rows: 1, wanted: 0, made: 0 }, &[token]);
-        // From here on the positions behind are overwritten, also by a loop that fails.
-        self.set_have(slot, position);
-
-        let before = ids.len();
-        let request = self.request(slot)?;
-        let mut in_flight = VecDeque::new();
-        let mut submits =
-            (position..end).step_by(RING).map(|start| start..end.min(start + RING)).enumerate().peekable();
-        let looped = async {
-            loop {
-                let room = in_flight.len() < self.ids.len();
-                if let Some((number, positions)) = submits.next_if(|_| room) {
-                    let readback = &self.ids[number % self.ids.len()];
-                    in_flight.push_back((self.submit_turns(request, positions, number == 0, readback), readback));
-                    continue;
-                }
-                let Some((pending, readback)) = in_flight.pop_front() else { return Ok(()) };
-                let append = |bytes: &[u8]| ids.extend_from_slice(bytemuck::cast_slice(bytes));
-                Readback::finish(readback, &self.device, pending, append).await?;
-            }
-        };
-        let done: Result<(), EngineError> = looped.await;
-        match done {
-            Ok(()) => self.set_have(slot, end),
-            Err(_) => {
-                ids.truncate(before);
-                // The first error is the one to report; these only give their buffers back.
-                for (pending, readback) in in_flight {
-                    let _ = readback.finish(&self.device, pending, |_| ()).await;
-                }
-            }
-        }
-        done
+        self.token_loop(decode, sink).await
     }
 }
 
@@ -448,7 +372,7 @@ impl std::fmt::Debug for GpuEngine {
     }
 }
 
-fn pass(encoder: &mut CommandEncoder) -> ComputePass<'_> {
+pub(super) fn pass(encoder: &mut CommandEncoder) -> ComputePass<'_> {
     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None })
 }
 
@@ -470,9 +394,6 @@ const MOST_ROWS: usize = 65_535;
 /// WebGPU's default limit of a storage binding; the same everywhere, so that one path is tested everywhere.
 const WINDOW: u64 = 128 << 20;
 
-/// Submits of the token loop that the device has at a time: it works on one while the other is read.
-const IN_FLIGHT: usize = 2;
-
 #[cfg(test)]
 mod tests {
     use syn1_model::plan::WeightFormat;
@@ -483,12 +404,12 @@ mod tests {
     #[test]
     fn the_futures_can_be_spawned() {
         fn spawnable<T: Send>(_: T) {}
-        fn check(engine: &mut GpuEngine, step: Step<'_>, out: &mut Vec<f32>, ids: &mut Vec<u32>) {
+        fn check(engine: &mut GpuEngine, step: Step<'_>, out: &mut Vec<f32>) {
             spawnable(engine.run(step, out));
-            spawnable(engine.greedy(Slot(0), 0, 0, 1, ids));
+            spawnable(engine.decode(Decode::greedy(Slot(0), 0, 0, 1), |_| ControlFlow::Break(())));
         }
         // That it compiles is the property.
-        let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>, &mut Vec<u32>) = check;
+        let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>) = check;
     }
 
     /// A small engine on a device of its own.
@@ -525,11 +446,36 @@ mod tests {
         let failed = run(&mut engine, 3, &[6, 7]);
         assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
         assert_eq!(engine.request(slot).unwrap().have, 3);
-        let mut ids = vec![42];
-        // More turns than one submit has, so that several are under way.
-        let failed = pollster::block_on(engine.greedy(slot, 1, 6, 50, &mut ids));
+        let mut ids = Vec::new();
+        let failed = decode(&mut engine, Decode::greedy(slot, 1, 6, 50), |id| ids.push(id));
         assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
-        assert_eq!((engine.request(slot).unwrap().have, &ids[..]), (1, &[42][..]));
+        assert_eq!((engine.request(slot).unwrap().have, ids), (1, vec![]));
+    }
+
+    fn decode(engine: &mut GpuEngine, decode: Decode<'_>, mut each: impl FnMut(u32) + Send) -> Result<(), EngineError> {
+        let sink = |id| {
+            each(id);
+            ControlFlow::Continue(())
+        };
+        pollster::block_on(engine.decode(decode, sink))
+    }
+
+    #[test]
+    fn a_device_lost_in_the_loop_ends_it_with_what_was_handed_over_before() {
+        let mut engine = small();
+        let slot = engine.open().unwrap();
+        let mut want = Vec::new();
+        decode(&mut engine, Decode::greedy(slot, 0, 6, 60), |id| want.push(id)).unwrap();
+        let (device, mut ids) = (engine.device.device.clone(), Vec::new());
+        let lost = decode(&mut engine, Decode::greedy(slot, 0, 6, 60), |id| {
+            ids.push(id);
+            if ids.len() == 3 {
+                device.destroy();
+            }
+        });
+        assert!(matches!(lost, Err(EngineError::Device { .. })), "{lost:?}");
+        assert!(ids.len() >= 3 && ids.len() < 60, "{}", ids.len());
+        assert_eq!((&ids[..], engine.request(slot).unwrap().have), (&want[..ids.len()], ids.len()));
     }
 
     #[test]
@@ -547,7 +493,7 @@ mod tests {
             let got = run(&mut engine, 1);
             assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         }
-        let got = pollster::block_on(engine.greedy(slot, 1, 3, 4, &mut Vec::new()));
+        let got = decode(&mut engine, Decode::greedy(slot, 1, 3, 4), |_| ());
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         let got = engine.open();
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use syn1_model::plan::WeightFormat;
 use wgpu::BufferUsages;
 
 use super::device::GpuDevice;
@@ -24,7 +23,7 @@ pub fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
     let most = wish.min(device.limits.max_storage_buffer_binding_size).min(device.limits.max_buffer_size);
     let bytes = (most / ROUND).max(1) * ROUND;
     let (kernel, binds) = device.guarded("the bandwidth measurement", bytes, || {
-        let kernel = Kernels::new(device, WeightFormat::F16, None).kernel(File::Read, &[], &[]);
+        let kernel = Kernels::plain(device).kernel(File::Read, &[], &[]);
         let memory = buffer(device, "bandwidth", bytes, BufferUsages::STORAGE);
         let sink = buffer(device, "sink", 16, BufferUsages::STORAGE);
         let shape = Uniforms::new(device).slot(&[(bytes / 16) as u32, 0, 0, 0]);
@@ -77,7 +76,7 @@ pub struct RoundTrip {
 /// [`EngineError::Memory`] or [`EngineError::Device`].
 pub fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, EngineError> {
     let (kernel, binds, sink, readback) = device.guarded("the round trip measurement", ROUND, || {
-        let kernel = Kernels::new(device, WeightFormat::F16, None).kernel(File::Read, &[], &[]);
+        let kernel = Kernels::plain(device).kernel(File::Read, &[], &[]);
         let memory = buffer(device, "round trip", 256 * 64, BufferUsages::STORAGE);
         let sink = buffer(device, "sink", 16, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
         let shape = Uniforms::new(device).slot(&[256 * 64 / 16_u32, 0, 0, 0]);

@@ -25,7 +25,9 @@ mod probe;
 mod program;
 mod readback;
 mod shader;
+mod sieve;
 mod teardown;
+mod token_loop;
 mod weights;
 
 pub use device::{AdapterLine, GpuDevice, OpenError};

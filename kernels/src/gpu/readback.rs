@@ -49,6 +49,11 @@ impl Readback {
         encoder.copy_buffer_to_buffer(source, 0, &self.buffer, 0, bytes);
     }
 
+    /// Records a copy of `bytes` bytes of `source` from `offset` on.
+    pub(super) fn copy_from(&self, encoder: &mut CommandEncoder, source: &Buffer, offset: u64, bytes: u64) {
+        encoder.copy_buffer_to_buffer(source, offset, &self.buffer, 0, bytes);
+    }
+
     /// Asks for the first `bytes` bytes behind `submission`.
     pub(super) fn start(&self, bytes: u64, submission: SubmissionIndex) -> Pending {
         let result = Arc::new(OnceLock::new());
@@ -58,6 +63,11 @@ impl Readback {
             let _ = answer.set(mapped);
         });
         Pending { bytes, submission, result }
+    }
+
+    /// Takes the map back without waiting for the result, which nobody wants any more.
+    pub(super) fn forget(&self, _pending: Pending) {
+        self.buffer.unmap();
     }
 
     /// Waits for `pending` and lends the bytes to `use_bytes`. Takes the map back also on an error.

@@ -2,7 +2,7 @@
 //!
 //! One file gives several variants by a line filter: a line that ends in a comment of `#` and tags is kept only where
 //! all of these tags are set. What differs by a number is an `override`. The bindings of a variant are read off its own
-//! text, so the layout cannot disagree with the shader.
+//! text, so the layout cannot disagree with the shader. [`NOISE`] stands for the text of noise.wgsl.
 
 use std::collections::HashMap;
 
@@ -34,6 +34,8 @@ pub(super) enum File {
     Step,
     /// Rows from and to memory that the CPU sees.
     Carry,
+    /// Draws among the most likely tokens.
+    Sieve,
     /// The read bandwidth measurement.
     Read,
     /// The look at subgroups.
@@ -51,6 +53,7 @@ impl File {
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
             Self::Carry => include_str!("../../wgsl/carry.wgsl"),
+            Self::Sieve => include_str!("../../wgsl/sieve.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
             Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
@@ -82,6 +85,11 @@ impl<'a> Kernels<'a> {
         let kv = if kv == WeightFormat::F32 { "F32" } else { "F16" };
         let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, kv];
         Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
+    }
+
+    /// Kernels that have neither KV caches nor subgroup operations.
+    pub(super) fn plain(device: &'a GpuDevice) -> Self {
+        Self::new(device, WeightFormat::F16, None)
     }
 
     /// Threads of the smallest and the largest subgroup, where the kernels use them.
@@ -168,7 +176,7 @@ fn variant(file: File, tags: &[&str]) -> String {
     for line in file.text().lines() {
         let (code, wanted) = line.split_once(TAGS).unwrap_or((line, ""));
         if wanted.split_whitespace().all(|tag| tags.contains(&tag)) {
-            out.push_str(code);
+            out.push_str(if code.trim_end() == NOISE { include_str!("../../wgsl/noise.wgsl") } else { code });
             out.push('\n');
         }
     }
@@ -206,6 +214,9 @@ fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderMo
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
 
+/// The line of a file that draws tokens.
+const NOISE: &str = "// noise.wgsl";
+
 /// What starts the tags at a line's end.
 const TAGS: &str = "//#";
 
@@ -215,6 +226,7 @@ mod tests {
     use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
     use super::*;
+    use crate::gpu::sieve::PASSES as SIEVE_PASSES;
 
     /// Every variant that the engine can ask for.
     fn variants() -> Vec<(File, Vec<&'static str>)> {
@@ -226,6 +238,7 @@ mod tests {
                 all.push((File::Attend, vec![twin, kv]));
                 all.push((File::Heads, vec![twin, kv]));
                 all.push((File::Heads, vec![twin, kv, "ROPE"]));
+                all.extend(SIEVE_PASSES.map(|pass| (File::Sieve, vec![twin, kv, pass])));
                 for (file, weights) in
                     [File::Embed, File::Step].into_iter().flat_map(|f| ["W32", "W16", "W8"].map(|w| (f, w)))
                 {

@@ -2,6 +2,7 @@
 //!
 //! Needs an adapter: without one, every test fails and says what to install.
 
+mod decode;
 mod errors;
 mod golden;
 mod greedy;

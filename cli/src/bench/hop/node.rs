@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -17,7 +17,7 @@ use syn1_core::{
     Anonymous, CodecSet, Control, Flags, Form, Frame, Header, Identity, Kind, Limits, Link, LinkError, LinkErrorKind,
     Millis, Receive, Role, Transmit,
 };
-use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Slot, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
 use syn1_kernels::gpu::StepTimes;
 use syn1_model::plan::Plan;
 use syn1_node::{Assignment, Ended, Host, Loaded, ModelInfo, NodeConfig, NodeError, NodeEvent, ProfileFigures, run};
@@ -332,15 +332,12 @@ impl Engine for Timed {
         ran
     }
 
-    async fn greedy(
+    async fn decode(
         &mut self,
-        slot: Slot,
-        position: usize,
-        token: u32,
-        count: usize,
-        ids: &mut Vec<u32>,
+        decode: Decode<'_>,
+        sink: impl FnMut(u32) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError> {
-        self.engine.greedy(slot, position, token, count, ids).await
+        self.engine.decode(decode, sink).await
     }
 }
 
