@@ -1,4 +1,4 @@
-//! One prompt, asked of a swarm that is ready: the text as it streams, then its figures.
+//! One answer: the text as it streams, then its figures.
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -8,6 +8,7 @@ use syn1_coordinator::update::{Figures, Finish, Finished, NodeView, Topology, Up
 use syn1_coordinator::wire::Wire;
 use syn1_model::plan::WeightFormat;
 use syn1_model::tokenizer::Tokenizer;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::model::Prepared;
 use crate::show;
@@ -17,9 +18,25 @@ pub(crate) struct Question {
     pub(crate) ask: Generate,
     /// The prompt as text; none without a tokenizer.
     pub(crate) text: Option<String>,
-    pub(crate) wire: Wire,
     /// One JSON object in place of text.
     pub(crate) json: bool,
+}
+
+/// Who answers.
+#[derive(Clone, Copy)]
+pub(crate) enum By<'a> {
+    /// A coordinator, whose nodes' activations travel in this way.
+    Coordinator(&'a Server, &'a Wire),
+    /// The token loop of the device of this name.
+    Device(&'a str),
+}
+
+/// The updates of one request. Dropping them ends it.
+pub(crate) enum Updates {
+    /// From a coordinator.
+    Coordinator(Generation),
+    /// From a device.
+    Device(UnboundedReceiver<Update>),
 }
 
 /// A finished answer.
@@ -43,7 +60,13 @@ struct Report<'a> {
     finish: Finish,
     seed: u64,
     timings: Timings,
-    wire: WireReport,
+    /// Who chose the tokens: `coordinator` or `device`.
+    by: &'static str,
+    /// The device's name; null with a coordinator, whose nodes have their own.
+    device: Option<&'a str>,
+    /// Null where nothing travels.
+    wire: Option<WireReport>,
+    /// Those of a coordinator.
     nodes: Vec<NodeView>,
 }
 
@@ -69,26 +92,37 @@ struct WireReport {
     bytes_per_token: f64,
 }
 
-/// Asks and prints: prompt, continuation and figures, or the report.
-pub(crate) async fn print(server: &Server, prepared: &Prepared, question: Question) -> Result<()> {
-    let Question { ask, text, wire, json } = question;
+/// Prints what `by` answers in `updates`: prompt, continuation and figures, or the report.
+pub(crate) async fn print(by: By<'_>, updates: Updates, prepared: &Prepared, question: Question) -> Result<()> {
+    let Question { ask, text, json } = question;
     let tokenizer = prepared.tokenizer.as_ref();
-    let generation = server.generate(ask.clone()).map_err(anyhow::Error::msg)?;
     if !json {
         show::out(text.as_deref().unwrap_or_default())?;
     }
-    let streamed = stream(generation, !json, tokenizer.is_some()).await;
+    let streamed = stream(updates, !json, tokenizer.is_some()).await;
     if !json {
         show::out("\n")?;
     }
     let answer = streamed?;
-    let wire = wire_report(&wire, &answer, &ask, tokenizer);
-    let Topology { weights, nodes, .. } = server.topology();
-    let nodes = nodes.into_iter().filter(|node| node.layers.is_some()).collect::<Vec<_>>();
+    let wire = match by {
+        By::Coordinator(_, wire) => Some(wire_report(wire, &answer, &ask, tokenizer)),
+        By::Device(_) => None,
+    };
+    let (weights, nodes) = match by {
+        By::Coordinator(server, _) => {
+            let Topology { weights, nodes, .. } = server.topology();
+            (weights, nodes.into_iter().filter(|node| node.layers.is_some()).collect())
+        }
+        By::Device(_) => (prepared.format, Vec::new()),
+    };
     if !json {
-        show::say(&figures_line(&answer.end.figures, &wire, nodes.len(), &ask));
+        show::say(&figures_line(&answer.end.figures, wire.as_ref(), nodes.len(), &ask));
         return Ok(());
     }
+    let (by, device) = match by {
+        By::Coordinator(..) => ("coordinator", None),
+        By::Device(device) => ("device", Some(device)),
+    };
     let report = Report {
         model: &prepared.name,
         weights,
@@ -99,17 +133,41 @@ pub(crate) async fn print(server: &Server, prepared: &Prepared, question: Questi
         finish: answer.end.reason,
         seed: ask.sampling.seed,
         timings: timings(&answer.end.figures),
+        by,
+        device,
         wire,
         nodes,
     };
     Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?)
 }
 
+impl From<Generation> for Updates {
+    fn from(generation: Generation) -> Self {
+        Self::Coordinator(generation)
+    }
+}
+
+impl From<UnboundedReceiver<Update>> for Updates {
+    fn from(updates: UnboundedReceiver<Update>) -> Self {
+        Self::Device(updates)
+    }
+}
+
+impl Updates {
+    async fn next(&mut self) -> Option<Update> {
+        match self {
+            Self::Coordinator(generation) => generation.next().await,
+            Self::Device(updates) => updates.recv().await,
+        }
+    }
+}
+
 /// Collects an answer; with `echo` it is printed as it comes (ids where there is no tokenizer).
-pub(crate) async fn stream(mut generation: Generation, echo: bool, as_text: bool) -> Result<Answer> {
+pub(crate) async fn stream(updates: impl Into<Updates>, echo: bool, as_text: bool) -> Result<Answer> {
+    let mut updates = updates.into();
     let (mut ids, mut answer) = (Vec::new(), String::new());
     let show = |fresh: &str| if echo { show::out(fresh) } else { Ok(()) };
-    while let Some(update) = generation.next().await {
+    while let Some(update) = updates.next().await {
         match update {
             Update::Token { id, text } => {
                 ids.push(id);
@@ -128,10 +186,10 @@ pub(crate) async fn stream(mut generation: Generation, echo: bool, as_text: bool
             Update::Failed(why) => bail!(why),
         }
     }
-    bail!("the coordinator ended before the answer did")
+    bail!("what answers ended before the answer did")
 }
 
-fn figures_line(figures: &Figures, wire: &WireReport, nodes: usize, ask: &Generate) -> String {
+fn figures_line(figures: &Figures, wire: Option<&WireReport>, nodes: usize, ask: &Generate) -> String {
     let pace = figures.tokens_per_second().map_or_else(|| "-".into(), |pace| format!("{pace:.1}"));
     let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
     let sampling = ask.sampling;
@@ -140,15 +198,19 @@ fn figures_line(figures: &Figures, wire: &WireReport, nodes: usize, ask: &Genera
         guessed => format!(", {} of {guessed} guesses right", figures.accepted),
     };
     let seed = if sampling.temperature > 0.0 { format!(", seed {}", sampling.seed) } else { String::new() };
+    let (tokens, first, compute) = (figures.tokens, ms(figures.first_token), ms(figures.compute));
+    let Some(wire) = wire else {
+        let text = ms(figures.coordinator);
+        return format!(
+            "[{tokens} tokens, {pace} tok/s, first token {first:.1} ms, {compute:.1} ms compute + {text:.1} ms text{seed}]"
+        );
+    };
     format!(
-        "[{} tokens on {nodes} node{}, {pace} tok/s, first token {:.1} ms, {:.0} bytes/token on the wire ({}), \
-         {:.1} ms compute + {:.1} ms wire + {:.1} ms coordinator{guesses}{seed}]",
-        figures.tokens,
+        "[{tokens} tokens on {nodes} node{}, {pace} tok/s, first token {first:.1} ms, {:.0} bytes/token on the wire ({}), \
+         {compute:.1} ms compute + {:.1} ms wire + {:.1} ms coordinator{guesses}{seed}]",
         if nodes == 1 { "" } else { "s" },
-        ms(figures.first_token),
         wire.bytes_per_token,
         wire.form,
-        ms(figures.compute),
         ms(figures.wire()),
         ms(figures.coordinator),
     )

@@ -1,6 +1,7 @@
 //! `syn1 chat`: a conversation, line by line, with a model on this machine.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use syn1_coordinator::request::Generate;
@@ -10,10 +11,11 @@ use syn1_model::tokenizer::Tokenizer;
 
 use crate::answer;
 use crate::interrupt::blocking;
+use crate::local::Local;
 use crate::model;
 use crate::options::{ModelOptions, TextOptions};
 use crate::show;
-use crate::swarm::{self, Swarm};
+use crate::swarm;
 
 /// Options of `syn1 chat`.
 #[derive(clap::Args)]
@@ -39,7 +41,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let prepared = model::prepare(&args.model).await?;
+    let prepared = Arc::new(model::prepare(&args.model).await?);
     swarm::check_nodes(&prepared, args.nodes.into())?;
     let tokenizer = prepared.tokenizer.clone();
     let tokenizer =
@@ -47,7 +49,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     check_template(&tokenizer)?;
     // What is wrong with the sampling is told now rather than after the first message.
     swarm::check_ask(&prepared, &ask(&args, vec![0]))?;
-    let (swarm, _) = swarm::ready_for(&prepared, args.nodes, &args.how).await?;
+    let local = Local::ready(&prepared, args.nodes, &args.how).await?;
 
     let is_terminal = std::io::stdin().is_terminal();
     let mut messages = begin(args.system.clone());
@@ -62,7 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             }
             _ => messages.push(Message::new("user", line)),
         }
-        match say(&swarm, &tokenizer, &args, &messages).await {
+        match say(&local, &tokenizer, &args, &messages).await {
             Ok(answer) => messages.push(Message::new("assistant", answer)),
             // Somebody at a terminal can do something about it; a pipe's other lines would be answers to nothing.
             Err(error) if is_terminal && !error.is::<show::OutputError>() => {
@@ -104,11 +106,11 @@ async fn read_line(is_terminal: bool) -> Result<Option<String>> {
 }
 
 /// Prints the answer to the last message as it comes, and gives it.
-async fn say(swarm: &Swarm, tokenizer: &Tokenizer, args: &Args, messages: &[Message]) -> Result<String> {
+async fn say(local: &Local, tokenizer: &Tokenizer, args: &Args, messages: &[Message]) -> Result<String> {
     let (tokenizer, messages) = (tokenizer.clone(), messages.to_vec());
     let prompt = blocking(move || Ok(tokenizer.encode_chat(&messages, today())?)).await?;
-    let generation = swarm.server().generate(ask(args, prompt)).map_err(anyhow::Error::msg)?;
-    let answer = answer::stream(generation, true, true).await;
+    let updates = local.generate(ask(args, prompt))?;
+    let answer = answer::stream(updates, true, true).await;
     show::out("\n")?;
     Ok(answer?.text)
 }

@@ -13,7 +13,7 @@ use syn1_identity::Keys;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::answer::{self, Question};
+use crate::answer::{self, By, Question};
 use crate::context;
 use crate::machine;
 use crate::model;
@@ -95,8 +95,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         failed = first_exit(&mut nodes) => bail!(failed),
     }
     show::say("");
-    let question = Question { ask, text: Some(args.prompt), wire, json: args.json };
-    answer::print(&server, &prepared, question).await?;
+    let updates = server.generate(ask.clone()).map_err(anyhow::Error::msg)?.into();
+    let question = Question { ask, text: Some(args.prompt), json: args.json };
+    answer::print(By::Coordinator(&server, &wire), updates, &prepared, question).await?;
     if !args.once {
         show::say("");
         show::say(&format!("serving at http://{}/ until Ctrl-C", machine::reachable(server.http())));

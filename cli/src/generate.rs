@@ -1,4 +1,6 @@
-//! `syn1 generate`: a coordinator and nodes in this process, one prompt, the text as it streams.
+//! `syn1 generate`: a model in this process, one prompt, the text as it streams.
+
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use syn1_coordinator::request::Generate;
@@ -8,6 +10,7 @@ use syn1_model::chat::Message;
 use crate::answer::{self, Question};
 use crate::chat;
 use crate::interrupt::blocking;
+use crate::local::Local;
 use crate::model::{self, Prepared};
 use crate::options::{ModelOptions, TextOptions};
 use crate::swarm;
@@ -19,6 +22,10 @@ Examples:
   syn1 generate \"How do I use a HashMap?\" --nodes 2 --temperature 0
   syn1 generate --ids 1,2,3 --model path/to/model --json
   echo \"# Ownership\" | syn1 generate --max-tokens 200
+
+With one node the device runs the token loop itself and draws the tokens. A coordinator does for several nodes, where
+--min-p or --repetition-penalty is asked for, and where the weights must shrink to fit. Greedy text is the same in
+both; a drawn text is the same for a seed as long as the same one of them draws it.
 
 The prompt and its continuation go to standard output, everything else to standard error.")]
 pub(crate) struct Args {
@@ -52,7 +59,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    let prepared = model::prepare(&args.model).await?;
+    let prepared = Arc::new(model::prepare(&args.model).await?);
     swarm::check_nodes(&prepared, args.nodes.into())?;
     let (prompt, text) = prompt(&args, &prepared).await?;
     let ask = Generate {
@@ -64,8 +71,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         speculate: args.how.speculate.into(),
     };
     swarm::check_ask(&prepared, &ask)?;
-    let (swarm, wire) = swarm::ready_for(&prepared, args.nodes, &args.how).await?;
-    answer::print(swarm.server(), &prepared, Question { ask, text, wire, json: args.json }).await
+    let local = Local::ready(&prepared, args.nodes, &args.how).await?;
+    let updates = local.generate(ask.clone())?;
+    answer::print(local.by(), updates, &prepared, Question { ask, text, json: args.json }).await
 }
 
 /// The prompt as ids, and what of its text is printed in front of the answer, where there is a tokenizer.

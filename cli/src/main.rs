@@ -1,6 +1,7 @@
 //! The one command people type: `syn1 demo | generate | chat | coordinator | node | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
+mod alone;
 mod answer;
 mod bench;
 mod calibrate;
@@ -12,6 +13,7 @@ mod doctor;
 mod generate;
 mod interrupt;
 mod keys;
+mod local;
 mod machine;
 mod model;
 mod node;

@@ -57,13 +57,24 @@ impl Prepared {
 
     /// The whole model for one engine, every piece verified. Blocks for as long as it takes.
     pub(crate) fn whole(&self) -> Result<(Plan, Vec<PieceBytes>)> {
-        let plan = Plan::new(&self.spec, self.format, 0..self.spec.layers);
+        self.part(0..self.spec.layers)
+    }
+
+    /// The same for some of its layers.
+    pub(crate) fn part(&self, layers: Range<usize>) -> Result<(Plan, Vec<PieceBytes>)> {
+        let plan = Plan::new(&self.spec, self.format, layers);
         let pieces = plan.pieces.iter().map(|piece| match self.manifest.find(*piece) {
             Some(listed) => Ok(load_piece(&self.shards, listed)?),
             None => bail!("the manifest has no piece {piece}"),
         });
         let pieces = pieces.collect::<Result<_>>()?;
         Ok((plan, pieces))
+    }
+
+    /// Bytes of the weights and of one KV cache.
+    pub(crate) fn bytes(&self) -> u64 {
+        let plan = Plan::new(&self.spec, self.format, 0..self.spec.layers);
+        plan.weight_bytes().saturating_add(plan.kv_bytes(self.max_positions, 1))
     }
 
     /// The folders that the model's weights are in, or will be when they have been packed.

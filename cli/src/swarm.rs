@@ -212,4 +212,4 @@ async fn first_failure(nodes: &mut [JoinHandle<Result<(), HostError>>]) -> anyho
 }
 
 /// Rows of a prefill chunk: enough to reuse each weight many times, few enough that a second request waits only briefly.
-const PREFILL_ROWS: usize = 64;
+pub(crate) const PREFILL_ROWS: usize = 64;

@@ -84,6 +84,12 @@ fn generate_stops_in_mid_sentence() {
 }
 
 #[test]
+fn generate_on_one_device_stops_in_mid_sentence() {
+    let args = ["generate", "A lifetime", "--context", "512", "--max-tokens", "500", "--ignore-eos", "--device", "cpu"];
+    interrupt_in_mid_sentence(&args);
+}
+
+#[test]
 fn the_demo_stops_with_its_nodes() {
     interrupt_in_mid_sentence(&["demo", "--device", "cpu", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
 }

@@ -90,13 +90,15 @@ fn what_is_cheap_to_check_is_checked_before_anything_is_loaded() {
     // The device is not there either; whoever opens it first would say so.
     let nowhere = ["--device", "no-such-gpu"];
     let long = "word ".repeat(600);
-    let cases: [(&[&str], &[&str]); 6] = [
+    let cases: [(&[&str], &[&str]); 8] = [
         (&["generate", "hi", "--nodes", "9"], &["9 nodes", "8 layers"]),
         (&["generate", "hi", "--top-p", "2"], &["top_p is 2"]),
         (&["generate", &long], &["601 tokens", "512"]),
         (&["generate", "hi", "--context", "513"], &["--context 513", "512"]),
         (&["demo", "--once", "--temperature", "1000"], &["temperature is 1000"]),
         (&["bench", "decode", "--nodes", "1,9"], &["9 nodes", "8 layers"]),
+        (&["bench", "hop", "--layers", "5..9"], &["5..9", "0..8"]),
+        (&["bench", "hop", "--at", "500"], &["517 positions", "512"]),
     ];
     for (args, words) in cases {
         fails(&[args, &nowhere].concat(), words);

@@ -62,6 +62,48 @@ fn json_has_every_promised_field() {
 }
 
 #[test]
+fn one_device_and_a_chain_write_the_same_greedy_text_and_end_it_alike() {
+    let report = |args: &[&str], more: &[&str]| -> serde_json::Value {
+        let fixed = ["generate", "--temperature", "0", "--device", "cpu", "--json"];
+        let output = run(&[&fixed[..], args, more].concat());
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    for args in [
+        &["How do I use a HashMap?", "--max-tokens", "40"][..],
+        &["A workspace", "--stop", "Package"],
+        &["fn main", "--context", "24", "--max-tokens", "100", "--ignore-eos"],
+        &["# Ownership", "--max-tokens", "1"],
+        &["--ids", "5", "--max-tokens", "300"],
+    ] {
+        let (alone, chain) = (report(args, &[]), report(args, &["--nodes", "2", "--wire", "f32"]));
+        for same in ["prompt_ids", "ids", "text", "completion", "finish"] {
+            assert_eq!(alone[same], chain[same], "{args:?} {same}");
+        }
+        assert_eq!((&alone["by"], &chain["by"]), (&"device".into(), &"coordinator".into()));
+        assert!(alone["device"].as_str().unwrap().starts_with("cpu ("), "{alone}");
+        assert!(alone["wire"].is_null() && alone["nodes"].as_array().unwrap().is_empty(), "{alone}");
+        let times = ["first_token_ms", "compute_ms", "total_ms"].map(|name| alone["timings"][name].as_f64().unwrap());
+        assert!(0.0 < times[0] && times[0] <= times[2] && 0.0 < times[1] && times[1] <= times[2], "{alone}");
+    }
+}
+
+#[test]
+fn what_the_device_cannot_draw_is_drawn_by_a_coordinator_and_said() {
+    for (option, value) in [("--min-p", "0.05"), ("--repetition-penalty", "1.2")] {
+        let args = ["generate", "fn main", "--max-tokens", "4", "--device", "cpu", "--json", option, value];
+        let output = run(&args);
+        assert!(output.status.success(), "{output:?}");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["by"], report["nodes"].as_array().unwrap().len()), (&"coordinator".into(), 1));
+        assert!(text(&output.stderr).contains("the device's own sampler cannot do what is asked"), "{output:?}");
+    }
+    let alone = run(&["generate", "fn main", "--max-tokens", "4", "--device", "cpu", "--speculate", "4"]);
+    let said = text(&alone.stderr);
+    assert!(said.starts_with("one device for the whole model") && said.contains("nothing is guessed ahead"), "{said}");
+}
+
+#[test]
 fn a_stop_string_ends_the_text_in_front_of_it() {
     let args = ["generate", "A workspace", "--temperature", "0", "--device", "cpu", "--stop", "Package"];
     let output = run(&args);

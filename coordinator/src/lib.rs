@@ -17,6 +17,7 @@ mod routing;
 pub mod sample;
 pub mod server;
 mod stop;
+pub mod text;
 pub mod update;
 mod view;
 mod weights;

@@ -6,13 +6,12 @@ use std::time::Duration;
 use syn1_core::control::{Open, Output};
 use syn1_core::output::{full_decode, top_decode};
 use syn1_core::{Codec, Flags, Form, Header, Kind};
-use syn1_model::detokenizer::Detokenizer;
 use syn1_model::tokenizer::Tokenizer;
 
 use crate::core::NodeId;
 use crate::draft::Draft;
 use crate::sample::{Candidate, Need, Sampler, Sampling};
-use crate::stop::StopStrings;
+use crate::text::{self, Text};
 use crate::update::{Figures, Finish, Update};
 
 /// What somebody asks for.
@@ -45,8 +44,7 @@ pub(crate) struct Request {
     /// Nodes whose `Closed` is awaited; the request is over, its figures are not complete.
     pub(crate) closing: Option<Closing>,
     sampler: Sampler,
-    stops: StopStrings,
-    detokenizer: Option<Detokenizer>,
+    text: Text,
     draft: Draft,
     model: Model,
     /// Rows of a prefill chunk.
@@ -103,22 +101,13 @@ pub(crate) enum Next {
     Finish(Vec<Update>, String, Finish),
 }
 
-/// What follows from a token.
-enum Token {
-    /// The text goes on.
-    More(Update),
-    /// The text ends, with this much of it held back until now.
-    Last(Option<Update>, String, Finish),
-}
-
 impl Request {
     pub(crate) fn new(id: u32, ask: Generate, is_proof: bool, model: Model, tokenizer: Option<&Tokenizer>) -> Self {
         let figures = Figures { prompt_tokens: ask.prompt.len(), ..Figures::default() };
         Self {
             sampler: Sampler::new(ask.sampling, &ask.prompt),
-            stops: StopStrings::new(&ask.stop),
+            text: Text::new(&ask, &model.eos, model.max_positions, tokenizer),
             draft: Draft::new(&ask.prompt),
-            detokenizer: tokenizer.map(|tokenizer| tokenizer.detokenizer_after(&ask.prompt)),
             id,
             ask,
             is_proof,
@@ -260,8 +249,8 @@ impl Request {
             }
             let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
             match self.token(id, position + 1)? {
-                Token::More(update) => updates.push(update),
-                Token::Last(update, text, reason) => {
+                text::Next::More(update) => updates.push(update),
+                text::Next::Last(update, text, reason) => {
                     updates.extend(update);
                     return Ok(Next::Finish(updates, text, reason));
                 }
@@ -304,44 +293,13 @@ impl Request {
     }
 
     /// Takes in token `id`, which stands at `position`.
-    fn token(&mut self, id: u32, position: u32) -> Result<Token, String> {
-        if self.model.eos.contains(&id) && !self.ask.ignore_eos {
-            let text = self.rest()?;
-            return Ok(Token::Last(None, text, Finish::Stop));
+    fn token(&mut self, id: u32, position: u32) -> Result<text::Next, String> {
+        let next = self.text.push(id, position as usize)?;
+        if self.text.tokens() > self.figures.tokens {
+            self.figures.tokens = self.text.tokens();
+            self.draft.push(id);
         }
-        self.figures.tokens += 1;
-        self.draft.push(id);
-        let fresh = match &mut self.detokenizer {
-            Some(detokenizer) => detokenizer.push(id).map_err(|error| error.to_string())?,
-            None => "",
-        };
-        let (text, stopped) = self.stops.push(fresh);
-        let update = Update::Token { id, text };
-        if stopped {
-            return Ok(Token::Last(Some(update), String::new(), Finish::Stop));
-        }
-        let reason = if self.figures.tokens >= self.ask.max_tokens {
-            Finish::Length
-        } else if position as usize >= self.model.max_positions {
-            Finish::Context
-        } else {
-            return Ok(Token::More(update));
-        };
-        let text = self.rest()?;
-        Ok(Token::Last(Some(update), text, reason))
-    }
-
-    /// The text that was held back, now that nothing follows.
-    fn rest(&mut self) -> Result<String, String> {
-        let tail = match &mut self.detokenizer {
-            Some(detokenizer) => detokenizer.finish().map_err(|error| error.to_string())?,
-            None => "",
-        };
-        let (mut text, stopped) = self.stops.push(tail);
-        if !stopped {
-            text.push_str(&self.stops.finish());
-        }
-        Ok(text)
+        Ok(next)
     }
 }
 

@@ -4,19 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use syn1_core::{Control, Flags, Header};
-use syn1_model::tokenizer::Tokenizer;
 
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::request::{self, Closing, Generate, Next, Request};
+use crate::text;
 use crate::update::{Event, Finish, Finished, Update};
 
 impl Core {
     pub(crate) fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
         self.last_request = self.last_request.wrapping_add(1).max(1);
         let CoreConfig { spec, max_positions, tokenizer, .. } = &self.config;
-        let mut eos = spec.eos.clone();
-        // A chat model's end of turn is often the tokenizer's alone to know.
-        eos.extend(tokenizer.as_ref().and_then(Tokenizer::eos));
+        let eos = text::ends(&spec.eos, tokenizer.as_ref());
         let model = request::Model { vocab: spec.vocab, eos, max_positions: *max_positions };
         Request::new(self.last_request, ask, is_proof, model, tokenizer.as_ref())
     }

@@ -1,7 +1,11 @@
 //! The boundary between a node and whatever computes: one trait, two engines.
 
+use std::ops::ControlFlow;
+
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, piece_bytes};
+
+use crate::sampling::Sampler;
 
 /// Runs the [`Plan`] of one layer range for several requests at a time.
 ///
@@ -35,20 +39,20 @@ pub trait Engine {
     #[allow(async_fn_in_trait)]
     async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError>;
 
-    /// Runs the token loop on the device: feeds `token` at `position`, takes the most likely next token (the lowest id
-    /// among equals), feeds that, and so on, `count` times. Appends the `count` chosen ids to `ids`; none when it fails. A
-    /// `count` of 0 leaves the KV cache as it was.
+    /// Runs the token loop on the device: feeds `decode.token` at `decode.position`, chooses the next token, feeds that, and
+    /// so on. `sink` gets each chosen id, in order and as soon as it is known; the loop ends behind the first of
+    /// `decode.stop`, when the sink breaks, or with `decode.count` ids. Afterwards the KV cache holds `decode.position`
+    /// positions and one more for each id handed over, the last of which is chosen and not fed. A `count` of 0 leaves it
+    /// as it was.
     ///
     /// # Errors
-    /// [`EngineError::NotWhole`] unless the plan holds the whole model; otherwise as [`Engine::run`].
+    /// [`EngineError::NotWhole`] unless the plan holds the whole model, [`EngineError::Sampler`]; otherwise as
+    /// [`Engine::run`]. What was handed over before the device failed is right and stays in the KV cache.
     #[allow(async_fn_in_trait)]
-    async fn greedy(
+    async fn decode(
         &mut self,
-        slot: Slot,
-        position: usize,
-        token: u32,
-        count: usize,
-        ids: &mut Vec<u32>,
+        decode: Decode<'_>,
+        sink: impl FnMut(u32) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError>;
 }
 
@@ -76,6 +80,23 @@ pub enum Input<'a> {
     Tokens(&'a [u32]),
     /// `rows * width` values of the residual stream: for every other range.
     Rows(&'a [f32]),
+}
+
+/// A run of the token loop: where it begins, how it goes on and when it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Decode<'a> {
+    /// Whose KV cache.
+    pub slot: Slot,
+    /// Position of the first token.
+    pub position: usize,
+    /// The first token, which is fed and not handed over.
+    pub token: u32,
+    /// Ids to choose at most.
+    pub count: usize,
+    /// Ids that end the loop; the one that does is handed over.
+    pub stop: &'a [u32],
+    /// How each is chosen.
+    pub sampler: Sampler,
 }
 
 /// What an engine is sized for.
@@ -139,7 +160,19 @@ pub enum EngineError {
         /// The vocabulary.
         vocab: usize,
     },
-    /// [`Engine::greedy`] on a part of a model.
+    /// A sampler's number is out of its range.
+    #[error("{name} is {value}: the token loop on the device takes {low} to {high}")]
+    Sampler {
+        /// Its name.
+        name: &'static str,
+        /// What it is.
+        value: f32,
+        /// The lowest it may be.
+        low: f32,
+        /// The highest.
+        high: f32,
+    },
+    /// [`Engine::decode`] on a part of a model.
     #[error("the token loop on the device needs the whole model, this range is {0:?}")]
     NotWhole(std::ops::Range<usize>),
     /// The device has no room.
@@ -240,5 +273,30 @@ impl Step<'_> {
             }
         }
         Ok(rows)
+    }
+}
+
+impl Decode<'_> {
+    /// A greedy loop of `count` ids.
+    pub fn greedy(slot: Slot, position: usize, token: u32, count: usize) -> Self {
+        Self { slot, position, token, count, stop: &[], sampler: Sampler::Greedy }
+    }
+
+    /// Checks the loop as [`Step::check`] does; gives one behind its last position.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check(&self, plan: &Plan, config: &EngineConfig, have: usize) -> Result<usize, EngineError> {
+        if !(plan.embeds() && plan.heads()) {
+            return Err(EngineError::NotWhole(plan.layers.clone()));
+        }
+        self.sampler.check()?;
+        let first = Step { slot: self.slot, position: self.position, input: Input::Tokens(&[self.token]), wanted: 0 };
+        first.check(plan, config, have)?;
+        let end = self.position.saturating_add(self.count);
+        if end > config.max_positions {
+            return Err(EngineError::Context { end, max: config.max_positions });
+        }
+        Ok(end)
     }
 }

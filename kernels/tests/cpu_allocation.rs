@@ -1,12 +1,14 @@
 //! A warm CPU engine allocates nothing, neither in steps nor in the token loop.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::{Engine, EngineConfig, Input, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, Input, Step};
+use syn1_kernels::sampling::Sampler;
 use syn1_model::plan::{Plan, WeightFormat};
 use syn1_model::random_piece;
 use syn1_model::spec::{Activation, Attention, Family, Norm, NormKind, Position, Spec};
@@ -72,7 +74,15 @@ fn a_warm_engine_allocates_nothing() {
                 let one = Step { slot, position, input: Input::Tokens(&[9]), wanted: 0 };
                 now(engine.run(one, out)).unwrap();
             }
-            now(engine.greedy(slot, 20, 3, 20, ids)).unwrap();
+            let all = Decode::greedy(slot, 20, 3, 12);
+            let drawn = |top_k| Sampler::Sampled { temperature: 0.9, top_k, top_p: 0.8, seed: 1 };
+            for decode in [all, Decode { sampler: drawn(0), ..all }, Decode { sampler: drawn(20), ..all }] {
+                let sink = |id| {
+                    ids.push(id);
+                    ControlFlow::Continue(())
+                };
+                now(engine.decode(decode, sink)).unwrap();
+            }
         };
         request(&mut out, &mut ids);
         let before = ALLOCATIONS.load(Ordering::Relaxed);

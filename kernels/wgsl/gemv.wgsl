@@ -11,7 +11,7 @@
 //   T1 | T8        token rows per tile
 //   NORM | PLAIN   a norm is folded in, or not
 //   ROWS | GATE | KV | BEST   the result goes to y; to y as the activated even rows times the odd ones; to y and the
-//                  KV cache; or only each workgroup's largest logit is kept
+//                  KV cache; or only each workgroup's largest logit is kept, with noise where tokens are drawn
 //   ROPE           with KV: queries and keys are rotated; the two elements of a pair are neighbours
 
 override CHUNKS: u32 = 12u;     // groups of 8 inputs in a row of W
@@ -71,6 +71,10 @@ struct Shape {
 @group(0) @binding(7) var<storage, read_write> kv: array<vec4<f32>>;    // [K|V][kv_head][max_positions][head_dim / 4] //#KV F32
 @group(0) @binding(8) var<storage, read> rotations: array<vec4<f32>>;   // [max_positions][rope_quads] (cos, sin) of 2 pairs //#ROPE
 @group(0) @binding(6) var<storage, read_write> winners: array<vec2<u32>>; // [all workgroups] (bits of the logit, id) //#BEST
+
+@group(0) @binding(9) var<uniform> draw: Draw; //#BEST
+
+// noise.wgsl //#BEST
 
 var<workgroup> sums: array<vec4<f32>, SUMS>;
 var<workgroup> stats: array<vec2<f32>, SUMS>; //#NORM
@@ -233,6 +237,7 @@ fn main(
         kv[to] = v; //#KV F32
       } //#KV
     } //#KV
+    if (draw.noisy_head == 1u) { v = noised(v, state.position, index); } //#BEST
     var value = bitcast<f32>(0xff7fffffu); //#BEST
     var id = 0xffffffffu; //#BEST
     for (var i = 0u; i < 4u; i++) { //#BEST

@@ -14,8 +14,7 @@
 // A product's shape is known when the pipeline is made: persist_product.wgsl is the text of one product, repeated for each.
 //
 // Tags: W32 | W16 | W8 | W4, format of the blocks' matrices; T32 | T16 | T8, of the token embedding and the head;
-// F16 | F32, of the KV cache and of learned positions; LEARNED; LOOP for the token loop of a whole model, BODY for its blocks
-// alone.
+// F16 | F32, of the KV cache and of learned positions; LEARNED.
 
 override THREADS: u32 = 512u;
 override LANES: u32 = 32u;      // threads of a subgroup
@@ -65,7 +64,7 @@ const NONE: u32 = 0xffffffffu;
 struct Control {
   turns: u32,                   // tokens of this dispatch
   flag: u32,                    // its first flag
-  spin: u32,                    // loads in one wait at most
+  patience: u32,                // loads in one wait at most
   pad: u32,
 }
 
@@ -91,7 +90,7 @@ struct State {
 @group(0) @binding(5) var<storage, read_write> state: State;
 @group(0) @binding(6) var<storage, read> control: Control;
 @group(0) @binding(7) var<storage, read_write> status: atomic<u32>;               // 1: gave up
-@group(0) @binding(8) var<storage, read_write> chosen: array<u32>;                // [KEPT] //#LOOP
+@group(0) @binding(8) var<storage, read_write> chosen: array<u32>;                // [KEPT]
 
 var<workgroup> inputs: array<vec4<f32>, QUADS>;         // [part of a chunk][chunk], normed but for the statistics
 var<workgroup> stats: array<vec2<f32>, WARPS>;
@@ -100,7 +99,7 @@ var<workgroup> residual: array<vec2<f32>, OWNED>;
 var<workgroup> fresh: array<vec4<f32>, FRESH>;          // query, key and value of this position
 var<workgroup> merged: array<vec4<f32>, MERGED>;
 var<workgroup> merged_stat: array<vec2<f32>, WARPS>;    // (maximum, sum)
-var<workgroup> winner: array<vec2<u32>, WARPS>;         // (bits of the logit, id) //#LOOP
+var<workgroup> winner: array<vec2<u32>, WARPS>;         // (bits of the logit, id)
 
 // What this thread is; set once.
 var<private> thread: u32;
@@ -110,7 +109,7 @@ var<private> group: u32;
 var<private> gave_up: bool;
 // This turn.
 var<private> position: u32;
-var<private> best: vec2<u32>; //#LOOP
+var<private> best: vec2<u32>;
 
 // A step of a product: three chunks of two rows, and what its epilogue needs.
 struct Load {
@@ -150,11 +149,11 @@ fn raised_halves(word: u32) -> vec4<f32> {
 
 fn total(v: vec4<f32>) -> f32 { return dot(v, vec4(1.0)); }
 
-// Whether a wait goes on: it gives up after `spin` loads, and when another has given up.
+// Whether a wait goes on: it gives up after `patience` loads, and when another has given up.
 fn patient(tries: u32) -> bool {
   if (gave_up) { return false; }
   if (tries % 256u == 255u) {
-    if (tries >= control.spin || atomicLoad(&status) != 0u) {
+    if (tries >= control.patience || atomicLoad(&status) != 0u) {
       atomicStore(&status, 1u);
       gave_up = true;
       return false;
@@ -414,27 +413,27 @@ fn main(
       up_run(l, AT_X, flag + l, flag + l, id);
       down_run(l, AT_H, flag + l, flag + l, id);
     }
-    best = vec2(0xff7fffffu, NONE); //#LOOP
-    head_run(0u, AT_Y, flag + LAYERS - 1u, flag + LAYERS, id); //#LOOP
-    id = pick(flag + LAYERS); //#LOOP
+    best = vec2(0xff7fffffu, NONE);
+    head_run(0u, AT_Y, flag + LAYERS - 1u, flag + LAYERS, id);
+    id = pick(flag + LAYERS);
     // What this workgroup put into the KV cache is there before anything of the next token.
-    storageBarrier(); //#LOOP
-    position += 1u; //#LOOP
-    if (group == 0u && thread == 0u) { chosen[(made + turn) % KEPT] = id; } //#LOOP
+    storageBarrier();
+    position += 1u;
+    if (group == 0u && thread == 0u) { chosen[(made + turn) % KEPT] = id; }
     flag += LAYERS + 1u;
   }
-  if (group == 0u) { //#LOOP
-    for (var i = thread; i < X_QUADS; i += THREADS) { //#LOOP
-      let v = embedding(id, i); //#LOOP
-      x[2u * i] = v.xy; //#LOOP
-      x[2u * i + 1u] = v.zw; //#LOOP
-    } //#LOOP
-    if (thread == 0u) { //#LOOP
-      state.ids[0] = id; //#LOOP
-      state.made = made + turns; //#LOOP
-      state.position = min(position, MODEL_POSITIONS - 1u); //#LOOP
-    } //#LOOP
-  } //#LOOP
+  if (group == 0u) {
+    for (var i = thread; i < X_QUADS; i += THREADS) {
+      let v = embedding(id, i);
+      x[2u * i] = v.xy;
+      x[2u * i + 1u] = v.zw;
+    }
+    if (thread == 0u) {
+      state.ids[0] = id;
+      state.made = made + turns;
+      state.position = min(position, MODEL_POSITIONS - 1u);
+    }
+  }
 }
 
 // The inputs come from the embedding of the last token; NONE: from `x`.
@@ -447,38 +446,38 @@ fn up_follow(l: u32) { down_ahead(l, position); }
 fn down_follow(l: u32) {
   if (l + 1u < LAYERS) {
     qkv_ahead(l + 1u, position);
-  } else { //#LOOP
-    head_ahead(0u, position); //#LOOP
+  } else {
+    head_ahead(0u, position);
   }
 }
-fn head_follow(l: u32) { qkv_ahead(0u, position + 1u); } //#LOOP
+fn head_follow(l: u32) { qkv_ahead(0u, position + 1u); }
 
 // The likeliest token of all workGROUPS, the lowest id among equals.
-fn pick(flag: u32) -> u32 { //#LOOP
-  var value = bitcast<f32>(0xff7fffffu); //#LOOP
-  var id = NONE; //#LOOP
-  for (var i = thread; i < GROUPS; i += THREADS) { //#LOOP
-    let rival = take_pair(AT_WIN + i, flag); //#LOOP
-    let rival_value = bitcast<f32>(rival.x); //#LOOP
-    if (rival_value > value || (rival_value == value && rival.y < id)) { //#LOOP
-      value = rival_value; //#LOOP
-      id = rival.y; //#LOOP
-    } //#LOOP
-  } //#LOOP
-  let high = subgroupMax(value); //#LOOP
-  let low = subgroupMin(select(NONE, id, value == high)); //#LOOP
-  workgroupBarrier(); //#LOOP
-  if (lane == 0u) { winner[warp] = vec2(bitcast<u32>(high), low); } //#LOOP
-  workgroupBarrier(); //#LOOP
-  value = bitcast<f32>(winner[0].x); //#LOOP
-  id = winner[0].y; //#LOOP
-  for (var i = 1u; i < WARPS; i++) { //#LOOP
-    let rival_value = bitcast<f32>(winner[i].x); //#LOOP
-    if (rival_value > value || (rival_value == value && winner[i].y < id)) { //#LOOP
-      value = rival_value; //#LOOP
-      id = winner[i].y; //#LOOP
-    } //#LOOP
-  } //#LOOP
+fn pick(flag: u32) -> u32 {
+  var value = bitcast<f32>(0xff7fffffu);
+  var id = NONE;
+  for (var i = thread; i < GROUPS; i += THREADS) {
+    let rival = take_pair(AT_WIN + i, flag);
+    let rival_value = bitcast<f32>(rival.x);
+    if (rival_value > value || (rival_value == value && rival.y < id)) {
+      value = rival_value;
+      id = rival.y;
+    }
+  }
+  let high = subgroupMax(value);
+  let low = subgroupMin(select(NONE, id, value == high));
+  workgroupBarrier();
+  if (lane == 0u) { winner[warp] = vec2(bitcast<u32>(high), low); }
+  workgroupBarrier();
+  value = bitcast<f32>(winner[0].x);
+  id = winner[0].y;
+  for (var i = 1u; i < WARPS; i++) {
+    let rival_value = bitcast<f32>(winner[i].x);
+    if (rival_value > value || (rival_value == value && winner[i].y < id)) {
+      value = rival_value;
+      id = winner[i].y;
+    }
+  }
   // No logit was a number: any id will do, but it must be one of the vocabulary.
-  return select(0u, id, id < VOCAB); //#LOOP
-} //#LOOP
+  return select(0u, id, id < VOCAB);
+}

@@ -145,9 +145,9 @@ fn KIND_stage(l: u32, source: u32, flag: u32, id: u32) {
     if (source == NONE) { //#qkv
       if (i < KIND_QUADS) { v[0] = vec4(x[2u * i], x[2u * i + 1u]); } //#qkv
       if (j < KIND_QUADS) { v[1] = vec4(x[2u * j], x[2u * j + 1u]); } //#qkv
-    } else if (source == HERE) { //#qkv LOOP
-      if (i < KIND_QUADS) { v[0] = embedding(id, i); } //#qkv LOOP
-      if (j < KIND_QUADS) { v[1] = embedding(id, j); } //#qkv LOOP
+    } else if (source == HERE) { //#qkv
+      if (i < KIND_QUADS) { v[0] = embedding(id, i); } //#qkv
+      if (j < KIND_QUADS) { v[1] = embedding(id, j); } //#qkv
     } else { //#qkv
       if (j < KIND_QUADS) { //#qkv
         v = take_two(source + 2u * i, source + 2u * j, flag); //#qkv
@@ -202,7 +202,6 @@ fn KIND_finish(l: u32, pair: u32, v: vec2<f32>, turn: vec4<f32>, flag: u32) {
   residual[own] = sum; //#ADDS
   give(AT_X + pair, bitcast<vec2<u32>>(sum), flag); //#out
   give(AT_Y + pair, bitcast<vec2<u32>>(sum), flag); //#down
-  if (l + 1u == LAYERS) { x[pair] = sum; } //#down BODY
 }
 
 fn KIND_run(l: u32, source: u32, wanted: u32, flag: u32, id: u32) {

@@ -1,11 +1,12 @@
 //! What computes on this machine: a GPU through wgpu, or the CPU.
 
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::str::FromStr;
 
 use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{GpuDevice, GpuEngine, OpenError};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
+use syn1_kernels::gpu::{GpuDevice, GpuEngine, OpenError, RoundTrip};
 use syn1_model::{PieceBytes, Plan};
 
 pub use syn1_kernels::gpu::AdapterLine;
@@ -156,6 +157,17 @@ impl Device {
         }
     }
 
+    /// What it costs to have a GPU do something, however little; nothing for the CPU.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn round_trip(&self, times: usize) -> Result<Option<RoundTrip>, EngineError> {
+        match &self.kind {
+            Kind::Cpu { .. } => Ok(None),
+            Kind::Gpu(gpu) => syn1_kernels::gpu::round_trip(gpu, times).map(Some),
+        }
+    }
+
     /// Builds the engine of a layer range from its pieces, in the order of `plan.pieces`.
     ///
     /// # Errors
@@ -206,17 +218,14 @@ impl Engine for AnyEngine {
         }
     }
 
-    async fn greedy(
+    async fn decode(
         &mut self,
-        slot: Slot,
-        position: usize,
-        token: u32,
-        count: usize,
-        ids: &mut Vec<u32>,
+        decode: Decode<'_>,
+        sink: impl FnMut(u32) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError> {
         match self {
-            Self::Cpu(engine) => engine.greedy(slot, position, token, count, ids).await,
-            Self::Gpu(engine) => engine.greedy(slot, position, token, count, ids).await,
+            Self::Cpu(engine) => engine.decode(decode, sink).await,
+            Self::Gpu(engine) => engine.decode(decode, sink).await,
         }
     }
 }

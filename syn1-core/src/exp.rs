@@ -1,31 +1,47 @@
 //! `exp` and `ln`, which `core` does not have, as far as a log-sum-exp needs them.
 
+use crate::codec::wide::wide;
+
 /// `ln(sum(exp(x)))`; `None` when that is not a number, because a value is NaN or +inf or all are -inf.
 ///
 /// The largest value is taken out first (the usual form that can't overflow). The relative error is that of f32.
 pub(crate) fn log_sum_exp(values: &[f32]) -> Option<f32> {
     // In the order of their keys NaNs stand beyond the infinities, on the side of their sign.
-    let (mut least, mut most) = (i32::MAX, i32::MIN);
-    for x in values {
-        let key = key(x.to_bits().cast_signed());
-        (least, most) = (least.min(key), most.max(key));
-    }
+    let (least, most) = wide!(ends(values));
     let bounds = [f32::NEG_INFINITY, f32::INFINITY].map(|x| key(x.to_bits().cast_signed()));
     let [lowest, highest] = bounds;
     if least < lowest || most >= highest || most <= lowest {
         return None;
     }
     let max = f32::from_bits(key(most).cast_unsigned());
-    // f32 sums of short runs, so that rounding does not pile up over a large vocabulary.
-    let total: f64 = values.chunks(RUN).map(|run| f64::from(sum_exp(run, max))).sum();
+    let total = wide!(total(values, max));
     Some((f64::from(max) + ln(total)) as f32)
 }
 
+/// The least and the largest key.
+#[inline(always)]
+fn ends(values: &[f32]) -> (i32, i32) {
+    let (mut least, mut most) = (i32::MAX, i32::MIN);
+    for x in values {
+        let key = key(x.to_bits().cast_signed());
+        (least, most) = (least.min(key), most.max(key));
+    }
+    (least, most)
+}
+
+/// `sum(exp(x - max))`: f32 sums of short runs, so that rounding does not pile up over a large vocabulary.
+#[inline(always)]
+fn total(values: &[f32], max: f32) -> f64 {
+    values.chunks(RUN).map(|run| f64::from(sum_exp(run, max))).sum()
+}
+
 /// An integer for the bits of a float, or the bits for the integer: integers compare as their floats do, in fewer steps.
+#[inline(always)]
 const fn key(bits: i32) -> i32 {
     bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()
 }
 
+#[inline(always)]
 fn sum_exp(values: &[f32], max: f32) -> f32 {
     let (blocks, tail) = values.as_chunks::<LANES>();
     let mut sums = [0f32; LANES];
@@ -40,6 +56,7 @@ fn sum_exp(values: &[f32], max: f32) -> f32 {
 /// `exp(x)` for `x <= 0`; below -87 it stays at `exp(-87)`, which is nothing beside the largest term's 1.
 ///
 /// `exp(x) = 2^n * exp(r)` with `n = round(x / ln 2)`, and seven terms of the series for `|r| <= ln(2) / 2`.
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     let x = if x > -87.0 { x } else { -87.0 };
     // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.

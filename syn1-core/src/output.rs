@@ -9,6 +9,7 @@
 
 use core::fmt;
 
+use crate::codec::wide::wide;
 use crate::exp::log_sum_exp;
 
 /// Rows and columns that `vocab` logits are laid out in, because a frame has at most 65,535 columns.
@@ -313,23 +314,27 @@ impl core::error::Error for OutputError {}
 /// this is one scan of the logits with a few insertions. Sorting is done by the heap itself: the standard library's sort
 /// takes 4 KiB of code and may panic, which firmware must not.
 fn select(logits: &[f32], best: &mut [[u8; 8]]) {
-    let mut rest = logits.iter().zip(0u32..);
-    for (slot, (logit, id)) in best.iter_mut().zip(&mut rest) {
-        *slot = entry(id, *logit);
+    let mut next = 0u32;
+    for (slot, logit) in best.iter_mut().zip(logits) {
+        *slot = entry(next, *logit);
+        next += 1;
     }
     for at in (0..best.len() / 2).rev() {
         sink(best, at);
     }
     let least = |best: &[[u8; 8]]| best.first().map_or(f32::INFINITY, |root| split_entry(root).1);
     let mut bar = least(best);
-    for (&logit, id) in rest {
-        if logit > bar {
-            if let Some(root) = best.first_mut() {
-                *root = entry(id, logit);
-            }
-            sink(best, 0);
-            bar = least(best);
+    let mut rest = logits.get(best.len()..).unwrap_or_default();
+    loop {
+        let skipped = wide!(passed(rest, bar));
+        let Some((&logit, behind)) = rest.get(skipped..).and_then(<[f32]>::split_first) else { break };
+        next = next.wrapping_add(skipped as u32);
+        if let Some(root) = best.first_mut() {
+            *root = entry(next, logit);
         }
+        sink(best, 0);
+        bar = least(best);
+        (rest, next) = (behind, next.wrapping_add(1));
     }
     // The last of those that are left goes behind the others, until one is left.
     let mut heap = best;
@@ -340,6 +345,22 @@ fn select(logits: &[f32], best: &mut [[u8; 8]]) {
         heap = shorter;
     }
 }
+
+/// Logits in front of the first above `bar`: all of them where there is none.
+#[inline(always)]
+fn passed(logits: &[f32], bar: f32) -> usize {
+    let mut passed = 0;
+    for stripe in logits.chunks(STRIPE) {
+        if stripe.iter().fold(0, |above, &logit| above | u32::from(logit > bar)) != 0 {
+            return passed + stripe.iter().take_while(|&&logit| logit <= bar).count();
+        }
+        passed += stripe.len();
+    }
+    passed
+}
+
+/// Logits that are compared before it matters which of them is above the bar.
+const STRIPE: usize = 64;
 
 /// Lets the entry at `at` sink in a heap that has, at each place, an entry which comes behind those below it.
 fn sink(heap: &mut [[u8; 8]], mut at: usize) {

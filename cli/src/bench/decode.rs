@@ -1,5 +1,6 @@
 //! `syn1 bench decode`: the engine against the memory-bandwidth limit, and the same model split over local nodes.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::wire::Wire;
-use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, Input, Slot, Step};
 use syn1_model::plan::{Gemv, Op, Plan};
 use syn1_node_host::{AnyEngine, Device};
 
@@ -172,7 +173,7 @@ fn prefill(engine: &mut AnyEngine, slot: Slot, ids: &[u32]) -> Result<()> {
 }
 
 fn greedy(engine: &mut AnyEngine, slot: Slot, position: usize, tokens: usize) -> Result<()> {
-    Ok(block_on(engine.greedy(slot, position, 1, tokens, &mut Vec::new()))?)
+    Ok(block_on(engine.decode(Decode::greedy(slot, position, 1, tokens), |_| ControlFlow::Continue(())))?)
 }
 
 /// The prompt of every arm: ids spread over the vocabulary, the same in each run.

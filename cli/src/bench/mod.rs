@@ -5,6 +5,7 @@ mod chain;
 mod coding;
 mod decode;
 mod golden;
+mod hop;
 mod quality;
 mod shape;
 mod text;
@@ -19,6 +20,8 @@ pub(crate) enum Command {
     Decode(decode::Args),
     /// This machine's logits and greedy tokens beside those of a reference.
     Golden(golden::Args),
+    /// One shard of a chain: microseconds from frame in to frame out, and where they go.
+    Hop(hop::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
     Quality(quality::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
@@ -29,13 +32,14 @@ pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Decode(args) => decode::run(args).await,
         Command::Golden(args) => golden::run(args).await,
+        Command::Hop(args) => hop::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
 }
 
 /// Native engines wait inside their calls, so one poll is all it takes; anything else is driven to its end.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {

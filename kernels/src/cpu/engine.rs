@@ -1,18 +1,20 @@
 //! The engine: what a step is checked against, its buffers, and its KV caches.
 
+use std::ops::ControlFlow;
+
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat, padded};
 
 use super::kernels::{Compiled, Kernels};
 use super::lines::Lines;
-use super::math::arg_max;
 use super::observe::{self, Product};
 use super::pool::Pool;
 use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
 use super::step::{PHASES_PER_STAGE, Pass, Scratch};
 use super::weights::{Embedding, Stages};
-use crate::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
+use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
+use crate::sampling::Chooser;
 
 /// Runs a layer range on the CPU, straight from the pieces' bytes.
 ///
@@ -33,6 +35,7 @@ pub struct CpuEngine {
     slots: Vec<Option<Cache>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Cache>,
+    chooser: Chooser,
     /// A thread panicked in a step: nothing is known about the buffers and caches any more.
     broken: Option<String>,
 }
@@ -103,6 +106,7 @@ impl CpuEngine {
             buffers,
             slots,
             spare: Vec::new(),
+            chooser: Chooser::default(),
             broken: None,
         })
     }
@@ -113,13 +117,12 @@ impl CpuEngine {
         2 * self.plan.layers.len() * spec.kv_heads * self.config.max_positions * padded(spec.head_dim)
     }
 
-    /// The open cache of `slot`, and the step's rows if it may run.
-    fn check(&self, step: &Step<'_>) -> Result<usize, EngineError> {
+    /// The open cache of `slot`, unless nothing is known about it any more.
+    fn cache(&self, slot: Slot) -> Result<&Cache, EngineError> {
         if let Some(what) = &self.broken {
             return Err(EngineError::Device { device: self.device.clone(), what: what.clone() });
         }
-        let cache = self.slots.get(step.slot.0).and_then(Option::as_ref).ok_or(EngineError::NoSlot(step.slot.0))?;
-        step.check(&self.plan, &self.config, cache.have)
+        self.slots.get(slot.0).and_then(Option::as_ref).ok_or(EngineError::NoSlot(slot.0))
     }
 
     /// As [`Engine::run`], of a step of two rows or more; `see` gets each product of the range's layers with its input
@@ -148,7 +151,7 @@ impl CpuEngine {
         see: Option<&mut See<'_>>,
     ) -> Result<(), EngineError> {
         out.clear();
-        let rows = self.check(step)?;
+        let rows = step.check(&self.plan, &self.config, self.cache(step.slot)?.have)?;
         if self.plan.heads() {
             out.resize(rows.saturating_sub(step.wanted) * self.plan.spec.vocab, 0.0);
             return self.compute(step, rows, out, see);
@@ -282,37 +285,27 @@ impl Engine for CpuEngine {
         self.run_and_see(&step, out, None)
     }
 
-    async fn greedy(
+    async fn decode(
         &mut self,
-        slot: Slot,
-        position: usize,
-        token: u32,
-        count: usize,
-        ids: &mut Vec<u32>,
+        decode: Decode<'_>,
+        mut sink: impl FnMut(u32) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError> {
-        if !self.stages.whole {
-            return Err(EngineError::NotWhole(self.plan.layers.clone()));
-        }
-        self.check(&Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 })?;
-        let end = position.saturating_add(count);
-        if end > self.config.max_positions {
-            return Err(EngineError::Context { end, max: self.config.max_positions });
-        }
-        let before = ids.len();
-        ids.reserve(count);
+        let Decode { slot, position, mut token, stop, sampler, .. } = decode;
+        let end = decode.check(&self.plan, &self.config, self.cache(slot)?.have)?;
         let mut logits = std::mem::take(&mut self.buffers.logits);
-        let mut token = token;
-        let result = (position..end).try_for_each(|position| {
-            let step = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
-            self.compute(&step, 1, &mut logits, None)?;
-            token = arg_max(&logits) as u32;
-            ids.push(token);
+        let mut turns = || {
+            for position in position..end {
+                let step = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
+                self.compute(&step, 1, &mut logits, None)?;
+                token = self.chooser.choose(&logits, &sampler, position);
+                if sink(token).is_break() || stop.contains(&token) {
+                    break;
+                }
+            }
             Ok(())
-        });
+        };
+        let result = turns();
         self.buffers.logits = logits;
-        if result.is_err() {
-            ids.truncate(before);
-        }
         result
     }
 }

@@ -7,7 +7,7 @@ use syn1_model::spec::{Activation, Norm, NormKind};
 ///
 /// Cody and Waite's range reduction to `|r| <= ln(2) / 2`, then the polynomial of Moshier's Cephes library (`expf`).
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     let x = if x > 87.0 { 87.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
     // Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits of the sum.
@@ -87,7 +87,7 @@ pub(super) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 }
 
 /// The index of the largest value, the lowest one among equals; 0 when there is none.
-pub(super) fn arg_max(values: &[f32]) -> usize {
+pub(crate) fn arg_max(values: &[f32]) -> usize {
     let max = max_of(values);
     values.iter().position(|&value| value == max).unwrap_or(0)
 }

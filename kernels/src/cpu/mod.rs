@@ -23,5 +23,6 @@ mod weights;
 
 pub use bandwidth::read_bandwidth;
 pub use engine::{CpuEngine, describe};
+pub(crate) use math::{arg_max, exp};
 pub use memory::memory_bytes;
 pub use observe::Product;

@@ -110,8 +110,6 @@ pub(super) struct Stages {
     /// In front of all stages, for a range that embeds.
     pub(super) embedding: Option<Embedding>,
     pub(super) stages: Vec<Stage>,
-    /// Whether the plan has [`Op::Step`].
-    pub(super) whole: bool,
 }
 
 impl Stages {
@@ -121,7 +119,7 @@ impl Stages {
     /// [`EngineError::Piece`] for a missing, superfluous, too short or too long piece.
     pub(super) fn new(plan: &Plan, pieces: &[PieceBytes]) -> Result<Self, EngineError> {
         let finder = Finder::new(plan, pieces)?;
-        let mut found = Self { embedding: None, stages: Vec::new(), whole: false };
+        let mut found = Self { embedding: None, stages: Vec::new() };
         for op in &plan.ops {
             found.stages.push(match op {
                 Op::Embed { tokens, positions, scale } => {
@@ -147,10 +145,8 @@ impl Stages {
                     Stage::Down { product: finder.product(gemv)?, post: finder.norm(post.as_ref())? }
                 }
                 Op::Head { gemv, softcap } => Stage::Head { product: finder.product(gemv)?, cap: *softcap },
-                Op::Step { .. } => {
-                    found.whole = true;
-                    continue;
-                }
+                // The token loop's turn is the embedding's tensors and no stage.
+                Op::Step { .. } => continue,
             });
         }
         Ok(found)

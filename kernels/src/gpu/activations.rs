@@ -6,6 +6,7 @@ use wgpu::{Buffer, BufferUsages};
 use super::device::GpuDevice;
 use super::launch::MOST_SPLITS;
 use super::memory::buffer;
+use crate::sampling::Draw;
 
 /// The rows between ops, padded with zeros to whole groups of inputs, and the step's state.
 pub(super) struct Activations {
@@ -29,6 +30,8 @@ pub(super) struct Activations {
     pub(super) winners: Buffer,
     /// The tokens of the loop, a ring of [`RING`].
     pub(super) chosen: Buffer,
+    /// A [`Draw`](crate::sampling::Draw).
+    pub(super) draw: Buffer,
 }
 
 /// Elements from one token row to the next.
@@ -77,6 +80,7 @@ impl Activations {
             branch: make("branch", rows * branch),
             winners: make("winners", winners(plan)),
             chosen: make("chosen", RING),
+            draw: buffer(device, "draw", size_of::<Draw>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST),
         }
     }
 
@@ -118,6 +122,6 @@ fn winners(plan: &Plan) -> usize {
     2 * (plan.spec.vocab.div_ceil(4) + 1)
 }
 
-/// Turns of the token loop in one submit: the submit's own cost is then small beside its work, and even a phone is done
-/// long before a driver's watchdog looks.
-pub(super) const RING: usize = 16;
+/// Turns of the token loop in one submit at most: the submit's own cost is then small even beside those of a tiny model.
+/// How many there are is a matter of time, see `token_loop.rs`.
+pub(super) const RING: usize = 64;

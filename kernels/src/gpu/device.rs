@@ -18,8 +18,11 @@ pub struct GpuDevice {
     pub(super) limits: Limits,
     name: String,
     software: bool,
+    maps: bool,
     /// Threads of the smallest and the largest subgroup, where the device has subgroup operations.
     subgroups: Option<(u32, u32)>,
+    /// A GPU whose workgroups can wait for each other, as far as is known.
+    may_persist: bool,
     faults: Arc<Faults>,
     _end: End,
 }
@@ -95,7 +98,8 @@ impl GpuDevice {
     fn from_adapter(adapter: &Adapter) -> Result<Self, OpenError> {
         let info = adapter.get_info();
         let limits = adapter.limits();
-        let features = adapter.features() & (Features::SUBGROUP | super::persist::FEATURES);
+        let wished = Features::SUBGROUP | Features::MAPPABLE_PRIMARY_BUFFERS | super::persist::FEATURES;
+        let features = adapter.features() & wished;
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("syn1"),
             required_features: features,
@@ -118,8 +122,11 @@ impl GpuDevice {
             .then_some((info.subgroup_min_size, info.subgroup_max_size))
             .filter(|&(min, max)| min > 0 && max <= LARGEST_SUBGROUP && max.is_power_of_two());
         let software = info.device_type == DeviceType::Cpu;
+        let maps = features.contains(Features::MAPPABLE_PRIMARY_BUFFERS);
+        let may_persist = info.device_type == DeviceType::DiscreteGpu && WAITING_VENDORS.contains(&info.vendor);
         let (_begin, _end) = (Begin, End);
-        let mut opened = Self { _begin, device, queue, limits, name, software, subgroups, faults, _end };
+        let mut opened =
+            Self { _begin, device, queue, limits, name, software, maps, subgroups, may_persist, faults, _end };
         if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
             // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
             let full = full_subgroups(&opened, sizes).unwrap_or(false);
@@ -138,9 +145,19 @@ impl GpuDevice {
         self.software
     }
 
+    /// Whether kernels may use buffers that can be mapped.
+    pub(super) fn maps(&self) -> bool {
+        self.maps
+    }
+
     /// Whether the device has subgroup operations of a size that the kernels can use, in full subgroups.
     pub fn has_subgroups(&self) -> bool {
         self.subgroups.is_some()
+    }
+
+    /// Whether workgroups may be made to wait for each other.
+    pub(super) fn may_persist(&self) -> bool {
+        self.may_persist
     }
 
     /// Threads of the smallest and the largest subgroup.
@@ -182,6 +199,12 @@ impl GpuDevice {
             Some(what) => Err(self.failed(what)),
             None => Ok(()),
         }
+    }
+
+    /// Lets callbacks run whose work is done.
+    pub(super) fn poll(&self) {
+        // A device that fails here says so to the next that waits.
+        let _ = self.device.poll(wgpu::PollType::Poll);
     }
 
     /// Waits for the work submitted so far, or for `submission`.
@@ -289,6 +312,9 @@ fn lines(found: &[AdapterLine]) -> String {
 
 /// The kernels' smallest group of threads must hold whole subgroups.
 const LARGEST_SUBGROUP: u32 = 128;
+
+/// PCI numbers of NVIDIA, AMD and Intel. On Apple's and Arm's GPUs a workgroup that waits can keep others from starting.
+const WAITING_VENDORS: [u32; 3] = [0x10de, 0x1002, 0x8086];
 
 /// The word for a software adapter.
 const SOFTWARE: &str = "software";

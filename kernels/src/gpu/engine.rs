@@ -1,33 +1,40 @@
 //! The engine: steps and the token loop as submits.
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::ControlFlow;
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::Plan;
-use wgpu::{BindGroup, Buffer, BufferUsages, CommandEncoder, ComputePass};
+use wgpu::{BindGroup, Buffer, BufferUsages, CommandBuffer, CommandEncoder, ComputePass};
 
-use super::activations::{Activations, RING, StepState, Strides};
+use super::activations::{Activations, StepState, Strides};
+use super::carry::Carry;
 use super::device::GpuDevice;
+use super::inbox::{Inbox, Mail};
 use super::launch::Extent;
 use super::logits::Logits;
 use super::memory::buffer;
+use super::patience::Patience;
 use super::persist::{self, Persist};
+use super::prepared::{Prepared, Shape, StepTimes, Stopwatch};
 use super::program::Program;
-use super::readback::{Pending, Readback};
+use super::readback::Readback;
 use super::teardown::{Begin, End};
+use super::token_loop::Loop;
 use super::weights::Weights;
-use crate::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
+use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
 
 /// Runs a [`Plan`] on a GPU.
 pub struct GpuEngine {
     _begin: Begin,
-    device: GpuDevice,
-    plan: Plan,
-    config: EngineConfig,
-    program: Program,
+    pub(super) device: GpuDevice,
+    pub(super) plan: Plan,
+    pub(super) config: EngineConfig,
+    pub(super) program: Program,
+    /// Whole tokens in one dispatch, where that is possible and faster.
     pub(super) persist: Option<Persist>,
     pub(super) activations: Activations,
+    inbox: Inbox,
+    carry: Carry,
     slots: Vec<Option<Request>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Request>,
@@ -35,11 +42,12 @@ pub struct GpuEngine {
     logits: Option<(Logits, Readback)>,
     /// Where rows of the residual stream are read back, in a range without the head.
     rows: Option<Readback>,
-    /// Where the token loop's ids are read back: of the submit that runs and of the one that is read.
-    ids: Vec<Readback>,
-    /// The step's state as words, or its rows padded to the stride: kept to be filled again.
+    /// What the token loop needs beside the program.
+    pub(super) token_loop: Loop,
+    /// The loop's state as words: kept to be filled again.
     words: Vec<u32>,
-    padded: Vec<f32>,
+    patience: Patience,
+    last_step: StepTimes,
     /// Keeps the buffers that the bind groups name.
     _weights: Weights,
     _end: End,
@@ -50,25 +58,49 @@ pub struct GpuEngine {
 pub struct GpuOptions {
     /// Sums by subgroup operations, where the device has them; else by trees in workgroup memory.
     pub subgroups: bool,
+    /// Kernels fetch a step's rows from memory that the CPU writes, and put its result where the CPU reads it, where the
+    /// device allows that; else copies do.
+    pub carried: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
-    /// Workgroups and threads of the persistent kernel; none: it is not used.
-    pub persist: Option<(u32, u32)>,
+    /// Whether the token loop may run as one dispatch.
+    pub persist: Persistence,
+}
+
+/// Whether the token loop runs as one dispatch for many tokens, whose workgroups wait for each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Persistence {
+    /// Where the device keeps all workgroups at a time, gives the same tokens as without, and is faster by 15 %: measured
+    /// when the engine is made, which takes a second or two.
+    Measured,
+    /// With this many workgroups of this many threads, unmeasured.
+    Sized {
+        /// Workgroups.
+        groups: u32,
+        /// Threads of each.
+        threads: u32,
+    },
+    /// Never.
+    #[default]
+    Off,
 }
 
 /// An open request.
-struct Request {
-    binds: Vec<BindGroup>,
-    persist: Option<BindGroup>,
+pub(super) struct Request {
+    pub(super) binds: Vec<BindGroup>,
+    /// That of the persistent kernel.
+    pub(super) persist: Option<BindGroup>,
     /// Positions in its KV cache.
-    have: usize,
+    pub(super) have: usize,
+    /// Commands of the step that most likely comes next.
+    prepared: Option<Prepared>,
     /// Keeps the KV cache.
     _kv: Buffer,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { subgroups: true, window_bytes: WINDOW, persist: None }
+        Self { subgroups: true, carried: true, window_bytes: WINDOW, persist: Persistence::Off }
     }
 }
 
@@ -106,29 +138,36 @@ impl GpuEngine {
             return Err(device.unsupported(format!("rows of {largest} bytes, the largest binding is {most}")));
         }
         let options = GpuOptions { window_bytes: options.window_bytes.min(most), ..options };
-        let weights = Weights::upload(device, &plan, pieces, options.persist.is_some())?;
+        let persist_size = match options.persist {
+            Persistence::Off => None,
+            Persistence::Sized { groups, threads } => match persist::obstacle(device, &plan, groups) {
+                Some(why) => return Err(device.unsupported(format!("the token loop in one dispatch: {why}"))),
+                None => Some((groups, threads)),
+            },
+            Persistence::Measured => persist::size(device, &plan)?,
+        };
+        let weights = Weights::upload(device, &plan, pieces, persist_size.is_some())?;
         let rows = config.max_rows;
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;
         let program = Program::new(device, &plan, &weights, &activations, &config, options)?;
-        let persist = match options.persist {
-            None => None,
-            Some((groups, threads)) => {
-                if let Some(why) = persist::obstacle(device, &plan, groups) {
-                    return Err(device.unsupported(format!("the persistent kernel: {why}")));
-                }
+        let persist = match (persist_size, &weights.arena) {
+            (Some(size), Some(arena)) => {
                 let kv = program.kv_layer_bytes;
-                let size = (groups, threads);
-                Some(Persist::new(device, &plan, &weights, &activations, &program.rotations, &config, kv, size)?)
+                Some(Persist::new(device, &plan, &weights, &program.rotations, &config, kv, arena, size)?)
             }
+            _ => None,
         };
-        let (rows, ids) = device.guarded("readback", 0, || {
-            let row_bytes = 4 * (config.max_rows * Strides::of(&plan).x) as u64;
+        let (inbox, rows, carry, token_loop) = device.guarded("inbox and readback", 0, || {
+            let stride = Strides::of(&plan).x;
+            let inbox = Inbox::new(device, config.max_rows * if plan.embeds() { 1 } else { stride });
+            let row_bytes = 4 * (config.max_rows * stride) as u64;
             let rows = (!plan.heads()).then(|| Readback::new(device, row_bytes));
-            let loops = if plan.heads() && plan.embeds() { IN_FLIGHT } else { 0 };
-            (rows, (0..loops).map(|_| Readback::new(device, 4 * RING as u64 + 4)).collect())
+            let carried = options.carried && device.maps();
+            let carry = carried.then(|| Carry::new(device, &plan, &activations, &inbox, rows.as_ref()));
+            (inbox, rows, carry.unwrap_or_default(), Loop::new(device, plan.heads() && plan.embeds()))
         })?;
-        Ok(Self {
+        let mut engine = Self {
             _begin: Begin,
             device: device.clone(),
             plan,
@@ -136,51 +175,47 @@ impl GpuEngine {
             program,
             persist,
             activations,
+            inbox,
+            carry,
             slots: Vec::new(),
             spare: Vec::new(),
             logits: None,
             rows,
-            ids,
+            token_loop,
             words: Vec::new(),
-            padded: Vec::new(),
+            patience: Patience::new(device.is_software()),
+            last_step: StepTimes::default(),
             _weights: weights,
             _end: End,
-        })
+        };
+        if options.persist == Persistence::Measured && engine.persist.is_some() {
+            engine.admit()?;
+        }
+        Ok(engine)
     }
 
-    fn request(&self, slot: Slot) -> Result<&Request, EngineError> {
+    /// Where the time of the last step went.
+    pub fn last_step(&self) -> StepTimes {
+        self.last_step
+    }
+
+    pub(super) fn request(&self, slot: Slot) -> Result<&Request, EngineError> {
         self.slots.get(slot.0).and_then(Option::as_ref).ok_or(EngineError::NoSlot(slot.0))
     }
 
     /// Remembers that the request's KV cache holds `have` positions.
-    fn set_have(&mut self, slot: Slot, have: usize) {
+    pub(super) fn set_have(&mut self, slot: Slot, have: usize) {
         if let Some(Some(request)) = self.slots.get_mut(slot.0) {
             request.have = have;
         }
     }
 
-    /// Writes what the kernels know of the step, and its ids.
-    fn write_state(&mut self, state: StepState, ids: &[u32]) {
+    /// Writes what the kernels know of the loop, and its first id.
+    pub(super) fn write_state(&mut self, state: StepState, ids: &[u32]) {
         self.words.clear();
         self.words.extend_from_slice(bytemuck::cast_slice(&[state]));
         self.words.extend_from_slice(ids);
         self.device.queue.write_buffer(&self.activations.state, 0, bytemuck::cast_slice(&self.words));
-    }
-
-    /// Writes rows of the residual stream, padded to the stride.
-    fn write_rows(&mut self, rows: &[f32]) {
-        let (width, stride) = (self.plan.spec.width, Strides::of(&self.plan).x);
-        let rows = if width == stride {
-            rows
-        } else {
-            self.padded.clear();
-            for row in rows.chunks_exact(width) {
-                self.padded.extend_from_slice(row);
-                self.padded.resize(self.padded.len().next_multiple_of(stride), 0.0);
-            }
-            &self.padded
-        };
-        self.device.queue.write_buffer(&self.activations.x, 0, bytemuck::cast_slice(rows));
     }
 
     /// Makes room for the logits of `wanted` rows.
@@ -198,71 +233,75 @@ impl GpuEngine {
         Ok(())
     }
 
-    fn encoder(&self) -> CommandEncoder {
+    pub(super) fn encoder(&self) -> CommandEncoder {
         self.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("step") })
     }
 
-    /// Records and submits the turns of the token loop at `positions`, and asks for their ids.
-    fn submit_turns(&self, request: &Request, positions: Range<usize>, embed: bool, into: &Readback) -> Pending {
-        let mut encoder = self.encoder();
-        let mut pass = pass(&mut encoder);
-        let first = if embed { &self.program.embed[..] } else { &[] };
-        for launch in first {
-            launch.record(&mut pass, &request.binds, Extent::new(positions.start, 1));
-        }
-        let bytes = 4 * positions.len() as u64;
-        if let (Some(persist), Some(binds)) = (&self.persist, &request.persist) {
-            persist.prepare(positions.len() as u32);
-            persist.record_turns(&mut pass, binds);
-            drop(pass);
-            into.copy(&mut encoder, &self.activations.chosen, bytes);
-            encoder.copy_buffer_to_buffer(&persist.status, 0, &into.buffer, bytes, 4);
-            return into.start(bytes + 4, self.device.queue.submit([encoder.finish()]));
-        }
-        for position in positions {
-            let extent = Extent::new(position, 1);
-            for launch in self.program.body.iter().chain(&self.program.best).chain(&self.program.turn) {
-                launch.record(&mut pass, &request.binds, extent);
-            }
-        }
-        drop(pass);
-        into.copy(&mut encoder, &self.activations.chosen, bytes);
-        into.start(bytes, self.device.queue.submit([encoder.finish()]))
+    /// What a step of `rows` rows from `position` on needs, which wants the logits of the last `wanted`.
+    fn shape(&self, position: usize, rows: usize, wanted: usize) -> Shape {
+        let room = self.logits.as_ref().map_or(0, |(logits, _)| logits.rows);
+        Shape { extent: Extent::new(position, rows), rows, wanted, room }
     }
 
-    /// Records and submits a step of `rows` rows from `position` on; asks for the logits of the last `wanted` rows, or,
-    /// in a range without the head, for the rows.
-    fn submit_step(
-        &self,
-        request: &Request,
-        position: usize,
-        rows: usize,
-        wanted: usize,
-    ) -> Option<(Pending, &Readback)> {
+    /// Records a step: its input, its dispatches, and the copy of its result.
+    fn record(&self, request: &Request, shape: Shape) -> CommandBuffer {
         let mut encoder = self.encoder();
-        let mut pass = pass(&mut encoder);
-        let extent = Extent::new(position, rows);
-        for launch in self.program.embed.iter().chain(&self.program.body) {
-            launch.record(&mut pass, &request.binds, extent);
+        let Carry { arrive, depart } = &self.carry;
+        if arrive.is_none() {
+            let stride = (!self.plan.embeds()).then_some(Strides::of(&self.plan).x);
+            self.inbox.copy(&mut encoder, &self.activations, shape.rows, stride);
         }
-        let logits = self.logits.as_ref().filter(|_| wanted > 0);
-        if let Some((logits, _)) = logits {
-            logits.record(&mut pass, wanted);
+        let mut pass = pass(&mut encoder);
+        for launch in arrive.iter().chain(&self.program.embed).chain(&self.program.body).chain(depart) {
+            launch.record(&mut pass, &request.binds, shape.extent);
+        }
+        if let Some((logits, _)) = self.logits.as_ref().filter(|_| shape.wanted > 0) {
+            logits.record(&mut pass, shape.wanted);
         }
         drop(pass);
-        let result = match (logits, &self.rows) {
-            (Some((logits, readback)), _) => Some((&logits.buffer, readback, wanted * logits.stride)),
-            (None, Some(readback)) => Some((&self.activations.x, readback, rows * Strides::of(&self.plan).x)),
-            (None, None) => None,
-        };
-        let Some((source, readback, values)) = result else {
-            self.device.queue.submit([encoder.finish()]);
-            return None;
-        };
-        let bytes = 4 * values as u64;
-        readback.copy(&mut encoder, source, bytes);
-        Some((readback.start(bytes, self.device.queue.submit([encoder.finish()])), readback))
+        if let Some(Outcome { source, readback, bytes }) = self.outcome(shape).filter(|_| depart.is_none()) {
+            readback.copy(&mut encoder, source, bytes);
+        }
+        encoder.finish()
     }
+
+    /// What a step leaves: logits, or, in a range without the head, rows; nothing where none are wanted.
+    fn outcome(&self, shape: Shape) -> Option<Outcome<'_>> {
+        let logits = self.logits.as_ref().filter(|_| shape.wanted > 0);
+        let (source, readback, values) = match (logits, &self.rows) {
+            (Some((logits, readback)), _) => (&logits.buffer, readback, shape.wanted * logits.stride),
+            (None, Some(readback)) => (&self.activations.x, readback, shape.rows * Strides::of(&self.plan).x),
+            (None, None) => return None,
+        };
+        Some(Outcome { source, readback, bytes: 4 * values as u64 })
+    }
+
+    /// Takes the commands of a step of `shape` from those that were prepared for the request, or records them; says which.
+    fn commands(&mut self, slot: Slot, shape: Shape) -> Result<(CommandBuffer, bool), EngineError> {
+        let request = self.slots.get_mut(slot.0).and_then(Option::as_mut).ok_or(EngineError::NoSlot(slot.0))?;
+        if let Some(commands) = request.prepared.take().and_then(|prepared| prepared.take(shape)) {
+            return Ok((commands, true));
+        }
+        Ok((self.record(self.request(slot)?, shape), false))
+    }
+
+    /// Records the step that most likely follows one of `rows` rows in front of `end`: another one like it.
+    fn record_ahead(&mut self, slot: Slot, end: usize, rows: usize, wanted: usize) {
+        let shape = self.shape(end, rows, wanted);
+        let fits = end + rows <= self.config.max_positions;
+        let prepared =
+            self.request(slot).ok().filter(|_| fits).map(|request| Prepared::new(shape, self.record(request, shape)));
+        if let Some(Some(request)) = self.slots.get_mut(slot.0) {
+            request.prepared = prepared;
+        }
+    }
+}
+
+/// What is read back of a step.
+struct Outcome<'a> {
+    source: &'a Buffer,
+    readback: &'a Readback,
+    bytes: u64,
 }
 
 impl Engine for GpuEngine {
@@ -291,6 +330,7 @@ impl Engine for GpuEngine {
                     binds: self.program.bind_slot(&self.device, &kv),
                     persist: self.persist.as_ref().map(|persist| persist.bind(&self.activations, &kv)),
                     have: 0,
+                    prepared: None,
                     _kv: kv,
                 }
             })?,
@@ -304,7 +344,7 @@ impl Engine for GpuEngine {
 
     fn close(&mut self, slot: Slot) {
         if let Some(mut request) = self.slots.get_mut(slot.0).and_then(Option::take) {
-            request.have = 0;
+            (request.have, request.prepared) = (0, None);
             self.spare.push(request);
         }
     }
@@ -318,101 +358,58 @@ impl Engine for GpuEngine {
         self.room_for(wanted)?;
         let state =
             StepState { position: step.position as u32, rows: rows as u32, wanted: (rows - wanted) as u32, made: 0 };
-        match step.input {
-            Input::Tokens(ids) => self.write_state(state, ids),
+        let mail = match step.input {
+            Input::Tokens(ids) => Mail::Ids(ids),
             Input::Rows(values) => {
-                self.write_state(state, &[]);
-                self.write_rows(values);
+                Mail::Rows { values, width: self.plan.spec.width, stride: Strides::of(&self.plan).x }
             }
-        }
-        let (width, stride) = match &self.logits {
-            Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
-            None => (self.plan.spec.width, Strides::of(&self.plan).x),
         };
+        let mut times = StepTimes::default();
+        let mut watch = Stopwatch::start();
+        self.inbox.fill(&self.device, state, mail)?;
+        times.upload = watch.lap();
         // From here on the positions behind are overwritten, also by a step that fails.
         self.set_have(step.slot, step.position);
-        match self.submit_step(self.request(step.slot)?, step.position, rows, wanted) {
-            None => self.device.wait(None)?,
-            Some((pending, readback)) => {
-                let unpad = |bytes: &[u8]| {
-                    for row in bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride) {
-                        out.extend_from_slice(&row[..width]);
-                    }
-                };
-                readback.finish(&self.device, pending, unpad).await?;
-            }
+        let shape = self.shape(step.position, rows, wanted);
+        let commands;
+        (commands, times.prepared) = self.commands(step.slot, shape)?;
+        times.record = watch.lap();
+        let submission = self.device.queue.submit([commands]);
+        let pending = self.outcome(shape).map(|outcome| outcome.readback.start(outcome.bytes, submission));
+        self.inbox.reopen();
+        times.submit = watch.lap();
+        self.record_ahead(step.slot, step.position + rows, rows, wanted);
+        times.ahead = watch.lap();
+        if let Some((pending, Outcome { readback, .. })) = pending.zip(self.outcome(shape)) {
+            let waited = pending.wait(&self.device, &self.patience);
+            times.wait = watch.lap();
+            let (width, stride) = match &self.logits {
+                Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
+                None => (self.plan.spec.width, Strides::of(&self.plan).x),
+            };
+            let unpad = |bytes: &[u8]| {
+                for row in bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride) {
+                    out.extend_from_slice(&row[..width]);
+                }
+            };
+            readback.take(&self.device, pending, waited, unpad)?;
+            times.read = watch.lap();
+            self.patience.came(times.ahead + times.wait);
+        } else {
+            self.device.wait(None)?;
+            times.wait = watch.lap();
         }
+        self.last_step = times;
         self.set_have(step.slot, step.position + rows);
         Ok(())
     }
 
-    async fn greedy(
+    async fn decode(
         &mut self,
-        slot: Slot,
-        position: usize,
-        token: u32,
-        count: usize,
-        ids: &mut Vec<u32>,
+        decode: Decode<'_>,
+        sink: impl FnMut(u32) -> ControlFlow<()> + Send,
     ) -> Result<(), EngineError> {
-        if !(self.plan.embeds() && self.plan.heads()) {
-            return Err(EngineError::NotWhole(self.plan.layers.clone()));
-        }
-        let have = self.request(slot)?.have;
-        let first = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
-        first.check(&self.plan, &self.config, have)?;
-        let end = position.saturating_add(count);
-        if end > self.config.max_positions {
-            return Err(EngineError::Context { end, max: self.config.max_positions });
-        }
-        self.device.check()?;
-        if count == 0 {
-            return Ok(());
-        }
-        self.write_state(StepState { position: position as u32, rows: 1, wanted: 0, made: 0 }, &[token]);
-        // From here on the positions behind are overwritten, also by a loop that fails.
-        self.set_have(slot, position);
-
-        let before = ids.len();
-        let request = self.request(slot)?;
-        let mut in_flight = VecDeque::new();
-        let mut submits =
-            (position..end).step_by(RING).map(|start| start..end.min(start + RING)).enumerate().peekable();
-        let looped = async {
-            loop {
-                let room = in_flight.len() < self.ids.len();
-                if let Some((number, positions)) = submits.next_if(|_| room) {
-                    let readback = &self.ids[number % self.ids.len()];
-                    in_flight.push_back((self.submit_turns(request, positions, number == 0, readback), readback));
-                    continue;
-                }
-                let Some((pending, readback)) = in_flight.pop_front() else { return Ok(()) };
-                let persist = self.persist.is_some();
-                let append = |bytes: &[u8]| {
-                    let words: &[u32] = bytemuck::cast_slice(bytes);
-                    let words = if persist {
-                        let (status, words) = words.split_last().unwrap();
-                        assert_eq!(*status, 0, "gave up");
-                        words
-                    } else {
-                        words
-                    };
-                    ids.extend_from_slice(words);
-                };
-                Readback::finish(readback, &self.device, pending, append).await?;
-            }
-        };
-        let done: Result<(), EngineError> = looped.await;
-        match done {
-            Ok(()) => self.set_have(slot, end),
-            Err(_) => {
-                ids.truncate(before);
-                // The first error is the one to report; these only give their buffers back.
-                for (pending, readback) in in_flight {
-                    let _ = readback.finish(&self.device, pending, |_| ()).await;
-                }
-            }
-        }
-        done
+        self.token_loop(decode, sink).await
     }
 }
 
@@ -426,7 +423,7 @@ impl std::fmt::Debug for GpuEngine {
     }
 }
 
-fn pass(encoder: &mut CommandEncoder) -> ComputePass<'_> {
+pub(super) fn pass(encoder: &mut CommandEncoder) -> ComputePass<'_> {
     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None })
 }
 
@@ -448,9 +445,6 @@ const MOST_ROWS: usize = 65_535;
 /// WebGPU's default limit of a storage binding; the same everywhere, so that one path is tested everywhere.
 const WINDOW: u64 = 128 << 20;
 
-/// Submits of the token loop that the device has at a time: it works on one while the other is read.
-const IN_FLIGHT: usize = 2;
-
 #[cfg(test)]
 mod tests {
     use syn1_model::plan::WeightFormat;
@@ -461,12 +455,12 @@ mod tests {
     #[test]
     fn the_futures_can_be_spawned() {
         fn spawnable<T: Send>(_: T) {}
-        fn check(engine: &mut GpuEngine, step: Step<'_>, out: &mut Vec<f32>, ids: &mut Vec<u32>) {
+        fn check(engine: &mut GpuEngine, step: Step<'_>, out: &mut Vec<f32>) {
             spawnable(engine.run(step, out));
-            spawnable(engine.greedy(Slot(0), 0, 0, 1, ids));
+            spawnable(engine.decode(Decode::greedy(Slot(0), 0, 0, 1), |_| ControlFlow::Break(())));
         }
         // That it compiles is the property.
-        let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>, &mut Vec<u32>) = check;
+        let _: fn(&mut GpuEngine, Step<'_>, &mut Vec<f32>) = check;
     }
 
     /// A small engine on a device of its own.
@@ -503,11 +497,36 @@ mod tests {
         let failed = run(&mut engine, 3, &[6, 7]);
         assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
         assert_eq!(engine.request(slot).unwrap().have, 3);
-        let mut ids = vec![42];
-        // More turns than one submit has, so that several are under way.
-        let failed = pollster::block_on(engine.greedy(slot, 1, 6, 50, &mut ids));
+        let mut ids = Vec::new();
+        let failed = decode(&mut engine, Decode::greedy(slot, 1, 6, 50), |id| ids.push(id));
         assert!(matches!(failed, Err(EngineError::Device { .. })), "{failed:?}");
-        assert_eq!((engine.request(slot).unwrap().have, &ids[..]), (1, &[42][..]));
+        assert_eq!((engine.request(slot).unwrap().have, ids), (1, vec![]));
+    }
+
+    fn decode(engine: &mut GpuEngine, decode: Decode<'_>, mut each: impl FnMut(u32) + Send) -> Result<(), EngineError> {
+        let sink = |id| {
+            each(id);
+            ControlFlow::Continue(())
+        };
+        pollster::block_on(engine.decode(decode, sink))
+    }
+
+    #[test]
+    fn a_device_lost_in_the_loop_ends_it_with_what_was_handed_over_before() {
+        let mut engine = small();
+        let slot = engine.open().unwrap();
+        let mut want = Vec::new();
+        decode(&mut engine, Decode::greedy(slot, 0, 6, 60), |id| want.push(id)).unwrap();
+        let (device, mut ids) = (engine.device.device.clone(), Vec::new());
+        let lost = decode(&mut engine, Decode::greedy(slot, 0, 6, 60), |id| {
+            ids.push(id);
+            if ids.len() == 3 {
+                device.destroy();
+            }
+        });
+        assert!(matches!(lost, Err(EngineError::Device { .. })), "{lost:?}");
+        assert!(ids.len() >= 3 && ids.len() < 60, "{}", ids.len());
+        assert_eq!((&ids[..], engine.request(slot).unwrap().have), (&want[..ids.len()], ids.len()));
     }
 
     #[test]
@@ -519,12 +538,13 @@ mod tests {
             pollster::block_on(engine.run(step, &mut Vec::new()))
         };
         run(&mut engine, 0).unwrap();
+        assert!(engine.request(slot).unwrap().prepared.is_some(), "the next step is recorded when the device goes");
         engine.device.device.destroy();
         for _ in 0..2 {
             let got = run(&mut engine, 1);
             assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         }
-        let got = pollster::block_on(engine.greedy(slot, 1, 3, 4, &mut Vec::new()));
+        let got = decode(&mut engine, Decode::greedy(slot, 1, 3, 4), |_| ());
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");
         let got = engine.open();
         assert!(matches!(got, Err(EngineError::Device { .. })), "{got:?}");

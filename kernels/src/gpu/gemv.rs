@@ -45,7 +45,7 @@ pub(super) enum Epilogue {
     Gate(Activation),
     /// Queries to `y`, keys and values to the KV cache; queries and keys are rotated or not.
     Kv { rotated: bool },
-    /// The largest of each workgroup to `winners`, as `Store` would have it.
+    /// The largest of each workgroup to `winners`, as `Store` would have it; with noise where tokens are drawn.
     Best { cap: Option<f32> },
 }
 

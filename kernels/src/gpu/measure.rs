@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use syn1_model::plan::WeightFormat;
 use wgpu::BufferUsages;
 
 use super::device::GpuDevice;
 use super::memory::{Uniforms, View, bind, buffer};
+use super::patience::Patience;
+use super::readback::Readback;
 use super::shader::{File, Kernels};
 use crate::engine::EngineError;
 
@@ -22,7 +23,7 @@ pub fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
     let most = wish.min(device.limits.max_storage_buffer_binding_size).min(device.limits.max_buffer_size);
     let bytes = (most / ROUND).max(1) * ROUND;
     let (kernel, binds) = device.guarded("the bandwidth measurement", bytes, || {
-        let kernel = Kernels::new(device, WeightFormat::F16, None).kernel(File::Read, &[], &[]);
+        let kernel = Kernels::plain(device).kernel(File::Read, &[], &[]);
         let memory = buffer(device, "bandwidth", bytes, BufferUsages::STORAGE);
         let sink = buffer(device, "sink", 16, BufferUsages::STORAGE);
         let shape = Uniforms::new(device).slot(&[(bytes / 16) as u32, 0, 0, 0]);
@@ -56,6 +57,62 @@ pub fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
     samples.sort_unstable();
     let seconds = samples[SAMPLES / 2].as_secs_f64();
     Ok((f64::from(reads) * bytes as f64 / seconds) as u64)
+}
+
+/// What it costs to have the device do something, however little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundTrip {
+    /// A submit of nothing, and sleeping until the device is done with it.
+    pub empty: Duration,
+    /// A submit of one small dispatch and a copy of 16 bytes, sleeping until they can be read, and reading them.
+    pub mapped_asleep: Duration,
+    /// The same as the engine waits: looking for the bytes again and again where they come soon.
+    pub mapped: Duration,
+}
+
+/// Medians of `times` round trips of each kind. Commands are recorded before the time is taken.
+///
+/// # Errors
+/// [`EngineError::Memory`] or [`EngineError::Device`].
+pub fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, EngineError> {
+    let (kernel, binds, sink, readback) = device.guarded("the round trip measurement", ROUND, || {
+        let kernel = Kernels::plain(device).kernel(File::Read, &[], &[]);
+        let memory = buffer(device, "round trip", 256 * 64, BufferUsages::STORAGE);
+        let sink = buffer(device, "sink", 16, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
+        let shape = Uniforms::new(device).slot(&[256 * 64 / 16_u32, 0, 0, 0]);
+        let binds = bind(device, &kernel, &[(0, View::whole(&memory)), (1, View::whole(&sink)), (2, shape)]);
+        (kernel, binds, sink, Readback::new(device, 16))
+    })?;
+    let median = |measured: &mut dyn FnMut() -> Result<Duration, EngineError>| {
+        let mut samples = (0..times.max(1)).map(|_| measured()).collect::<Result<Vec<_>, _>>()?;
+        samples.sort_unstable();
+        Ok(samples[samples.len() / 2])
+    };
+    let empty = median(&mut || {
+        let start = Instant::now();
+        device.wait(Some(device.queue.submit([])))?;
+        Ok(start.elapsed())
+    })?;
+    let mapped = |patience: &mut Patience| {
+        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&kernel.pipeline);
+        pass.set_bind_group(0, &binds, &[]);
+        pass.dispatch_workgroups(1, 1, 1);
+        drop(pass);
+        readback.copy(&mut encoder, &sink, 16);
+        let commands = encoder.finish();
+        let start = Instant::now();
+        let pending = readback.start(16, device.queue.submit([commands]));
+        let waited = pending.wait(device, patience);
+        patience.came(start.elapsed());
+        readback.take(device, pending, waited, |_| ())?;
+        Ok(start.elapsed())
+    };
+    // Software's results are never looked for.
+    let (mut asleep, mut awake) = (Patience::new(true), Patience::new(device.is_software()));
+    let mapped_asleep = median(&mut || mapped(&mut asleep))?;
+    Ok(RoundTrip { empty, mapped_asleep, mapped: median(&mut || mapped(&mut awake))? })
 }
 
 /// Bytes that the device has room for now, `most` at most, found by allocating: drivers do not say, and some lie.

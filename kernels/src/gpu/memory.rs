@@ -29,6 +29,11 @@ impl View {
         &self.buffer
     }
 
+    /// Whether one binding can hold all of it.
+    pub(super) fn fits(&self, device: &GpuDevice) -> bool {
+        self.bytes <= device.limits.max_storage_buffer_binding_size
+    }
+
     fn resource(&self) -> BindingResource<'_> {
         BindingResource::Buffer(BufferBinding {
             buffer: &self.buffer,

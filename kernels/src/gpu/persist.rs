@@ -6,35 +6,32 @@ use syn1_model::plan::{Gemv, Op, Piece, Plan, TENSOR_ALIGN, WeightFormat, piece_
 use syn1_model::spec::Activation;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry,
-    BindingResource, BindingType, Buffer, BufferBinding, BufferBindingType, BufferUsages, ComputePass,
-    ComputePipeline, ComputePipelineDescriptor, Features, PipelineCompilationOptions, PipelineLayoutDescriptor,
-    ShaderStages,
+    BindingType, Buffer, BufferBindingType, BufferUsages, ComputePass, ComputePipeline, ComputePipelineDescriptor,
+    Features, PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderStages,
 };
 
 use super::activations::{Activations, RING};
 use super::attention::Rotation;
 use super::device::GpuDevice;
 use super::gemv::center;
-use super::memory::buffer;
-use super::shader::{File, trusted, variant};
+use super::memory::{View, bind, buffer};
+use super::readback::Readback;
+use super::shader::{File, Kernels, trusted, variant};
 use super::weights::{Arena, Weights};
 use crate::engine::{EngineConfig, EngineError};
 
 /// What the kernel needs of an adapter beside subgroups.
-pub(super) const FEATURES: Features =
-    Features::MEMORY_DECORATION_COHERENT.union(Features::MEMORY_DECORATION_VOLATILE);
+pub(super) const FEATURES: Features = Features::MEMORY_DECORATION_COHERENT.union(Features::MEMORY_DECORATION_VOLATILE);
 
 /// A plan's blocks, or the token loop of a whole model, as one dispatch.
 pub(super) struct Persist {
     device: GpuDevice,
-    /// The blocks alone: `x` in, `x` out.
-    body: ComputePipeline,
-    /// The token loop, for whole models.
-    turns: Option<ComputePipeline>,
+    pipeline: ComputePipeline,
     groups: u32,
     layers: u32,
     own: BindGroupLayout,
-    weights: Option<(Buffer, Buffer)>,
+    blocks: Buffer,
+    tables: Buffer,
     pub(super) wire: Buffer,
     control: Buffer,
     /// 1 when a workgroup gave up waiting.
@@ -49,7 +46,7 @@ pub(super) struct Persist {
 struct Control {
     turns: u32,
     flag: u32,
-    spin: u32,
+    patience: u32,
     pad: u32,
 }
 
@@ -57,12 +54,15 @@ struct Control {
 pub(super) fn obstacle(device: &GpuDevice, plan: &Plan, groups: u32) -> Option<String> {
     let spec = &plan.spec;
     let not = |what: &str| Some(what.to_owned());
+    if !(plan.embeds() && plan.heads()) {
+        return not("only a part of the model");
+    }
     let Some((lanes, most)) = device.subgroup_sizes() else { return not("no subgroups") };
     if lanes != most {
         return not("subgroups of several sizes");
     }
     if !device.device.features().contains(FEATURES) {
-        return Some(format!("without {}", FEATURES - device.device.features()));
+        return Some(format!("a device without {}", FEATURES - device.device.features()));
     }
     let most = device.limits.max_storage_buffer_binding_size;
     let largest = Arena::bytes(plan).into_iter().max().unwrap_or(0);
@@ -90,16 +90,46 @@ pub(super) fn obstacle(device: &GpuDevice, plan: &Plan, groups: u32) -> Option<S
     None
 }
 
+/// Workgroups and threads for `plan`; none where something stands in the way, which is said.
+///
+/// # Errors
+/// What the device says.
+pub(super) fn size(device: &GpuDevice, plan: &Plan) -> Result<Option<(u32, u32)>, EngineError> {
+    let refused = |why: &str| {
+        tracing::debug!("{}: no token loop in one dispatch: {why}", device.name());
+        Ok(None)
+    };
+    if !device.may_persist() {
+        return refused("only discrete GPUs of NVIDIA, AMD and Intel are known to let workgroups wait for each other");
+    }
+    if device.limits.max_compute_invocations_per_workgroup < 1024 {
+        return refused("workgroups are small");
+    }
+    // Two workgroups of 1,024 threads fill what computes: one of half the threads leaves its registers to the weights.
+    let groups = residents(device)? / 2;
+    if groups == 0 {
+        return refused("workgroups do not stay on the device");
+    }
+    match obstacle(device, plan, groups) {
+        Some(why) => refused(&why),
+        None => Ok(Some((groups, 512))),
+    }
+}
+
 impl Persist {
+    /// Makes everything for `plan`, whose weights are in an arena, with workgroups of `threads` threads.
+    ///
+    /// # Errors
+    /// What the device says.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         device: &GpuDevice,
         plan: &Plan,
         weights: &Weights,
-        activations: &Activations,
         rotations: &[Rotation],
         config: &EngineConfig,
         kv_layer_bytes: u64,
+        arena: &Arena,
         (groups, threads): (u32, u32),
     ) -> Result<Self, EngineError> {
         let lanes = device.subgroup_sizes().map_or(1, |(least, _)| least);
@@ -153,8 +183,7 @@ impl Persist {
             let most = units.div_ceil(groups as usize);
             let (lanes, warps) = (lanes as usize, warps as usize);
             let mut slices = 1;
-            let cap: usize = std::env::var("SLICES").map_or(64, |s| s.parse().unwrap());
-            while !gated && slices < cap && kind != "head" && most * 2 * slices <= warps && chunks > slices * lanes {
+            while !gated && kind != "head" && most * 2 * slices <= warps && chunks > slices * lanes {
                 slices *= 2;
             }
             quads = quads.max(matrix.stride / 4);
@@ -187,7 +216,6 @@ impl Persist {
             tags.extend(matches!(kind, "out" | "down").then_some("ADDS"));
             kinds.push((kind, tags));
         };
-        let mut looped = false;
         let mut learned = false;
         for op in &plan.ops {
             match op {
@@ -215,7 +243,6 @@ impl Persist {
                     set("HEAD_EXTRA", quad(gemv.aux.piece) as f64);
                 }
                 Op::Step { tokens, positions, scale } => {
-                    looped = true;
                     set("TOKENS", 4.0 * quad(tokens.data.piece) as f64);
                     set("TOKEN_ROW", (tokens.row_bytes() / 4) as f64);
                     set("TOKEN_STRIDE", tokens.stride as f64);
@@ -242,49 +269,27 @@ impl Persist {
         ];
         tags.extend(learned.then_some("LEARNED"));
         let rotations = rotations.first().map(|rotation| rotation.buffer().clone());
-        let text = |extra: &'static str| {
-            let tags: Vec<&str> = tags.iter().copied().chain([extra]).collect();
-            let mut text = variant(File::Persist, &tags);
-            for (kind, own) in &kinds {
-                if *kind != "head" || extra == "LOOP" {
-                    let tags: Vec<&str> = tags.iter().chain(own).copied().chain([extra]).collect();
-                    text += &variant(File::PersistProduct, &tags).replace("KIND", kind);
-                }
-            }
-            text
-        };
+        let mut text = variant(File::Persist, &tags);
+        for (kind, own) in &kinds {
+            let tags: Vec<&str> = tags.iter().chain(own).copied().collect();
+            text += &variant(File::PersistProduct, &tags).replace("KIND", kind);
+        }
+        let named: Vec<(&str, f64)> = overrides
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value))
+            .filter(|(name, _)| text.contains(&format!("override {name}:")))
+            .collect();
         device.guarded("the persistent kernel", 0, || {
             let own = own_layout(device);
-            let make = |extra: &'static str| {
-                let mut text = text(extra);
-                if let Ok(patch) = std::env::var("PATCH") {
-                    for line in std::fs::read_to_string(patch).unwrap().lines() {
-                        let (a, b) = line.split_once("=>").unwrap();
-                        assert!(text.contains(a), "{a}");
-                        text = text.replace(a, b);
-                    }
-                }
-                if let Ok(to) = std::env::var("DUMP") {
-                    std::fs::write(format!("{to}/{extra}.wgsl"), &text).unwrap();
-                    std::fs::write(format!("{to}/{extra}.overrides"), format!("{overrides:?}")).unwrap();
-                }
-                let named: Vec<(&str, f64)> = overrides
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), *value))
-                    .filter(|(name, _)| text.contains(&format!("override {name}:")))
-                    .collect();
-                pipeline(device, &own, text, &named)
-            };
-            let body = make("BODY");
-            let turns = looped.then(|| make("LOOP"));
+            let pipeline = pipeline(device, &own, text, &named);
             let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
             Self {
                 device: device.clone(),
-                body,
-                turns,
+                pipeline,
                 groups,
                 layers: plan.layers.len() as u32,
-                weights: weights.arena.as_ref().map(|arena| (arena.blocks.clone(), arena.tables.clone())),
+                blocks: arena.blocks.clone(),
+                tables: arena.tables.clone(),
                 own,
                 wire: buffer(device, "wire", 16 * at as u64, storage),
                 control: buffer(device, "control", 16, storage),
@@ -293,20 +298,16 @@ impl Persist {
                 flag: AtomicU32::new(1),
             }
         })
-        .map(|made| {
-            let _ = activations;
-            made
-        })
     }
 
     /// The bind group of a request with the cache `kv`. To be called inside [`GpuDevice::guarded`].
     pub(super) fn bind(&self, activations: &Activations, kv: &Buffer) -> BindGroup {
         let buffers = [
             (0, self.rotations.as_ref().unwrap_or(&self.control)),
-            (1, &self.weights.as_ref().unwrap().0),
-            (9, &self.weights.as_ref().unwrap().0),
-            (11, &self.weights.as_ref().unwrap().1),
-            (12, &self.weights.as_ref().unwrap().1),
+            (1, &self.blocks),
+            (9, &self.blocks),
+            (11, &self.tables),
+            (12, &self.tables),
             (2, &self.wire),
             (3, kv),
             (4, &activations.x),
@@ -327,7 +328,7 @@ impl Persist {
         })
     }
 
-    /// Writes what the next dispatch is to do. One dispatch a submit.
+    /// Writes what the next submit's dispatch is to do: `turns` tokens.
     pub(super) fn prepare(&self, turns: u32) {
         let used = turns * (self.layers + 1);
         let flag = match self.flag.load(Ordering::Relaxed).checked_add(used) {
@@ -339,24 +340,13 @@ impl Persist {
             }
         };
         self.flag.store(flag + used, Ordering::Relaxed);
-        let control = Control { turns, flag, spin: SPIN, pad: 0 };
+        let control = Control { turns, flag, patience: PATIENCE, pad: 0 };
         self.device.queue.write_buffer(&self.control, 0, bytemuck::bytes_of(&control));
     }
 
-    /// Records the token loop.
-    pub(super) fn record_turns(&self, pass: &mut ComputePass<'_>, binds: &BindGroup) {
-        if let Some(turns) = &self.turns {
-            self.record(pass, turns, binds);
-        }
-    }
-
-    /// Records the blocks for one row.
-    pub(super) fn record_body(&self, pass: &mut ComputePass<'_>, binds: &BindGroup) {
-        self.record(pass, &self.body, binds);
-    }
-
-    fn record(&self, pass: &mut ComputePass<'_>, pipeline: &ComputePipeline, binds: &BindGroup) {
-        pass.set_pipeline(pipeline);
+    /// Records the dispatch.
+    pub(super) fn record(&self, pass: &mut ComputePass<'_>, binds: &BindGroup) {
+        pass.set_pipeline(&self.pipeline);
         pass.set_bind_group(0, binds, &[]);
         pass.dispatch_workgroups(self.groups, 1, 1);
     }
@@ -400,12 +390,7 @@ fn own_layout(device: &GpuDevice) -> BindGroupLayout {
     device.device.create_bind_group_layout(&BindGroupLayoutDescriptor { label: Some("persist"), entries: &entries })
 }
 
-fn pipeline(
-    device: &GpuDevice,
-    own: &BindGroupLayout,
-    text: String,
-    overrides: &[(&str, f64)],
-) -> ComputePipeline {
+fn pipeline(device: &GpuDevice, own: &BindGroupLayout, text: String, overrides: &[(&str, f64)]) -> ComputePipeline {
     let label = "persist";
     let module = trusted(&device.device, label, text);
     let layout = device.device.create_pipeline_layout(&PipelineLayoutDescriptor {
@@ -426,8 +411,47 @@ fn pipeline(
     })
 }
 
+/// Workgroups of 1,024 threads that the device keeps at a time, as far as it can be seen: each waits, with bounded patience,
+/// until all have begun.
+///
+/// # Errors
+/// What the device says.
+pub(super) fn residents(device: &GpuDevice) -> Result<u32, EngineError> {
+    let (kernel, binds, state, readback) = device.guarded("the residency probe", 0, || {
+        let kernel = Kernels::new(device, WeightFormat::F16, None).kernel(File::Resident, &[], &[]);
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let state = buffer(device, "residency", 8, usage);
+        let binds = bind(device, &kernel, &[(0, View::whole(&state))]);
+        (kernel, binds, state, Readback::new(device, 8))
+    })?;
+    let all_meet = |groups: u32| -> Result<bool, EngineError> {
+        device.queue.write_buffer(&state, 0, &[0; 8]);
+        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&kernel.pipeline);
+        pass.set_bind_group(0, &binds, &[]);
+        pass.dispatch_workgroups(groups, 1, 1);
+        drop(pass);
+        readback.copy(&mut encoder, &state, 8);
+        let pending = readback.start(8, device.queue.submit([encoder.finish()]));
+        let mut met = false;
+        let look = |bytes: &[u8]| met = bytemuck::cast_slice::<u8, u32>(bytes) == [groups, 0];
+        pollster::block_on(readback.finish(device, pending, look))?;
+        Ok(met)
+    };
+    let (mut fits, mut too_many) = (0, MOST_GROUPS + 1);
+    while fits + 1 < too_many {
+        let groups = fits.midpoint(too_many);
+        if all_meet(groups)? { fits = groups } else { too_many = groups }
+    }
+    Ok(fits)
+}
+
+/// Workgroups that the probe looks for at most.
+const MOST_GROUPS: u32 = 1024;
+
 /// Loads in one wait at most: about a tenth of a second.
-const SPIN: u32 = 1 << 17;
+const PATIENCE: u32 = 1 << 17;
 
 /// Splits of a context at most.
 const MOST_SPLITS: usize = 8;

@@ -22,7 +22,7 @@ pub(super) struct Program {
     pub(super) embed: Vec<Launch>,
     /// The residual stream through the layers.
     pub(super) body: Vec<Launch>,
-    /// The head that keeps only each workgroup's largest logit: for the token loop.
+    /// The head that keeps only each workgroup's largest logit, with noise or without: for the token loop.
     pub(super) best: Vec<Launch>,
     /// The token loop's turn.
     pub(super) turn: Vec<Launch>,
@@ -35,7 +35,7 @@ pub(super) struct Program {
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
     /// Workgroups of `best`.
-    winners: u32,
+    pub(super) winners: u32,
 }
 
 /// `Shape` in embed.wgsl.
@@ -275,6 +275,7 @@ impl Builder<'_> {
                     (0, window.weights.clone()),
                     (4, self.uniforms.slot(&shape)),
                     (6, View::whole(&self.activations.winners)),
+                    (9, View::whole(&self.activations.draw)),
                 ]);
                 let binds = Binds::Shared(bind(self.device, &product.one, &views));
                 self.program.best.push(Launch { one: Shot::new(&product.one, window.one), many: None, binds });

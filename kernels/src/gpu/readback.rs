@@ -5,12 +5,13 @@ use std::sync::{Arc, OnceLock};
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, SubmissionIndex};
 
 use super::device::GpuDevice;
-use super::memory::buffer;
+use super::memory::{View, buffer};
+use super::patience::Patience;
 use crate::engine::EngineError;
 
 /// A mappable buffer.
 pub(super) struct Readback {
-    pub(super) buffer: Buffer,
+    buffer: Buffer,
 }
 
 /// A map that was asked for.
@@ -20,15 +21,42 @@ pub(super) struct Pending {
     result: Arc<OnceLock<Result<(), wgpu::BufferAsyncError>>>,
 }
 
+impl Pending {
+    /// Looks for the result as long as `patience` says, then sleeps until it is there.
+    pub(super) fn wait(&self, device: &GpuDevice, patience: &Patience) -> Result<(), EngineError> {
+        let came = patience.look_for(|| {
+            device.poll();
+            self.result.get().is_some()
+        });
+        if came { device.check() } else { device.wait(Some(self.submission.clone())) }
+    }
+}
+
 impl Readback {
     /// Room for `bytes` bytes. To be called inside [`GpuDevice::guarded`].
     pub(super) fn new(device: &GpuDevice, bytes: u64) -> Self {
-        Self { buffer: buffer(device, "readback", bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST) }
+        let kernels = if device.maps() { BufferUsages::STORAGE } else { BufferUsages::empty() };
+        Self { buffer: buffer(device, "readback", bytes, BufferUsages::MAP_READ | BufferUsages::COPY_DST | kernels) }
+    }
+
+    /// All of it, for kernels.
+    pub(super) fn view(&self) -> View {
+        View::whole(&self.buffer)
     }
 
     /// Records a copy of the first `bytes` bytes of `source`.
     pub(super) fn copy(&self, encoder: &mut CommandEncoder, source: &Buffer, bytes: u64) {
         encoder.copy_buffer_to_buffer(source, 0, &self.buffer, 0, bytes);
+    }
+
+    /// Records a copy of `bytes` bytes of `source` from `offset` on.
+    pub(super) fn copy_from(&self, encoder: &mut CommandEncoder, source: &Buffer, offset: u64, bytes: u64) {
+        encoder.copy_buffer_to_buffer(source, offset, &self.buffer, 0, bytes);
+    }
+
+    /// Records a copy of the first `bytes` bytes of `source` to `offset`.
+    pub(super) fn copy_to(&self, encoder: &mut CommandEncoder, source: &Buffer, offset: u64, bytes: u64) {
+        encoder.copy_buffer_to_buffer(source, 0, &self.buffer, offset, bytes);
     }
 
     /// Asks for the first `bytes` bytes behind `submission`.
@@ -42,6 +70,11 @@ impl Readback {
         Pending { bytes, submission, result }
     }
 
+    /// Takes the map back without waiting for the result, which nobody wants any more.
+    pub(super) fn forget(&self, _pending: Pending) {
+        self.buffer.unmap();
+    }
+
     /// Waits for `pending` and lends the bytes to `use_bytes`. Takes the map back also on an error.
     pub(super) async fn finish(
         &self,
@@ -49,7 +82,18 @@ impl Readback {
         pending: Pending,
         use_bytes: impl FnOnce(&[u8]),
     ) -> Result<(), EngineError> {
-        let waited = device.wait(Some(pending.submission));
+        let waited = device.wait(Some(pending.submission.clone()));
+        self.take(device, pending, waited, use_bytes)
+    }
+
+    /// Lends the bytes of `pending`, which was waited for, to `use_bytes`. Takes the map back also on an error.
+    pub(super) fn take(
+        &self,
+        device: &GpuDevice,
+        pending: Pending,
+        waited: Result<(), EngineError>,
+        use_bytes: impl FnOnce(&[u8]),
+    ) -> Result<(), EngineError> {
         let read = match pending.result.get() {
             Some(Err(error)) => waited.and(Err(device.failed(error.to_string()))),
             Some(Ok(())) => waited.and_then(|()| {

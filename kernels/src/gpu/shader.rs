@@ -2,7 +2,7 @@
 //!
 //! One file gives several variants by a line filter: a line that ends in a comment of `#` and tags is kept only where
 //! all of these tags are set. What differs by a number is an `override`. The bindings of a variant are read off its own
-//! text, so the layout cannot disagree with the shader.
+//! text, so the layout cannot disagree with the shader. [`NOISE`] stands for the text of noise.wgsl.
 
 use std::collections::HashMap;
 
@@ -32,10 +32,16 @@ pub(super) enum File {
     Embed,
     /// The token loop's turn.
     Step,
+    /// Rows from and to memory that the CPU sees.
+    Carry,
+    /// Draws among the most likely tokens.
+    Sieve,
     /// The read bandwidth measurement.
     Read,
     /// Whole tokens in one dispatch.
     Persist,
+    /// How many workgroups stay on the device.
+    Resident,
     /// One product of it.
     PersistProduct,
     /// The look at subgroups.
@@ -52,8 +58,11 @@ impl File {
             Self::Post => include_str!("../../wgsl/post.wgsl"),
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
             Self::Step => include_str!("../../wgsl/step.wgsl"),
+            Self::Carry => include_str!("../../wgsl/carry.wgsl"),
+            Self::Sieve => include_str!("../../wgsl/sieve.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
             Self::Persist => include_str!("../../wgsl/persist.wgsl"),
+            Self::Resident => include_str!("../../wgsl/resident.wgsl"),
             Self::PersistProduct => include_str!("../../wgsl/persist_product.wgsl"),
             Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
@@ -85,6 +94,11 @@ impl<'a> Kernels<'a> {
         let kv = if kv == WeightFormat::F32 { "F32" } else { "F16" };
         let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, kv];
         Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
+    }
+
+    /// Kernels that have neither KV caches nor subgroup operations.
+    pub(super) fn plain(device: &'a GpuDevice) -> Self {
+        Self::new(device, WeightFormat::F16, None)
     }
 
     /// Threads of the smallest and the largest subgroup, where the kernels use them.
@@ -171,7 +185,7 @@ pub(super) fn variant(file: File, tags: &[&str]) -> String {
     for line in file.text().lines() {
         let (code, wanted) = line.split_once(TAGS).unwrap_or((line, ""));
         if wanted.split_whitespace().all(|tag| tags.contains(&tag)) {
-            out.push_str(code);
+            out.push_str(if code.trim_end() == NOISE { include_str!("../../wgsl/noise.wgsl") } else { code });
             out.push('\n');
         }
     }
@@ -209,6 +223,9 @@ pub(super) fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgp
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
 
+/// The line of a file that draws tokens.
+const NOISE: &str = "// noise.wgsl";
+
 /// What starts the tags at a line's end.
 const TAGS: &str = "//#";
 
@@ -218,16 +235,19 @@ mod tests {
     use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
     use super::*;
+    use crate::gpu::sieve::PASSES as SIEVE_PASSES;
 
     /// Every variant that the engine can ask for.
     fn variants() -> Vec<(File, Vec<&'static str>)> {
         let mut all =
             vec![(File::Read, vec![]), (File::Combine, vec![]), (File::Post, vec![]), (File::Probe, vec!["SG"])];
+        all.extend(["ARRIVE", "DEPART"].map(|tag| (File::Carry, vec![tag])));
         for twin in ["SG", "NOSG"] {
             for kv in ["F16", "F32"] {
                 all.push((File::Attend, vec![twin, kv]));
                 all.push((File::Heads, vec![twin, kv]));
                 all.push((File::Heads, vec![twin, kv, "ROPE"]));
+                all.extend(SIEVE_PASSES.map(|pass| (File::Sieve, vec![twin, kv, pass])));
                 for (file, weights) in
                     [File::Embed, File::Step].into_iter().flat_map(|f| ["W32", "W16", "W8"].map(|w| (f, w)))
                 {

@@ -3,11 +3,13 @@
 #[path = "../plain/mod.rs"]
 mod plain;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use syn1_kernels::cpu::{CpuEngine, describe};
-use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Input, Slot, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
+use syn1_kernels::sampling::{Chooser, Sampler};
 use syn1_model::plan::{Plan, WeightFormat};
 use syn1_model::spec::{Activation, Attention, Family, Norm, NormKind, Position, Rope, RopeScaling, Spec};
 use syn1_model::{ModelFolder, PieceBytes};
@@ -47,10 +49,9 @@ fn reproduce(folder: &str, greedy: &str, cases: usize) {
                 close(id, want);
             }
             let want = ids_of(&case[greedy]);
-            let mut got = Vec::new();
             let last = ids.len() - 1;
-            now(engine.greedy(slot, last, ids[last], want.len(), &mut got)).unwrap();
-            assert_eq!(got, want, "{folder} {format:?}");
+            let got = decode(&mut engine, Decode::greedy(slot, last, ids[last], want.len()));
+            assert_eq!(got, Ok(want), "{folder} {format:?}");
         }
     }
 }
@@ -243,10 +244,9 @@ fn the_context_is_used_to_its_end_and_not_beyond() {
     }
     let beyond = now(engine.run(step(slot, 80, Input::Tokens(&[1]), 0), &mut Vec::new()));
     assert_eq!(beyond, Err(EngineError::Context { end: 81, max: 80 }));
-    let mut ids = Vec::new();
-    assert_eq!(now(engine.greedy(slot, 78, 1, 3, &mut ids)), Err(EngineError::Context { end: 81, max: 80 }));
-    assert_eq!(now(engine.greedy(slot, 78, 1, 2, &mut ids)), Ok(()));
-    assert_eq!(ids.len(), 2);
+    let beyond = decode(&mut engine, Decode::greedy(slot, 78, 1, 3));
+    assert_eq!(beyond, Err(EngineError::Context { end: 81, max: 80 }));
+    assert_eq!(decode(&mut engine, Decode::greedy(slot, 78, 1, 2)).unwrap().len(), 2);
 }
 
 #[test]
@@ -264,24 +264,74 @@ fn logits_are_given_for_the_wanted_rows_only() {
 }
 
 #[test]
-fn the_token_loop_appends_what_steps_and_arg_max_give() {
+fn the_token_loop_gives_what_steps_and_a_choice_give() {
     let mut engine = fixture();
     let slot = engine.open().unwrap();
-    let (mut token, mut want, mut logits) = (17, vec![], Vec::new());
-    for position in 0..6 {
-        run(&mut engine, slot, position, Input::Tokens(&[token]), 0, &mut logits);
-        let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        token = logits.iter().position(|logit| *logit == max).unwrap() as u32;
-        want.push(token);
+    let mut chooser = Chooser::default();
+    for sampler in samplers() {
+        let (mut token, mut want, mut logits) = (17, vec![], Vec::new());
+        for position in 0..12 {
+            run(&mut engine, slot, position, Input::Tokens(&[token]), 0, &mut logits);
+            token = chooser.choose(&logits, &sampler, position);
+            if sampler == Sampler::Greedy {
+                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                assert_eq!(logits.iter().position(|logit| *logit == max), Some(token as usize));
+            }
+            want.push(token);
+        }
+        let all = Decode { sampler, ..Decode::greedy(slot, 0, 17, 12) };
+        assert_eq!(decode(&mut engine, all).unwrap(), want, "{sampler:?}");
+        assert_eq!(decode(&mut engine, all).unwrap(), want, "a seed gives the same ids");
     }
-    let mut got = vec![4711];
-    now(engine.greedy(slot, 0, 17, 0, &mut got)).unwrap();
-    now(engine.greedy(slot, 0, 17, 6, &mut got)).unwrap();
-    assert_eq!((got[0], &got[1..]), (4711, &want[..]));
-
     let mut part = Model::open("fixtures/gpt2").engine(WeightFormat::F16, 0..2, 1);
     let slot = part.open().unwrap();
-    assert_eq!(now(part.greedy(slot, 0, 17, 6, &mut got)), Err(EngineError::NotWhole(0..2)));
+    assert_eq!(decode(&mut part, Decode::greedy(slot, 0, 17, 6)), Err(EngineError::NotWhole(0..2)));
+}
+
+#[test]
+fn a_stop_id_is_the_last_and_the_loop_goes_on_behind_it() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    let all = Decode::greedy(slot, 0, 17, 20);
+    let ids = decode(&mut engine, all).unwrap();
+    let at = 1 + ids.iter().skip(1).position(|id| !ids[..1].contains(id)).unwrap();
+    let stop = [4711, ids[at]];
+    assert_eq!(decode(&mut engine, Decode { stop: &stop, ..all }).unwrap(), ids[..=at]);
+    let gap = decode(&mut engine, Decode::greedy(slot, at + 2, ids[at], 1));
+    assert_eq!(gap, Err(EngineError::Gap { have: at + 1, got: at + 2 }));
+    assert_eq!(decode(&mut engine, Decode::greedy(slot, at + 1, ids[at], 19 - at)).unwrap(), ids[at + 1..]);
+}
+
+#[test]
+fn a_sink_that_has_enough_ends_the_loop_and_the_next_one_goes_on_right() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    let ids = decode(&mut engine, Decode::greedy(slot, 0, 17, 20)).unwrap();
+    let mut seen = Vec::new();
+    let sink = |id| {
+        seen.push(id);
+        if seen.len() == 7 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    now(engine.decode(Decode::greedy(slot, 0, 17, 20), sink)).unwrap();
+    assert_eq!(seen, ids[..7]);
+    assert_eq!(decode(&mut engine, Decode::greedy(slot, 7, ids[6], 13)).unwrap(), ids[7..]);
+}
+
+#[test]
+fn a_sampler_out_of_range_is_refused_and_changes_nothing() {
+    let mut engine = fixture();
+    let slot = engine.open().unwrap();
+    let sampler = Sampler::Sampled { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 1 };
+    let refused = decode(&mut engine, Decode { sampler, ..Decode::greedy(slot, 0, 17, 4) });
+    assert!(matches!(refused, Err(EngineError::Sampler { name: "temperature", .. })), "{refused:?}");
+    let gap = decode(&mut engine, Decode::greedy(slot, 1, 17, 4));
+    assert_eq!(gap, Err(EngineError::Gap { have: 0, got: 1 }));
+}
+
+/// One of each rule.
+fn samplers() -> [Sampler; 5] {
+    let sampled = |top_k, top_p, seed| Sampler::Sampled { temperature: 0.8, top_k, top_p, seed };
+    [Sampler::Greedy, sampled(0, 1.0, 1), sampled(5, 1.0, 2), sampled(0, 0.6, u64::MAX), sampled(9, 0.9, 3)]
 }
 
 #[test]
@@ -331,11 +381,10 @@ fn an_engine_without_positions_or_rows_is_refused() {
 fn a_loop_of_no_turns_gives_no_ids_and_leaves_the_cache_alone() {
     let mut engine = fixture();
     let slot = engine.open().unwrap();
-    let (mut want, mut got, mut ids) = (Vec::new(), Vec::new(), vec![42]);
+    let (mut want, mut got) = (Vec::new(), Vec::new());
     prefill(&mut engine, slot, &[5, 6, 7], 24);
     run(&mut engine, slot, 3, Input::Tokens(&[8]), 0, &mut want);
-    now(engine.greedy(slot, 1, 9, 0, &mut ids)).unwrap();
-    assert_eq!(ids, [42]);
+    assert_eq!(decode(&mut engine, Decode::greedy(slot, 1, 9, 0)), Ok(vec![]));
     run(&mut engine, slot, 3, Input::Tokens(&[8]), 0, &mut got);
     assert_eq!(got, want);
 }
@@ -458,6 +507,16 @@ fn prefill(engine: &mut CpuEngine, slot: Slot, ids: &[u32], chunk: usize) -> Vec
         run(engine, slot, index * chunk, Input::Tokens(part), part.len() - 1, &mut out);
     }
     out
+}
+
+/// All ids of a loop.
+fn decode(engine: &mut CpuEngine, decode: Decode<'_>) -> Result<Vec<u32>, EngineError> {
+    let mut ids = Vec::new();
+    let sink = |id| {
+        ids.push(id);
+        ControlFlow::Continue(())
+    };
+    now(engine.decode(decode, sink)).map(|()| ids)
 }
 
 fn now<F: Future>(future: F) -> F::Output {

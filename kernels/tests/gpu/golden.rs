@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::{Engine, Input, Step};
+use syn1_kernels::engine::{Decode, Engine, Input, Step};
 use syn1_kernels::gpu::GpuOptions;
 use syn1_model::plan::WeightFormat;
 
@@ -64,10 +64,10 @@ fn grouped_weights_give_the_same_ids_as_on_the_cpu() {
             let mut gpu = engine(&device, &plan, &pieces, GpuOptions::default());
             let mut cpu = CpuEngine::new(plan, &pieces, config, Some(2)).unwrap();
             let ids = [1, 5, 9, 13, 17, 21, 25];
-            let (slot, mut want, mut unused) = (cpu.open().unwrap(), Vec::new(), Vec::new());
+            let (slot, mut unused) = (cpu.open().unwrap(), Vec::new());
             let prompt = Step { slot, position: 0, input: Input::Tokens(&ids), wanted: ids.len() };
             pollster::block_on(cpu.run(prompt, &mut unused)).unwrap();
-            pollster::block_on(cpu.greedy(slot, 6, 25, 24, &mut want)).unwrap();
+            let want = decode(&mut cpu, Decode::greedy(slot, 6, 25, 24)).unwrap();
             let slot = gpu.open().unwrap();
             feed(&mut gpu, slot, 0, &ids, ids.len());
             assert_eq!(greedy(&mut gpu, slot, 6, 25, 24), want, "{path} {format}");

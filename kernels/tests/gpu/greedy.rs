@@ -1,6 +1,6 @@
-//! The token loop on the device.
+//! The token loop that takes the most likely token.
 
-use syn1_kernels::engine::{Engine, EngineError};
+use syn1_kernels::engine::{Decode, Engine, EngineError};
 use syn1_kernels::gpu::{GpuEngine, GpuOptions};
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Op, Piece, Plan, WeightFormat};
@@ -32,11 +32,11 @@ fn the_loop_gives_what_single_steps_give_over_any_number_of_submits() {
                     let options = GpuOptions { window_bytes, ..options };
                     let mut engine = engine(&device, &plan, &pieces, options);
                     let prompt = ids(&spec, 9);
-                    let want = step_by_step(&mut engine, &prompt, 60);
+                    let want = step_by_step(&mut engine, &prompt, 90);
                     let slot = engine.open().unwrap();
                     feed(&mut engine, slot, 0, &prompt[..8], 8);
                     let mut got = greedy(&mut engine, slot, 8, prompt[8], 1);
-                    for (position, count) in [(9, 37), (46, 16), (62, 6)] {
+                    for (position, count) in [(9, 67), (76, 16), (92, 6)] {
                         let last = got[got.len() - 1];
                         got.extend(greedy(&mut engine, slot, position, last, count));
                     }
@@ -134,18 +134,14 @@ fn the_loop_refuses_a_part_of_a_model_and_what_does_not_fit() {
     let part = Plan::new(&spec, WeightFormat::F16, 0..2);
     let mut front = engine(&device, &part, &pieces(&part), GpuOptions::default());
     let slot = front.open().unwrap();
-    let mut ids = vec![42];
-    let refused = pollster::block_on(front.greedy(slot, 0, 1, 2, &mut ids));
-    assert_eq!(refused, Err(EngineError::NotWhole(0..2)));
+    assert_eq!(decode(&mut front, Decode::greedy(slot, 0, 1, 2)), Err(EngineError::NotWhole(0..2)));
 
     let (plan, pieces) = whole(&spec, WeightFormat::F16);
     let mut engine = engine(&device, &plan, &pieces, GpuOptions::default());
     let slot = engine.open().unwrap();
-    let mut refused =
-        |position, token, count| pollster::block_on(engine.greedy(slot, position, token, count, &mut ids));
+    let mut refused = |position, token, count| decode(&mut engine, Decode::greedy(slot, position, token, count));
     assert_eq!(refused(0, 1, 701), Err(EngineError::Context { end: 701, max: 700 }));
     assert_eq!(refused(0, 1, usize::MAX), Err(EngineError::Context { end: usize::MAX, max: 700 }));
     assert_eq!(refused(1, 1, 1), Err(EngineError::Gap { have: 0, got: 1 }));
     assert_eq!(refused(0, 1001, 1), Err(EngineError::Token { id: 1001, vocab: 1001 }));
-    assert_eq!(ids, [42], "a refused loop leaves the ids alone");
 }

@@ -2,9 +2,11 @@
 //!
 //! Needs an adapter: without one, every test fails and says what to install.
 
+mod decode;
 mod errors;
 mod golden;
 mod greedy;
+mod hop;
 #[path = "../plain/mod.rs"]
 mod plain;
 mod results;

@@ -1,8 +1,9 @@
 //! Models, devices and engines for the tests.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use syn1_kernels::engine::{Engine, EngineConfig, Input, Slot, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
 use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions};
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat};
@@ -106,9 +107,17 @@ pub(crate) fn feed(engine: &mut GpuEngine, slot: Slot, position: usize, ids: &[u
 }
 
 pub(crate) fn greedy(engine: &mut GpuEngine, slot: Slot, position: usize, token: u32, count: usize) -> Vec<u32> {
+    decode(engine, Decode::greedy(slot, position, token, count)).unwrap()
+}
+
+/// All ids of a loop.
+pub(crate) fn decode(engine: &mut impl Engine, decode: Decode<'_>) -> Result<Vec<u32>, EngineError> {
     let mut ids = Vec::new();
-    pollster::block_on(engine.greedy(slot, position, token, count, &mut ids)).unwrap();
-    ids
+    let sink = |id| {
+        ids.push(id);
+        ControlFlow::Continue(())
+    };
+    pollster::block_on(engine.decode(decode, sink)).map(|()| ids)
 }
 
 /// The index of the largest value, the lowest among equals.

@@ -13,7 +13,7 @@ mod ids;
 mod q4;
 mod q8;
 mod side;
-mod wide;
+pub(crate) mod wide;
 
 use core::fmt;
 

@@ -26,7 +26,7 @@ macro_rules! wide {
     };
 }
 
-pub(super) use wide;
+pub(crate) use wide;
 
 /// A row in stripes that a vector unit takes at a time, and what is left. Without vectors all of it is left, and the code for
 /// stripes is not there.
