@@ -63,6 +63,8 @@ impl GpuEngine {
         self.prepare(&rule)?;
         self.write_state(StepState { position: position as u32, rows: 1, wanted: 0, made: 0 }, &[token]);
 
+        // From here on the positions behind are overwritten, also by a loop that is dropped.
+        self.set_have(slot, position);
         let mut handed = 0;
         let hand_over = |id| {
             handed += 1;
@@ -70,7 +72,6 @@ impl GpuEngine {
             if stop.contains(&id) { ControlFlow::Break(()) } else { wanted }
         };
         let looped = self.turns(&self.request(slot)?.binds, position..end, &rule, hand_over).await;
-        // The positions behind were overwritten, whoever ended the loop.
         self.set_have(slot, position + handed);
         looped
     }
