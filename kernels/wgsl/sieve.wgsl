@@ -50,11 +50,26 @@ struct Sum {
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>;      // [vocab / 4]
 @group(0) @binding(1) var<storage, read_write> winners: array<vec2<u32>>; // (bits of the logit or score, id)
-@group(0) @binding(2) var<storage, read_write> tally: array<atomic<u32>>; // [upper|top-k|top-p][count|low|high][BINS]
 @group(0) @binding(3) var<storage, read_write> cut: Cut;
 @group(0) @binding(4) var<uniform> shape: Shape;
 @group(0) @binding(5) var<storage, read> state: State;
 @group(0) @binding(6) var<uniform> draw: Draw;
+// The tallies: a pass fills one with atomics and reads others, which is much faster without.
+@group(0) @binding(2) var<storage, read_write> tally: array<atomic<u32>>;   // by the upper half: [count|low|high][BINS] //#MAX
+@group(0) @binding(2) var<storage, read_write> tally: array<atomic<u32>>;   // by the upper half: [count|low|high][BINS] //#UPPER
+@group(0) @binding(2) var<storage, read_write> tally: array<atomic<u32>>;   // by the upper half: [count|low|high][BINS] //#CHOOSE
+@group(0) @binding(2) var<storage, read> upper: array<vec4<u32>>;        // the same //#TOP_K
+@group(0) @binding(2) var<storage, read> upper: array<vec4<u32>>;        // the same //#TOP_P
+@group(0) @binding(7) var<storage, read_write> tally: array<atomic<u32>>;   // top-k's, by the lower half //#TOP_K
+@group(0) @binding(7) var<storage, read_write> lower_k: array<vec4<u32>>; //#UPPER
+@group(0) @binding(7) var<storage, read> lower_k: array<vec4<u32>>; //#MAX
+@group(0) @binding(7) var<storage, read> lower_k: array<vec4<u32>>; //#TOP_P
+@group(0) @binding(7) var<storage, read> lower_k: array<vec4<u32>>; //#CHOOSE
+@group(0) @binding(8) var<storage, read_write> tally: array<atomic<u32>>;   // top-p's, by the lower half //#TOP_P
+@group(0) @binding(8) var<storage, read_write> lower_p: array<vec4<u32>>; //#UPPER
+@group(0) @binding(8) var<storage, read> lower_p: array<vec4<u32>>; //#MAX
+@group(0) @binding(8) var<storage, read> lower_p: array<vec4<u32>>; //#TOP_K
+@group(0) @binding(8) var<storage, read> lower_p: array<vec4<u32>>; //#CHOOSE
 
 // noise.wgsl
 
@@ -79,9 +94,14 @@ fn enough(sum: Sum, count: u32, weight: f32, by_weight: bool) -> bool {
   return select(sum.count >= count, wide(sum) >= weight, by_weight);
 }
 
-fn bin_of(which: u32, bin: u32) -> Sum {
-  let at = which * 3u * BINS + bin;
-  return Sum(atomicLoad(&tally[at]), atomicLoad(&tally[at + BINS]), atomicLoad(&tally[at + 2u * BINS]));
+// Four words of the tally by the upper half (0), of top-k's (1) or of top-p's (2).
+fn four_of(which: u32, at: u32) -> vec4<u32> {
+  if (which == 0u) { return upper[at]; } //#TOP_K
+  if (which == 0u) { return upper[at]; } //#TOP_P
+  if (which == 1u) { return lower_k[at]; } //#TOP_P
+  if (which == 1u) { return lower_k[at]; } //#CHOOSE
+  if (which == 2u) { return lower_p[at]; } //#CHOOSE
+  return vec4(0u);
 }
 
 // Finds the first bin of a tally with which there is enough, given what is `before` all of them: `found_bin` (BINS where
@@ -89,7 +109,17 @@ fn bin_of(which: u32, bin: u32) -> Sum {
 fn find(thread: u32, which: u32, before: Sum, count: u32, weight: f32, by_weight: bool) -> Sum {
   workgroupBarrier();
   var own = Sum(0u, 0u, 0u);
-  for (var i = 0u; i < EACH; i++) { own = added(own, bin_of(which, thread * EACH + i)); }
+  var bins: array<Sum, EACH>;
+  for (var four = 0u; four < EACH / 4u; four++) {
+    let at = thread * EACH / 4u + four;
+    let count = four_of(which, at);
+    let low = four_of(which, at + BINS / 4u);
+    let high = four_of(which, at + BINS / 2u);
+    for (var i = 0u; i < 4u; i++) {
+      bins[4u * four + i] = Sum(count[i], low[i], high[i]);
+      own = added(own, bins[4u * four + i]);
+    }
+  }
   sums[thread] = own;
   if (thread == 0u) { found_bin = BINS; }
   for (var distance = 1u; distance < THREADS; distance <<= 1u) {
@@ -104,7 +134,7 @@ fn find(thread: u32, which: u32, before: Sum, count: u32, weight: f32, by_weight
   if (thread > 0u) { sum = added(before, sums[thread - 1u]); }
   if (!enough(sum, count, weight, by_weight)) {
     for (var i = 0u; i < EACH; i++) {
-      let next = added(sum, bin_of(which, thread * EACH + i));
+      let next = added(sum, bins[i]);
       if (enough(next, count, weight, by_weight)) {
         found_bin = thread * EACH + i;
         found_before = sum;
@@ -137,12 +167,11 @@ fn weight(step: u32) -> u32 {
   return u32((p * r * r + r + 1.0) * power * 2147483648.0);
 }
 
-fn add_to(which: u32, bin: u32, step: u32) {
-  let at = which * 3u * BINS + bin;
+fn add(bin: u32, step: u32) {
   let more = weight(step);
-  atomicAdd(&tally[at], 1u);
-  let low = atomicAdd(&tally[at + BINS], more);
-  if (low + more < more) { atomicAdd(&tally[at + 2u * BINS], 1u); }
+  atomicAdd(&tally[bin], 1u);
+  let low = atomicAdd(&tally[bin + BINS], more);
+  if (low + more < more) { atomicAdd(&tally[bin + 2u * BINS], 1u); }
 }
 
 @compute @workgroup_size(THREADS)
@@ -167,8 +196,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let top = largest(thread); //#UPPER
   if (thread == 0u) { winners[workgroup.x] = vec2(bitcast<u32>(top), 0u); } //#MAX
   if (notes) { cut.top = top; } //#UPPER
-  for (var i = workgroup.x * THREADS + thread; i < 6u * BINS; i += shape.workgroups * THREADS) { //#UPPER
-    atomicStore(&tally[3u * BINS + i], 0u); //#UPPER
+  for (var i = workgroup.x * THREADS + thread; i < 3u * BINS / 4u; i += shape.workgroups * THREADS) { //#UPPER
+    lower_k[i] = vec4(0u); //#UPPER
+    lower_p[i] = vec4(0u); //#UPPER
   } //#UPPER
 
   let top = cut.top; //#TOP_K
@@ -202,18 +232,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 
   for (var i = 0u; i < 4u; i++) { //#UPPER
     let steps = steps_to(four[i], top); //#UPPER
-    if (first + i < shape.vocab && has_step(steps)) { add_to(0u, u32(steps) / BINS, u32(steps)); } //#UPPER
+    if (first + i < shape.vocab && has_step(steps)) { add(u32(steps) / BINS, u32(steps)); } //#UPPER
   } //#UPPER
   for (var i = 0u; i < 4u; i++) { //#TOP_K
     let steps = steps_to(four[i], top); //#TOP_K
     if (first + i < shape.vocab && has_step(steps) && u32(steps) / BINS == found_bin) { //#TOP_K
-      add_to(1u, u32(steps) % BINS, u32(steps)); //#TOP_K
+      add(u32(steps) % BINS, u32(steps)); //#TOP_K
     } //#TOP_K
   } //#TOP_K
   for (var i = 0u; i < 4u; i++) { //#TOP_P
     let steps = steps_to(four[i], top); //#TOP_P
     if (first + i < shape.vocab && has_step(steps) && u32(steps) / BINS == found_bin && u32(steps) <= last) { //#TOP_P
-      add_to(2u, u32(steps) % BINS, u32(steps)); //#TOP_P
+      add(u32(steps) % BINS, u32(steps)); //#TOP_P
     } //#TOP_P
   } //#TOP_P
 

@@ -9,7 +9,7 @@
 override THREADS: u32 = 256u;   // a power of two
 override QUADS: u32 = 24u;      // groups of 4 elements in a row
 override ROW: u32 = 24u;        // elements of `tokens` in a row
-override KEPT: u32 = 64u;       // entries of `chosen`
+override KEPT: u32 = 16u;       // entries of `chosen`
 
 struct State {
   position: u32,

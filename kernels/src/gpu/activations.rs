@@ -122,6 +122,6 @@ fn winners(plan: &Plan) -> usize {
     2 * (plan.spec.vocab.div_ceil(4) + 1)
 }
 
-/// Turns of the token loop in one submit at most: the submit's own cost is then small even beside those of a tiny model.
-/// How many there are is a matter of time, see `token_loop.rs`.
-pub(super) const RING: usize = 64;
+/// Turns of the token loop in one submit at most: more gain nothing where another submit waits in the device's queue, and
+/// make text jerk. How many there are is a matter of time, see `token_loop.rs`.
+pub(super) const RING: usize = 16;

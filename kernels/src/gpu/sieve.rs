@@ -18,7 +18,7 @@ pub(super) struct Sieve {
     /// In the order of [`PASSES`].
     passes: [Launch; PASSES.len()],
     /// Keep the buffers that the bind groups name.
-    _kept: [Buffer; 2],
+    _kept: [Buffer; 4],
 }
 
 /// `Shape` in sieve.wgsl.
@@ -52,27 +52,30 @@ impl Sieve {
             return Err(device.unsupported(what));
         }
         let logits = head.logits(device, 1)?;
-        let made = device.guarded("the tallies of top-k and top-p", TALLY_BYTES, || {
+        let made = device.guarded("the tallies of top-k and top-p", 3 * TALLY_BYTES, || {
             // The kernels' choice of a KV format has no meaning here, and they have no subgroup operations.
             let mut kernels = Kernels::plain(device);
             let storage = |label, bytes| buffer(device, label, bytes, BufferUsages::STORAGE);
-            let (tally, cut) = (storage("tally", TALLY_BYTES), storage("cut", CUT_BYTES));
+            let [upper, lower_k, lower_p] = ["upper", "top-k", "top-p"].map(|label| storage(label, TALLY_BYTES));
+            let cut = storage("cut", CUT_BYTES);
             let shape = Uniforms::new(device).slot(&Shape { vocab: vocab as u32, workgroups, winners, pad: 0 });
             let views = [
                 (0, View::whole(&logits.buffer)),
                 (1, View::whole(&activations.winners)),
-                (2, View::whole(&tally)),
+                (2, View::whole(&upper)),
                 (3, View::whole(&cut)),
                 (4, shape),
                 (5, View::whole(&activations.state)),
                 (6, View::whole(&activations.draw)),
+                (7, View::whole(&lower_k)),
+                (8, View::whole(&lower_p)),
             ];
             let passes = PASSES.map(|pass| {
                 let kernel = kernels.kernel(File::Sieve, &[pass], &[]);
                 let binds = Binds::Shared(bind(device, &kernel, &views));
                 Launch { one: Shot::new(&kernel, Grid::Tokens { each: workgroups }), many: None, binds }
             });
-            Self { logits, passes, _kept: [tally, cut] }
+            Self { logits, passes, _kept: [upper, lower_k, lower_p, cut] }
         })?;
         Ok(Some(made))
     }
@@ -95,8 +98,8 @@ pub(super) const PASSES: [&str; 5] = ["MAX", "UPPER", "TOP_K", "TOP_P", "CHOOSE"
 /// Logits of a workgroup: four for each of 256 threads.
 const PER_WORKGROUP: usize = 1024;
 
-/// Three tallies of three words a bin.
-const TALLY_BYTES: u64 = 4 * 3 * 3 * 2048;
+/// A tally: three words a bin.
+const TALLY_BYTES: u64 = 4 * 3 * 2048;
 
 /// `Cut` in sieve.wgsl.
 const CUT_BYTES: u64 = 4 * 11;

@@ -3,8 +3,9 @@
 //! The device has the next submit in its queue while one is read and its ids are handed over. The first submits are of one
 //! turn, so that a text begins at once, and each is twice as long as the one before, up to [`RING`] turns or [`LONGEST`].
 //!
-//! One thread does it all. A dispatch that waits for the one before takes the device at least 2.6 us and the encoder 0.8
-//! us, so a submit is encoded in less than a third of the time in which the device runs another.
+//! One thread does it all. Encoding a token of GPT-2 takes a fifth of the time in which an NVIDIA H200 runs one (72 of 380
+//! us), and a third for a tiny model (26 of 77 us), so the device never waits for it: a third submit under way gains less
+//! than 2 %, while only one costs a quarter.
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
@@ -70,6 +71,8 @@ impl GpuEngine {
         let rule = decode.sampler.rule(self.plan.spec.vocab);
         self.prepare(&rule)?;
 
+        // From here on the positions behind are overwritten, also by a loop that is dropped.
+        self.set_have(slot, position);
         let (mut handed, mut last) = (0, token);
         let looped = loop {
             let (begin, token) = (position + handed, last);
@@ -91,7 +94,6 @@ impl GpuEngine {
                 Err(error) => break Err(error),
             }
         };
-        // The positions behind were overwritten, whoever ended the loop.
         self.set_have(slot, position + handed);
         looped
     }
@@ -322,7 +324,7 @@ mod tests {
 
     #[test]
     fn submits_grow_from_one_turn_to_the_ring_or_to_what_is_soon_done() {
-        assert_eq!(paces(Duration::from_micros(100), 10), [1, 1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(paces(Duration::from_micros(100), 10), [1, 1, 2, 4, 8, 16, 16, 16, 16, 16]);
         assert_eq!(paces(Duration::from_millis(4), 6), [1, 1, 2, 4, 5, 5]);
         assert_eq!(paces(Duration::from_millis(70), 4), [1, 1, 1, 1]);
     }
@@ -330,8 +332,8 @@ mod tests {
     #[test]
     fn a_submit_shrinks_when_turns_become_slow() {
         let now = Instant::now();
-        let mut pace = Pace { turns: 64, done: None };
-        pace.took(64, now, now + Duration::from_millis(640));
+        let mut pace = Pace { turns: 16, done: None };
+        pace.took(16, now, now + Duration::from_millis(160));
         assert_eq!(pace.turns, 2);
     }
 }
