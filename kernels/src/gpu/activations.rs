@@ -13,6 +13,8 @@ pub(super) struct Activations {
     pub(super) state: Buffer,
     /// The residual stream.
     pub(super) x: Buffer,
+    /// Rows of the residual stream behind a norm, in f16: for many token rows, where matrix units multiply.
+    pub(super) normed: Buffer,
     /// Queries, keys and values in front of their norms, in models that norm them.
     pub(super) qkv: Buffer,
     /// Queries.
@@ -69,6 +71,7 @@ impl Activations {
         Self {
             state: make("state", size_of::<StepState>() / 4 + rows),
             x: make("x", rows * x),
+            normed: make("normed", rows * x / 2),
             qkv: make("qkv", rows * qkv),
             q: make("q", rows * q),
             a: make("a", rows * q),
@@ -83,7 +86,7 @@ impl Activations {
     /// Bytes of all of them.
     pub(super) fn bytes(plan: &Plan, rows: usize) -> u64 {
         let Strides { x, qkv, q, h, branch } = Strides::of(plan);
-        4 * (rows * (1 + x + qkv + 2 * q + h + branch) + parts(plan) + winners(plan) + RING) as u64
+        4 * (rows * (1 + x + x / 2 + qkv + 2 * q + h + branch) + parts(plan) + winners(plan) + RING) as u64
     }
 
     /// Bytes of the largest of them, which must fit a binding.

@@ -48,6 +48,8 @@ pub struct GpuEngine {
 pub struct GpuOptions {
     /// Sums by subgroup operations, where the device has them; else by trees in workgroup memory.
     pub subgroups: bool,
+    /// Many token rows go through matrix units, where the device has them: inputs are rounded to f16 there.
+    pub cooperative: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
 }
@@ -63,7 +65,7 @@ struct Request {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { subgroups: true, window_bytes: WINDOW }
+        Self { subgroups: true, cooperative: true, window_bytes: WINDOW }
     }
 }
 

@@ -14,6 +14,7 @@ mod engine;
 mod gemv;
 mod launch;
 mod logits;
+mod matmul;
 mod measure;
 mod memory;
 mod probe;

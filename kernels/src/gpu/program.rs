@@ -4,12 +4,13 @@ use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Plan};
 use wgpu::{BindGroup, Buffer};
 
 use super::activations::{Activations, RING, Strides};
-use super::attention::{Rotation, rotations};
+use super::attention::{Rotation, attends_rows, rotations};
 use super::device::GpuDevice;
 use super::engine::GpuOptions;
 use super::gemv::{Epilogue, GemvShape, Product, center};
-use super::launch::{Binds, Grid, Launch, PerSlot, Shot};
+use super::launch::{Binds, Grid, Launch, MANY, PerSlot, Shot};
 use super::logits::Head;
+use super::matmul::{Tile, units};
 use super::memory::{Uniforms, View, bind};
 use super::shader::{File, Kernels, gathered};
 use super::weights::Weights;
@@ -62,16 +63,16 @@ struct StepShape {
 
 const _: () = assert!(size_of::<StepShape>() == 32);
 
-/// `Shape` in post.wgsl.
+/// `Shape` in post.wgsl and norm.wgsl.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-struct PostShape {
-    inverse_cols: f32,
-    eps: f32,
-    pad: [u32; 2],
+pub(super) struct NormShape {
+    pub(super) inverse_cols: f32,
+    pub(super) eps: f32,
+    pub(super) pad: [u32; 2],
 }
 
-const _: () = assert!(size_of::<PostShape>() == 16);
+const _: () = assert!(size_of::<NormShape>() == 16);
 
 impl Program {
     /// Makes everything for `plan`.
@@ -93,8 +94,10 @@ impl Program {
             let program = Self { kv_layer_bytes, ..Self::default() };
             let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
+            let tiles = options.cooperative && config.max_rows >= MANY as usize && attends_rows(plan.spec.head_dim);
+            let units = if tiles { units(device, plan) } else { None };
             let mut builder =
-                Builder { device, plan, weights, activations, config, options, rotations, kernels, uniforms, program };
+                Builder { device, plan, weights, activations, config, options, rotations, kernels, units, uniforms, program };
             for op in &plan.ops {
                 builder.add(op)?;
             }
@@ -142,6 +145,8 @@ pub(super) struct Builder<'a> {
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
     pub(super) kernels: Kernels<'a>,
+    /// Tiles for matrix units, where many token rows go through them.
+    pub(super) units: Option<Tile>,
     pub(super) uniforms: Uniforms,
     pub(super) program: Program,
 }
@@ -209,7 +214,7 @@ impl Builder<'_> {
             ];
             views.extend(positions.clone().map(|view| (1, view)));
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
-            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, binds });
+            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, tiled: None, binds });
         }
         launches
     }
@@ -222,7 +227,7 @@ impl Builder<'_> {
         self.product(gemv, Epilogue::Store { cap: None }, from, (branch, stride));
         let overrides = [("QUADS", (stride / 4) as f64), ("CENTER", center(post.norm.kind))];
         let kernel = self.kernels.kernel(File::Post, &[], &overrides);
-        let shape = PostShape { inverse_cols: 1.0 / self.plan.spec.width as f32, eps: post.norm.eps, pad: [0; 2] };
+        let shape = NormShape { inverse_cols: 1.0 / self.plan.spec.width as f32, eps: post.norm.eps, pad: [0; 2] };
         let views = [
             (0, View::whole(branch)),
             (1, self.weights.view(post.gamma)),
@@ -230,11 +235,12 @@ impl Builder<'_> {
             (3, self.uniforms.slot(&shape)),
         ];
         let binds = Binds::Shared(bind(self.device, &kernel, &views));
-        self.program.body.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, binds });
+        self.program.body.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, tiled: None, binds });
     }
 
     /// A product from one buffer of rows to another, each with its elements from one row to the next.
     pub(super) fn product(&mut self, gemv: &Gemv, epilogue: Epilogue, x: (&Buffer, usize), y: (&Buffer, usize)) {
+        let halved = self.halved(gemv, epilogue, x.0);
         let product = self.product_of(gemv, epilogue);
         for window in &product.windows {
             let (x_stride, y_stride) = ((x.1 / 4) as u32, (y.1 / 4) as u32);
@@ -247,10 +253,12 @@ impl Builder<'_> {
                 (4, self.uniforms.slot(&shape)),
                 (6, View::whole(y.0)),
             ]);
-            let one = Shot::new(&product.one, window.one);
-            let many = product.many.as_ref().map(|many| Shot::new(many, window.many));
             let binds = Binds::Shared(bind(self.device, &product.one, &views));
-            self.program.body.push(Launch { one, many, binds });
+            let mut launch = window.launch(&product, binds);
+            if let Some(halved) = &halved {
+                launch.tiled = Some(halved.tiled(self.device, shape.rows, &views));
+            }
+            self.program.body.push(launch);
         }
     }
 
@@ -275,7 +283,7 @@ impl Builder<'_> {
                     (6, View::whole(&self.activations.winners)),
                 ]);
                 let binds = Binds::Shared(bind(self.device, &product.one, &views));
-                self.program.best.push(Launch { one: Shot::new(&product.one, window.one), many: None, binds });
+                self.program.best.push(Launch { one: Shot::new(&product.one, window.one), many: None, tiled: None, binds });
             }
             self.program.winners = product.blocks();
         }
@@ -315,7 +323,7 @@ impl Builder<'_> {
             ];
             views.extend(positions.clone().map(|view| (1, view)));
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
-            self.program.turn.push(Launch { one: Shot::new(&kernel, Grid::Once), many: None, binds });
+            self.program.turn.push(Launch { one: Shot::new(&kernel, Grid::Once), many: None, tiled: None, binds });
         }
     }
 }

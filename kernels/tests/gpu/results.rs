@@ -38,7 +38,7 @@ fn hidden_rows_and_logits_are_those_of_the_plain_forward_pass_for_every_number_o
                 let mut with_head = engine(&device, &plan, &pieces, options);
                 let mut without = engine(&device, &front, &front_pieces, options);
                 let (a, b) = (with_head.open().unwrap(), without.open().unwrap());
-                for rows in [1, 2, 7, 8, 9, 131] {
+                for rows in [1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 130, 131] {
                     let what = format!("{rows} rows, {format:?}, {options:?}, width {}", spec.width);
                     let got = feed(&mut with_head, a, 0, &ids[..rows], 0);
                     assert_close(&got, &logits[..rows].concat(), tolerance(format), &what);

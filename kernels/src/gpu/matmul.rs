@@ -1,0 +1,213 @@
+//! A matrix times many token rows: kernels and grids for matmul.wgsl and cooperative.wgsl.
+
+use syn1_model::plan::{Gemv, Plan, WeightFormat};
+use wgpu::Buffer;
+
+use super::device::GpuDevice;
+use super::gemv::{Epilogue, center};
+use super::launch::{Binds, Grid, Launch, Shot, Tiled};
+use super::memory::{View, bind};
+use super::program::{Builder, NormShape};
+use super::shader::{File, Kernel, Kernels, stored};
+
+/// The part of a product that a workgroup makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tile {
+    /// Token rows.
+    tokens: u32,
+    /// Rows of the matrix.
+    outputs: u32,
+    /// Groups of eight inputs taken at a time.
+    depth: u32,
+    /// Who multiplies.
+    units: Units,
+}
+
+/// What multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Units {
+    /// Threads, each 8 token rows by this many outputs, 4 or 8.
+    Threads(u32),
+    /// Matrix units: a subgroup of this many threads has 32 token rows by 32 outputs.
+    Matrices(u32),
+}
+
+impl Tile {
+    /// For products in f32.
+    pub(super) fn of_numbers() -> Self {
+        Self { tokens: 64, outputs: 64, depth: 2, units: Units::Threads(4) }
+    }
+
+    /// For products of f16 by cooperative matrices, in subgroups of `lanes` threads, with `room` bytes of workgroup memory.
+    pub(super) fn of_matrices(lanes: u32, room: u32) -> Self {
+        let deep = Self { tokens: 64, outputs: 64, depth: 4, units: Units::Matrices(lanes) };
+        if deep.bytes() <= room { deep } else { Self { depth: 2, ..deep } }
+    }
+
+    /// The kernel of `gemv`.
+    pub(super) fn kernel(&self, kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue) -> Kernel {
+        let (format, unit) = stored(gemv.matrix.format);
+        let mut tags = vec![format];
+        tags.extend_from_slice(epilogue.tags());
+        let mut overrides = vec![
+            ("CHUNKS", (gemv.matrix.stride / 8) as f64),
+            ("TOKENS", f64::from(self.tokens)),
+            ("OUTPUTS", f64::from(self.outputs)),
+            ("DEPTH", f64::from(self.depth)),
+            ("THREADS", f64::from(self.threads())),
+            ("X_ROOM", f64::from(self.room(self.tokens))),
+            ("W_ROOM", f64::from(self.room(self.outputs))),
+        ];
+        overrides.extend(epilogue.overrides());
+        match self.units {
+            Units::Threads(outputs) => {
+                tags.push(if outputs == 4 { "O4" } else { "O8" });
+                tags.push("FULL");
+                tags.push(if gemv.norm.is_some() { "NORM" } else { "PLAIN" });
+                overrides.push(("ROW", (gemv.matrix.row_bytes() / unit) as f64));
+                overrides.push(("CENTER", gemv.norm.map_or(0.0, |folded| center(folded.norm.kind))));
+                kernels.kernel(File::Matmul, &tags, &overrides)
+            }
+            Units::Matrices(_) => {
+                // What goes into the next product is stored as that takes it.
+                tags.push(if epilogue.activates() { "HALF" } else { "FULL" });
+                tags.push("WIDE");
+                let unit = if gemv.matrix.format == WeightFormat::F16 { 8 } else { 4 };
+                let parts = |rows: u32| f64::from(rows * 2 * self.depth / self.threads());
+                overrides.push(("ROW", (gemv.matrix.row_bytes() / unit) as f64));
+                overrides.push(("X_PARTS", parts(self.tokens)));
+                overrides.push(("W_PARTS", parts(self.outputs)));
+                overrides.push(("S_ROOM", f64::from(self.subgroups() * 64)));
+                kernels.kernel(File::Cooperative, &tags, &overrides)
+            }
+        }
+    }
+
+    /// The grid for `rows` rows of a matrix.
+    pub(super) fn grid(&self, rows: usize) -> Grid {
+        Grid::tiles((rows as u32).div_ceil(self.outputs), self.tokens)
+    }
+
+    fn threads(&self) -> u32 {
+        match self.units {
+            Units::Threads(outputs) => self.tokens / 8 * self.outputs / outputs,
+            Units::Matrices(lanes) => self.subgroups() * lanes,
+        }
+    }
+
+    /// Subgroups, where these have matrix units.
+    fn subgroups(&self) -> u32 {
+        self.tokens / 32 * self.outputs / 32
+    }
+
+    /// Elements of workgroup memory for `rows` rows of a side, with padding.
+    fn room(&self, rows: u32) -> u32 {
+        match self.units {
+            Units::Threads(_) => 2 * self.depth * rows + 8,
+            Units::Matrices(_) => 2 * rows * (2 * self.depth + 2),
+        }
+    }
+
+    /// Bytes of workgroup memory.
+    fn bytes(&self) -> u32 {
+        let sides = self.room(self.tokens) + self.room(self.outputs);
+        match self.units {
+            Units::Threads(_) => 16 * sides,
+            Units::Matrices(_) => 8 * sides + 16 * 64 * self.subgroups(),
+        }
+    }
+}
+
+/// The tile for the products of `plan` by matrix units, where `device` has them. f32 weights are meant to be exact and stay
+/// away from f16.
+pub(super) fn units(device: &GpuDevice, plan: &Plan) -> Option<Tile> {
+    let lanes = device.cooperative_lanes().filter(|_| plan.format != WeightFormat::F32)?;
+    Some(Tile::of_matrices(lanes, device.limits.max_compute_workgroup_storage_size))
+}
+
+/// How a product goes through matrix units.
+pub(super) struct Halved {
+    tile: Tile,
+    kernel: Kernel,
+    /// Its rows in f16.
+    x: View,
+}
+
+impl Builder<'_> {
+    /// The kernel of `gemv` for matrix units, and in front of it the norm of its rows, which are in `x`. Nothing where there
+    /// are none.
+    pub(super) fn halved(&mut self, gemv: &Gemv, epilogue: Epilogue, x: &Buffer) -> Option<Halved> {
+        let tile = self.units?;
+        let kernel = tile.kernel(&mut self.kernels, gemv, epilogue);
+        let Some(folded) = gemv.norm else { return Some(Halved { tile, kernel, x: View::whole(x) }) };
+        let overrides = [("QUADS", (gemv.matrix.stride / 4) as f64), ("CENTER", center(folded.norm.kind))];
+        let norm = self.kernels.kernel(File::Norm, &[], &overrides);
+        let shape = NormShape { inverse_cols: 1.0 / gemv.matrix.cols as f32, eps: folded.norm.eps, pad: [0; 2] };
+        let views = [
+            (0, View::whole(x)),
+            (1, self.weights.view(folded.gamma)),
+            (2, View::whole(&self.activations.normed)),
+            (3, self.uniforms.slot(&shape)),
+        ];
+        let binds = Binds::Shared(bind(self.device, &norm, &views));
+        let one = Shot::new(&norm, Grid::ManyTokens);
+        self.program.body.push(Launch { one, many: None, tiled: None, binds });
+        Some(Halved { tile, kernel, x: View::whole(&self.activations.normed) })
+    }
+}
+
+impl Halved {
+    /// The dispatch for `rows` rows of the matrix, its views being `views` but for `x` and the norm's gamma.
+    pub(super) fn shot(&self, rows: u32, views: &[(u32, View)]) -> (Shot, Vec<(u32, View)>) {
+        let others = views.iter().filter(|(binding, _)| ![X_BINDING, GAMMA_BINDING].contains(binding)).cloned();
+        let views = others.chain([(X_BINDING, self.x.clone())]).collect();
+        (Shot::new(&self.kernel, self.tile.grid(rows as usize)), views)
+    }
+
+    /// The same with a bind group of its own, where no KV cache is needed.
+    pub(super) fn tiled(&self, device: &GpuDevice, rows: u32, views: &[(u32, View)]) -> Tiled {
+        let (shot, views) = self.shot(rows, views);
+        Tiled { shot, binds: Some(Binds::Shared(bind(device, &self.kernel, &views))) }
+    }
+
+    /// Whose layout its bind groups have.
+    pub(super) fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+}
+
+/// Binding of the token rows, in all products.
+const X_BINDING: u32 = 2;
+
+/// Binding of the norm's gamma, in products with a norm folded in.
+const GAMMA_BINDING: u32 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tile_has_threads_for_its_parts_and_keeps_within_webgpus_limits() {
+        let tiles = [Tile::of_numbers(), Tile::of_matrices(32, 16_384), Tile::of_matrices(64, 16_384)];
+        for tile in tiles {
+            assert!(tile.threads() <= 256, "{tile:?}");
+            assert!(tile.bytes() <= 16_384, "{tile:?} needs {} bytes", tile.bytes());
+            match tile.units {
+                Units::Threads(_) => {
+                    assert!((tile.tokens + tile.outputs) / 4 * tile.depth <= tile.threads(), "{tile:?}");
+                }
+                Units::Matrices(_) => {
+                    for rows in [tile.tokens, tile.outputs] {
+                        let parts = rows * 2 * tile.depth;
+                        assert!(parts.is_multiple_of(tile.threads()) && parts / tile.threads() <= 8, "{tile:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn more_workgroup_memory_makes_a_deeper_tile() {
+        assert!(Tile::of_matrices(32, 49_152).depth > Tile::of_matrices(32, 16_384).depth);
+    }
+}

@@ -1,0 +1,140 @@
+enable f16;
+enable wgpu_cooperative_matrix;
+
+// y = epilogue(W x + c2) for many token rows by cooperative matrices: matmul.wgsl's product on a GPU's matrix units, which
+// multiply tiles of 16 x 16 of f16 and add in f32. x comes normed and in f16 (norm.wgsl, or the op in front of it).
+//
+// A workgroup makes a tile of TOKENS token rows and OUTPUTS rows of W, a subgroup of it 32 (TALL: 64) token rows and 32
+// outputs. The inputs come DEPTH * 8 at a time: fetched while the ones before are multiplied, stored in one of two halves
+// of workgroup memory, so that one barrier is enough.
+//
+// Tags: W16 | W8 | W4, F16 | F32, ROWS | GATE | KV, ROPE as in gemv.wgsl; WIDE | TALL: 32 or 64 token rows for a subgroup.
+// finish.wgsl follows.
+
+override CHUNKS: u32 = 12u;     // groups of 8 inputs in a row of W
+override ROW: u32 = 12u;        // elements of w in a row of W
+override TOKENS: u32 = 64u;     // token rows of a tile
+override OUTPUTS: u32 = 64u;    // rows of W of a tile
+override DEPTH: u32 = 4u;       // groups of 8 inputs at a time: 2 or 4 (rows have whole groups of 32)
+override THREADS: u32 = 128u;   // subgroups, TOKENS / (32 or 64) * OUTPUTS / 32, times their size
+override X_PARTS: u32 = 4u;     // TOKENS * 2 * DEPTH / THREADS, 8 at most
+override W_PARTS: u32 = 4u;     // OUTPUTS * 2 * DEPTH / THREADS, 8 at most
+override X_ROOM: u32 = 1280u;   // 2 * TOKENS * (2 * DEPTH + 2)
+override W_ROOM: u32 = 1280u;   // 2 * OUTPUTS * (2 * DEPTH + 2)
+override S_ROOM: u32 = 256u;    // 64 * subgroups
+
+@group(0) @binding(0) var<storage, read> w: array<vec4<f16>>;           // [rows][2 * CHUNKS] //#W16
+@group(0) @binding(0) var<storage, read> w: array<u32>;                 // [rows][2 * CHUNKS: 4 i8; CHUNKS / 8: 2 f16 scales] //#W8
+@group(0) @binding(0) var<storage, read> w: array<u32>;                 // [rows][CHUNKS: 8 u4; CHUNKS / 4: f16 scale, low] //#W4
+@group(0) @binding(2) var<storage, read> x: array<vec4<f16>>;           // [token rows][x_stride], zero behind the inputs
+
+// Two vec4s behind each row keep rows of a column in different banks.
+var<workgroup> xs: array<vec4<f16>, X_ROOM>; // [2][TOKENS][2 * DEPTH + 2]
+var<workgroup> ws: array<vec4<f16>, W_ROOM>; // [2][OUTPUTS][2 * DEPTH + 2]
+var<workgroup> sums: array<vec4<f32>, S_ROOM>; // [subgroups][16 token rows][16 / 4 outputs]
+
+// Weights 4k to 4k + 3 of the row that begins at element `row` of w.
+fn four(row: u32, k: u32) -> vec4<f16> {
+  return w[row + k]; //#W16
+  let pair = unpack2x16float(w[row + 2u * CHUNKS + k / 16u]); //#W8
+  return vec4<f16>(select(pair.x, pair.y, k / 8u % 2u == 1u) * bytes(w[row + k])); //#W8
+  let line = unpack2x16float(w[row + CHUNKS + k / 8u]); //#W4
+  return vec4<f16>(line.x * halves(w[row + k / 2u] >> (k % 2u * 4u)) + line.y); //#W4
+}
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) grid: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+  @builtin(subgroup_id) subgroup: u32,
+  @builtin(subgroup_invocation_id) lane: u32,
+  @builtin(subgroup_size) lanes: u32,
+) {
+  let first_out = (workgroup.y * grid.x + workgroup.x) * OUTPUTS;
+  let first_token = workgroup.z * TOKENS;
+  let last_token = tokens() - 1u;
+  let stride = 2u * DEPTH + 2u;
+
+  // This thread's parts: four inputs of several rows. Rows behind the last repeat it; they are not stored.
+  let column = thread % (2u * DEPTH);
+  let near = thread / (2u * DEPTH);
+  let apart = THREADS / (2u * DEPTH);
+  var x_row: array<u32, 8>;
+  var w_row: array<u32, 8>;
+  for (var i = 0u; i < X_PARTS; i++) {
+    x_row[i] = (skipped() + min(first_token + near + i * apart, last_token)) * shape.x_stride + column;
+  }
+  for (var i = 0u; i < W_PARTS; i++) { w_row[i] = min(first_out + near + i * apart, shape.rows - 1u) * ROW; }
+  var x_raw: array<vec4<f16>, 8>;
+  var w_raw: array<vec4<f16>, 8>;
+
+  let across = OUTPUTS / 32u;
+  let my_out = subgroup % across * 32u;
+  let my_token = subgroup / across * 32u; //#WIDE
+  let my_token = subgroup / across * 64u; //#TALL
+  var c00: coop_mat16x16<f32, C>;
+  var c01: coop_mat16x16<f32, C>;
+  var c10: coop_mat16x16<f32, C>;
+  var c11: coop_mat16x16<f32, C>;
+  var c20: coop_mat16x16<f32, C>; //#TALL
+  var c21: coop_mat16x16<f32, C>; //#TALL
+  var c30: coop_mat16x16<f32, C>; //#TALL
+  var c31: coop_mat16x16<f32, C>; //#TALL
+
+  for (var i = 0u; i < X_PARTS; i++) { x_raw[i] = x[x_row[i]]; }
+  for (var i = 0u; i < W_PARTS; i++) { w_raw[i] = four(w_row[i], column); }
+  for (var base = 0u; base < CHUNKS; base += DEPTH) {
+    let half = base / DEPTH % 2u;
+    for (var i = 0u; i < X_PARTS; i++) { xs[(half * TOKENS + near + i * apart) * stride + column] = x_raw[i]; }
+    for (var i = 0u; i < W_PARTS; i++) { ws[(half * OUTPUTS + near + i * apart) * stride + column] = w_raw[i]; }
+    workgroupBarrier();
+    if (base + DEPTH < CHUNKS) {
+      let next = 2u * (base + DEPTH);
+      for (var i = 0u; i < X_PARTS; i++) { x_raw[i] = x[x_row[i] + next]; }
+      for (var i = 0u; i < W_PARTS; i++) { w_raw[i] = four(w_row[i], next + column); }
+    }
+    for (var k = 0u; k < 2u * DEPTH; k += 4u) {
+      let a = (half * TOKENS + my_token) * stride + k;
+      let b = (half * OUTPUTS + my_out) * stride + k;
+      let b0 = coopLoad<coop_mat16x16<f16, B>>(&ws[b], stride);
+      let b1 = coopLoad<coop_mat16x16<f16, B>>(&ws[b + 16u * stride], stride);
+      let a0 = coopLoadT<coop_mat16x16<f16, A>>(&xs[a], stride);
+      c00 = coopMultiplyAdd(a0, b0, c00);
+      c01 = coopMultiplyAdd(a0, b1, c01);
+      let a1 = coopLoadT<coop_mat16x16<f16, A>>(&xs[a + 16u * stride], stride);
+      c10 = coopMultiplyAdd(a1, b0, c10);
+      c11 = coopMultiplyAdd(a1, b1, c11);
+      let a2 = coopLoadT<coop_mat16x16<f16, A>>(&xs[a + 32u * stride], stride); //#TALL
+      c20 = coopMultiplyAdd(a2, b0, c20); //#TALL
+      c21 = coopMultiplyAdd(a2, b1, c21); //#TALL
+      let a3 = coopLoadT<coop_mat16x16<f16, A>>(&xs[a + 48u * stride], stride); //#TALL
+      c30 = coopMultiplyAdd(a3, b0, c30); //#TALL
+      c31 = coopMultiplyAdd(a3, b1, c31); //#TALL
+    }
+  }
+
+  // A thread cannot know which elements of a cooperative matrix it holds, so each goes through workgroup memory.
+  let mine = 64u * subgroup;
+  let rows = 2u; //#WIDE
+  let rows = 4u; //#TALL
+  for (var block = 0u; block < 2u * rows; block++) {
+    workgroupBarrier();
+    if (block == 0u) { coopStoreT(c00, &sums[mine], 4u); }
+    if (block == 1u) { coopStoreT(c01, &sums[mine], 4u); }
+    if (block == 2u) { coopStoreT(c10, &sums[mine], 4u); }
+    if (block == 3u) { coopStoreT(c11, &sums[mine], 4u); }
+    if (block == 4u) { coopStoreT(c20, &sums[mine], 4u); } //#TALL
+    if (block == 5u) { coopStoreT(c21, &sums[mine], 4u); } //#TALL
+    if (block == 6u) { coopStoreT(c30, &sums[mine], 4u); } //#TALL
+    if (block == 7u) { coopStoreT(c31, &sums[mine], 4u); } //#TALL
+    workgroupBarrier();
+    let out = first_out + my_out + block % 2u * 16u + lane % 4u * 4u;
+    let c2 = constants(out)[1];
+    for (var row = lane / 4u; row < 16u; row += lanes / 4u) {
+      let token = first_token + my_token + block / 2u * 16u + row;
+      if (token <= last_token && out < shape.rows) { finish(token, out, sums[mine + 4u * row + lane % 4u] + c2); }
+    }
+  }
+}
+
