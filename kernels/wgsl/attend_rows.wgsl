@@ -173,6 +173,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   // The lanes' sums of probabilities, then the teams' sums of values, half of the elements at a time.
   partial[2u * thread] = vec4(total[0], total[1], total[2], total[3]);
   partial[2u * thread + 1u] = vec4(total[4], total[5], total[6], total[7]);
+  workgroupBarrier();
+  var sum = 0.0;
+  for (var i = 0u; i < 8u; i++) { sum += partial[2u * (thread - thread % 8u + i) + thread % 8u / 4u][thread % 4u]; }
+  folded[thread] = sum;
   for (var half = 0u; half < 2u; half++) {
     workgroupBarrier();
     for (var i = 0u; i < 8u; i++) {
@@ -185,7 +189,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       var value = vec4(0.0);
       for (var t = 0u; t < TEAMS; t++) { value += probabilities[start + t * HEAD8]; }
       var sum = 0.0;
-      for (var l = octet * LANES; l < octet * LANES + LANES; l++) { sum += partial[2u * l + row / 4u][row % 4u]; }
+      for (var l = octet * LANES; l < octet * LANES + LANES; l += 8u) { sum += folded[l + row]; }
       value /= sum;
       let to = (mine + row) * shape.a_stride + head * HEAD8 * 2u + 2u * (i % HEAD8) + half;
       if (mine + row < state.rows) { a[to] = value; } //#FULL

@@ -5,8 +5,8 @@ enable wgpu_cooperative_matrix;
 // multiply tiles of 16 x 16 of f16 and add in f32. x comes normed and in f16 (norm.wgsl, or the op in front of it).
 //
 // A workgroup makes a tile of TOKENS token rows and OUTPUTS rows of W, a subgroup of it 32 (TALL: 64) token rows and 32
-// outputs. The inputs come DEPTH * 8 at a time: fetched while the ones before are multiplied, stored in one of two halves
-// of workgroup memory, so that one barrier is enough.
+// outputs. The inputs come DEPTH * 8 at a time: fetched two rounds before they are multiplied, for memory is far and few
+// workgroups fit a multiprocessor, and stored in one of two halves of workgroup memory, so that one barrier is enough.
 //
 // Tags: W16 | W8 | W4, F16 | F32, ROWS | GATE | KV, ROPE as in gemv.wgsl; WIDE | TALL: 32 or 64 token rows for a subgroup.
 // finish.wgsl follows.
@@ -15,10 +15,10 @@ override CHUNKS: u32 = 12u;     // groups of 8 inputs in a row of W
 override ROW: u32 = 12u;        // elements of w in a row of W
 override TOKENS: u32 = 64u;     // token rows of a tile
 override OUTPUTS: u32 = 64u;    // rows of W of a tile
-override DEPTH: u32 = 4u;       // groups of 8 inputs at a time: 2 or 4 (rows have whole groups of 32)
+override DEPTH: u32 = 4u;       // groups of 8 inputs at a time: 2, 4 or 8; divides CHUNKS
 override THREADS: u32 = 128u;   // subgroups, TOKENS / (32 or 64) * OUTPUTS / 32, times their size
-override X_PARTS: u32 = 4u;     // TOKENS * 2 * DEPTH / THREADS, 8 at most
-override W_PARTS: u32 = 4u;     // OUTPUTS * 2 * DEPTH / THREADS, 8 at most
+override X_PARTS: u32 = 2u;     // TOKENS * DEPTH / THREADS, 4 at most
+override W_PARTS: u32 = 2u;     // OUTPUTS * DEPTH / THREADS, 4 at most
 override X_ROOM: u32 = 1280u;   // 2 * TOKENS * (2 * DEPTH + 2)
 override W_ROOM: u32 = 1280u;   // 2 * OUTPUTS * (2 * DEPTH + 2)
 override S_ROOM: u32 = 256u;    // 64 * subgroups
@@ -33,13 +33,37 @@ var<workgroup> xs: array<vec4<f16>, X_ROOM>; // [2][TOKENS][2 * DEPTH + 2]
 var<workgroup> ws: array<vec4<f16>, W_ROOM>; // [2][OUTPUTS][2 * DEPTH + 2]
 var<workgroup> sums: array<vec4<f32>, S_ROOM>; // [subgroups][16 token rows][16 / 4 outputs]
 
-// Weights 4k to 4k + 3 of the row that begins at element `row` of w.
-fn four(row: u32, k: u32) -> vec4<f16> {
-  return w[row + k]; //#W16
-  let pair = unpack2x16float(w[row + 2u * CHUNKS + k / 16u]); //#W8
-  return vec4<f16>(select(pair.x, pair.y, k / 8u % 2u == 1u) * bytes(w[row + k])); //#W8
-  let line = unpack2x16float(w[row + CHUNKS + k / 8u]); //#W4
-  return vec4<f16>(line.x * halves(w[row + k / 2u] >> (k % 2u * 4u)) + line.y); //#W4
+// Weights 8k to 8k + 7 of row `row` of this window, rounded to f16.
+fn weights(row: u32, k: u32) -> mat2x4<f16> {
+  let at = 2u * (row * (ROW / 2u) + k); //#W16
+  return mat2x4<f16>(w[at], w[at + 1u]); //#W16
+  let at = row * ROW + 2u * k; //#W8
+  let pair = unpack2x16float(w[row * ROW + 2u * CHUNKS + k / 8u]); //#W8
+  let scale = select(pair.x, pair.y, k / 4u % 2u == 1u); //#W8
+  return mat2x4<f16>(vec4<f16>(scale * bytes(w[at])), vec4<f16>(scale * bytes(w[at + 1u]))); //#W8
+  let q = w[row * ROW + k]; //#W4
+  let line = unpack2x16float(w[row * ROW + CHUNKS + k / 4u]); //#W4
+  return mat2x4<f16>(vec4<f16>(line.x * halves(q) + line.y), vec4<f16>(line.x * halves(q >> 4u) + line.y)); //#W4
+}
+
+// Inputs 8k to 8k + 7 of a token row.
+fn inputs(row: u32, k: u32) -> mat2x4<f16> {
+  let at = 2u * (row * (shape.x_stride / 2u) + k);
+  return mat2x4<f16>(x[at], x[at + 1u]);
+}
+
+// Stores eight inputs of a row.
+fn keep_x(row: u32, column: u32, v: mat2x4<f16>) {
+  let at = 2u * (row * (DEPTH + 1u) + column);
+  xs[at] = v[0];
+  xs[at + 1u] = v[1];
+}
+
+// The same of a row of W.
+fn keep_w(row: u32, column: u32, v: mat2x4<f16>) {
+  let at = 2u * (row * (DEPTH + 1u) + column);
+  ws[at] = v[0];
+  ws[at + 1u] = v[1];
 }
 
 @compute @workgroup_size(THREADS)
@@ -56,18 +80,19 @@ fn main(
   let last_token = tokens() - 1u;
   let stride = 2u * DEPTH + 2u;
 
-  // This thread's parts: four inputs of several rows. Rows behind the last repeat it; they are not stored.
-  let column = thread % (2u * DEPTH);
-  let near = thread / (2u * DEPTH);
-  let apart = THREADS / (2u * DEPTH);
-  var x_row: array<u32, 8>;
-  var w_row: array<u32, 8>;
-  for (var i = 0u; i < X_PARTS; i++) {
-    x_row[i] = (skipped() + min(first_token + near + i * apart, last_token)) * shape.x_stride + column;
-  }
-  for (var i = 0u; i < W_PARTS; i++) { w_row[i] = min(first_out + near + i * apart, shape.rows - 1u) * ROW; }
-  var x_raw: array<vec4<f16>, 8>;
-  var w_raw: array<vec4<f16>, 8>;
+  // This thread's parts: eight inputs of several rows. Rows behind the last repeat it; they are not stored.
+  let column = thread % DEPTH;
+  let near = thread / DEPTH;
+  let apart = THREADS / DEPTH;
+  var x_row: array<u32, 4>;
+  var w_row: array<u32, 4>;
+  for (var i = 0u; i < X_PARTS; i++) { x_row[i] = skipped() + min(first_token + near + i * apart, last_token); }
+  for (var i = 0u; i < W_PARTS; i++) { w_row[i] = min(first_out + near + i * apart, shape.rows - 1u); }
+  // Those of an even and of an odd round.
+  var x_even: array<mat2x4<f16>, 4>;
+  var w_even: array<mat2x4<f16>, 4>;
+  var x_odd: array<mat2x4<f16>, 4>;
+  var w_odd: array<mat2x4<f16>, 4>;
 
   let across = OUTPUTS / 32u;
   let my_out = subgroup % across * 32u;
@@ -82,17 +107,30 @@ fn main(
   var c30: coop_mat16x16<f32, C>; //#TALL
   var c31: coop_mat16x16<f32, C>; //#TALL
 
-  for (var i = 0u; i < X_PARTS; i++) { x_raw[i] = x[x_row[i]]; }
-  for (var i = 0u; i < W_PARTS; i++) { w_raw[i] = four(w_row[i], column); }
+  for (var i = 0u; i < X_PARTS; i++) { x_even[i] = inputs(x_row[i], column); }
+  for (var i = 0u; i < W_PARTS; i++) { w_even[i] = weights(w_row[i], column); }
+  if (DEPTH < CHUNKS) {
+    for (var i = 0u; i < X_PARTS; i++) { x_odd[i] = inputs(x_row[i], DEPTH + column); }
+    for (var i = 0u; i < W_PARTS; i++) { w_odd[i] = weights(w_row[i], DEPTH + column); }
+  }
   for (var base = 0u; base < CHUNKS; base += DEPTH) {
     let half = base / DEPTH % 2u;
-    for (var i = 0u; i < X_PARTS; i++) { xs[(half * TOKENS + near + i * apart) * stride + column] = x_raw[i]; }
-    for (var i = 0u; i < W_PARTS; i++) { ws[(half * OUTPUTS + near + i * apart) * stride + column] = w_raw[i]; }
+    let next = base + 2u * DEPTH;
+    if (half == 0u) {
+      for (var i = 0u; i < X_PARTS; i++) { keep_x(near + i * apart, column, x_even[i]); }
+      for (var i = 0u; i < W_PARTS; i++) { keep_w(near + i * apart, column, w_even[i]); }
+    } else {
+      for (var i = 0u; i < X_PARTS; i++) { keep_x(TOKENS + near + i * apart, column, x_odd[i]); }
+      for (var i = 0u; i < W_PARTS; i++) { keep_w(OUTPUTS + near + i * apart, column, w_odd[i]); }
+    }
     workgroupBarrier();
-    if (base + DEPTH < CHUNKS) {
-      let next = 2u * (base + DEPTH);
-      for (var i = 0u; i < X_PARTS; i++) { x_raw[i] = x[x_row[i] + next]; }
-      for (var i = 0u; i < W_PARTS; i++) { w_raw[i] = four(w_row[i], next + column); }
+    if (next < CHUNKS && half == 0u) {
+      for (var i = 0u; i < X_PARTS; i++) { x_even[i] = inputs(x_row[i], next + column); }
+      for (var i = 0u; i < W_PARTS; i++) { w_even[i] = weights(w_row[i], next + column); }
+    }
+    if (next < CHUNKS && half == 1u) {
+      for (var i = 0u; i < X_PARTS; i++) { x_odd[i] = inputs(x_row[i], next + column); }
+      for (var i = 0u; i < W_PARTS; i++) { w_odd[i] = weights(w_row[i], next + column); }
     }
     for (var k = 0u; k < 2u * DEPTH; k += 4u) {
       let a = (half * TOKENS + my_token) * stride + k;

@@ -155,8 +155,21 @@ impl Builder<'_> {
         self.program.body.push(Launch { one, many: None, tiled: None, binds });
     }
 
-    /// Attention of many token rows with heads of `parts` times 8 elements.
-    fn attend_rows(&mut self, parts: usize) -> Kernel {
+    /// The kernel for many token rows, and its tile of rows.
+    fn attend_rows(&mut self, head_dim: usize) -> Option<(Kernel, u32)> {
+        let parts = head_dim / 8;
+        let result = if self.units.is_some() { "HALF" } else { "FULL" };
+        let lanes = self.device.cooperative_lanes().filter(|_| self.units.is_some());
+        if let Some(lanes) = lanes.filter(|_| parts.is_multiple_of(2) && head_dim <= COOPERATIVE_DIM) {
+            let tags: &[&str] = if head_dim > COOPERATIVE_DIM / 2 { &["LONG", result] } else { &[result] };
+            let room = COOPERATIVE_ROWS as usize * (2 * parts + 2);
+            let overrides =
+                [("THREADS", f64::from(4 * lanes)), ("HEAD8", parts as f64), ("Q_ROOM", room as f64)];
+            return Some((self.kernels.kernel(File::AttendCooperative, tags, &overrides), COOPERATIVE_ROWS));
+        }
+        if !attends_rows(head_dim) {
+            return None;
+        }
         let threads = OCTETS * LANES;
         let overrides = [
             ("OCTETS", f64::from(OCTETS)),
@@ -167,8 +180,7 @@ impl Builder<'_> {
             ("HEAD8", parts as f64),
             ("TEAMS", (LANES as usize / parts) as f64),
         ];
-        let result = if self.units.is_some() { "HALF" } else { "FULL" };
-        self.kernels.kernel(File::AttendRows, &[result], &overrides)
+        Some((self.kernels.kernel(File::AttendRows, &[result], &overrides), 8 * OCTETS))
     }
 
     /// The bind groups of a kernel that needs the KV cache of `layer`.
@@ -217,12 +229,11 @@ impl Builder<'_> {
             (4, self.uniforms.slot(&shape)),
         ];
         let heads = spec.heads as u32;
-        let mut tiled = None;
-        if attends_rows(spec.head_dim) {
-            let rows = self.attend_rows(parts);
-            let shot = Shot::new(&rows, Grid::Heads { heads, tile: 8 * OCTETS });
-            tiled = Some(Tiled { shot, binds: Some(self.per_slot(rows, views.clone(), 1, layer)) });
-        }
+        let rows = self.attend_rows(spec.head_dim);
+        let tiled = rows.map(|(rows, tile)| {
+            let shot = Shot::new(&rows, Grid::Heads { heads, tile });
+            Tiled { shot, binds: Some(self.per_slot(rows, views.clone(), 1, layer)) }
+        });
         views.push((5, View::whole(&self.activations.parts)));
         let one = Shot::new(&kernel, Grid::Attend { heads });
         let binds = self.per_slot(kernel, views, 1, layer);
@@ -242,11 +253,20 @@ pub(super) fn attends_rows(head_dim: usize) -> bool {
     head_dim <= 8 * LANES as usize
 }
 
-/// Threads for eight token rows of a head.
-const LANES: u32 = 32;
+/// Positions behind the last that attend_cooperative.wgsl may read, and weighs with 0: it reads matrices of 16.
+pub(super) const READ_AHEAD: usize = 15;
 
-/// Eights of token rows that a workgroup takes: two need 10 KiB of workgroup memory.
-const OCTETS: u32 = 2;
+/// Elements of a head at most that attend_cooperative.wgsl has matrices for.
+const COOPERATIVE_DIM: usize = 128;
+
+/// Token rows that a workgroup of it takes.
+const COOPERATIVE_ROWS: u32 = 32;
+
+/// Threads for eight token rows of a head.
+const LANES: u32 = 64;
+
+/// Eights of token rows that a workgroup takes; each needs 10 KiB of workgroup memory.
+const OCTETS: u32 = 1;
 
 /// Threads of an attention workgroup.
 const ATTEND_THREADS: usize = 128;

@@ -73,7 +73,7 @@ impl Tile {
                 tags.push(if epilogue.activates() { "HALF" } else { "FULL" });
                 tags.push("WIDE");
                 let unit = if gemv.matrix.format == WeightFormat::F16 { 8 } else { 4 };
-                let parts = |rows: u32| f64::from(rows * 2 * self.depth / self.threads());
+                let parts = |rows: u32| f64::from(rows * self.depth / self.threads());
                 overrides.push(("ROW", (gemv.matrix.row_bytes() / unit) as f64));
                 overrides.push(("X_PARTS", parts(self.tokens)));
                 overrides.push(("W_PARTS", parts(self.outputs)));
@@ -198,8 +198,8 @@ mod tests {
                 }
                 Units::Matrices(_) => {
                     for rows in [tile.tokens, tile.outputs] {
-                        let parts = rows * 2 * tile.depth;
-                        assert!(parts.is_multiple_of(tile.threads()) && parts / tile.threads() <= 8, "{tile:?}");
+                        let parts = rows * tile.depth;
+                        assert!(parts.is_multiple_of(tile.threads()) && parts / tile.threads() <= 4, "{tile:?}");
                     }
                 }
             }

@@ -4,7 +4,7 @@ use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Plan};
 use wgpu::{BindGroup, Buffer};
 
 use super::activations::{Activations, RING, Strides};
-use super::attention::{Rotation, attends_rows, rotations};
+use super::attention::{READ_AHEAD, Rotation, attends_rows, rotations};
 use super::device::GpuDevice;
 use super::engine::GpuOptions;
 use super::gemv::{Epilogue, GemvShape, Product, center};
@@ -126,7 +126,8 @@ fn gathering(tokens: &Matrix, positions: &Option<View>) -> (Vec<&'static str>, V
 
 /// Bytes of one layer's KV cache, whole storage offsets.
 fn kv_layer_bytes(device: &GpuDevice, plan: &Plan, config: &EngineConfig) -> Result<u64, EngineError> {
-    let bytes = 2 * plan.format.kv().row_bytes(plan.spec.kv_width() * config.max_positions) as u64;
+    let elements = 2 * plan.spec.kv_width() * config.max_positions + READ_AHEAD * plan.spec.head_dim;
+    let bytes = plan.format.kv().row_bytes(elements) as u64;
     let most = device.limits.max_storage_buffer_binding_size;
     if bytes > most {
         return Err(device.unsupported(format!("a KV cache of {bytes} bytes a layer, the largest binding is {most}")));

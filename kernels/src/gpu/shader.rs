@@ -32,6 +32,8 @@ pub(super) enum File {
     Attend,
     /// The same for many token rows.
     AttendRows,
+    /// The same by cooperative matrices.
+    AttendCooperative,
     /// Adds up the splits of attention.
     Combine,
     /// The norm behind attention and MLP.
@@ -59,6 +61,7 @@ impl File {
             Self::Norm => include_str!("../../wgsl/norm.wgsl"),
             Self::Heads => include_str!("../../wgsl/heads.wgsl"),
             Self::Attend => include_str!("../../wgsl/attend.wgsl"),
+            Self::AttendCooperative => include_str!("../../wgsl/attend_cooperative.wgsl"),
             Self::AttendRows => include_str!("../../wgsl/attend_rows.wgsl"),
             Self::Combine => include_str!("../../wgsl/combine.wgsl"),
             Self::Post => include_str!("../../wgsl/post.wgsl"),
@@ -249,6 +252,12 @@ mod tests {
                     all.push((file, vec![twin, kv, weights]));
                     all.push((file, vec![twin, kv, weights, "LEARNED"]));
                 }
+                for result in ["FULL", "HALF"] {
+                    if twin == "SG" && kv == "F16" {
+                        all.push((File::AttendCooperative, vec![twin, kv, result]));
+                        all.push((File::AttendCooperative, vec![twin, kv, result, "LONG"]));
+                    }
+                }
                 let stored = [&["ROWS", "FULL"][..], &["GATE", "FULL"], &["KV", "FULL"], &["KV", "ROPE", "FULL"]];
                 let halved = [&["ROWS", "HALF"][..], &["GATE", "HALF"]];
                 for weights in ["W32", "W16", "W8", "W4"] {
@@ -288,7 +297,7 @@ mod tests {
             // WGSL's own unpack2x16float is not behind a feature, but naga keeps it apart for OpenGL's sake.
             let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
             let cooperative = Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
-            capabilities.set(cooperative, file == File::Cooperative);
+            capabilities.set(cooperative, matches!(file, File::Cooperative | File::AttendCooperative));
             let options = Options { capabilities, ..Options::new() };
             let module = Frontend::new_with_options(options)
                 .parse(&source)
