@@ -159,12 +159,10 @@ impl Builder<'_> {
     fn attend_rows(&mut self, head_dim: usize) -> Option<(Kernel, u32)> {
         let parts = head_dim / 8;
         let result = if self.units.is_some() { "HALF" } else { "FULL" };
-        let lanes = self.device.cooperative_lanes().filter(|_| self.units.is_some());
-        if let Some(lanes) = lanes.filter(|_| parts.is_multiple_of(2) && head_dim <= COOPERATIVE_DIM) {
+        if let Some(units) = self.units.filter(|_| parts.is_multiple_of(2) && head_dim <= COOPERATIVE_DIM) {
             let tags: &[&str] = if head_dim > COOPERATIVE_DIM / 2 { &["LONG", result] } else { &[result] };
             let room = COOPERATIVE_ROWS as usize * (2 * parts + 2);
-            let overrides =
-                [("THREADS", f64::from(4 * lanes)), ("HEAD8", parts as f64), ("Q_ROOM", room as f64)];
+            let overrides = [("THREADS", f64::from(4 * units.lanes)), ("HEAD8", parts as f64), ("Q_ROOM", room as f64)];
             return Some((self.kernels.kernel(File::AttendCooperative, tags, &overrides), COOPERATIVE_ROWS));
         }
         if !attends_rows(head_dim) {

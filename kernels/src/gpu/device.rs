@@ -122,7 +122,7 @@ impl GpuDevice {
             .then_some((info.subgroup_min_size, info.subgroup_max_size))
             .filter(|&(min, max)| min > 0 && max <= LARGEST_SUBGROUP && max.is_power_of_two());
         let same = subgroups.filter(|(min, max)| min == max).map(|(size, _)| size);
-        let cooperative = same.filter(|&size| multiplies && (16..=64).contains(&size));
+        let cooperative = same.filter(|&size| multiplies && size == COOPERATIVE_SUBGROUP);
         let software = info.device_type == DeviceType::Cpu;
         let (_begin, _end) = (Begin, End);
         let mut opened = Self { _begin, device, queue, limits, name, software, subgroups, cooperative, faults, _end };
@@ -149,7 +149,7 @@ impl GpuDevice {
         self.subgroups.is_some()
     }
 
-    /// Whether the device has matrix units that the kernels can use: subgroups of one size, f16 times f16 to f32 in 16 x 16 x 16.
+    /// Whether the device has matrix units that the kernels can use: subgroups of 32, and f16 times f16 to f32 in 16 x 16 x 16.
     pub fn has_cooperative_matrices(&self) -> bool {
         self.cooperative.is_some()
     }
@@ -324,6 +324,9 @@ fn lines(found: &[AdapterLine]) -> String {
 
 /// What cooperative.wgsl needs beside subgroups.
 const COOPERATIVE: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(Features::SHADER_F16);
+
+/// Threads of a subgroup that cooperative.wgsl divides its work for.
+const COOPERATIVE_SUBGROUP: u32 = 32;
 
 /// The kernels' smallest group of threads must hold whole subgroups.
 const LARGEST_SUBGROUP: u32 = 128;

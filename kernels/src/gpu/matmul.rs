@@ -38,10 +38,11 @@ impl Tile {
         Self { tokens: 64, outputs: 64, depth: 2, units: Units::Threads(4) }
     }
 
-    /// For products of f16 by cooperative matrices, in subgroups of `lanes` threads, with `room` bytes of workgroup memory.
-    pub(super) fn of_matrices(lanes: u32, room: u32) -> Self {
-        let deep = Self { tokens: 64, outputs: 64, depth: 4, units: Units::Matrices(lanes) };
-        if deep.bytes() <= room { deep } else { Self { depth: 2, ..deep } }
+    /// For products of f16 with rows of `cols` elements by matrix units: as deep as divides a row and has room.
+    fn of_matrices(units: MatrixUnits, cols: usize) -> Self {
+        let tile = |depth| Self { tokens: 64, outputs: 64, depth, units: Units::Matrices(units.lanes) };
+        let fits = |tile: &Self| cols.is_multiple_of(8 * tile.depth as usize) && tile.bytes() <= units.room;
+        [8, 4].map(tile).into_iter().find(fits).unwrap_or(tile(2))
     }
 
     /// The kernel of `gemv`.
@@ -118,11 +119,21 @@ impl Tile {
     }
 }
 
-/// The tile for the products of `plan` by matrix units, where `device` has them. f32 weights are meant to be exact and stay
-/// away from f16.
-pub(super) fn units(device: &GpuDevice, plan: &Plan) -> Option<Tile> {
-    let lanes = device.cooperative_lanes().filter(|_| plan.format != WeightFormat::F32)?;
-    Some(Tile::of_matrices(lanes, device.limits.max_compute_workgroup_storage_size))
+/// What subgroups have to multiply f16 with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MatrixUnits {
+    /// Threads of a subgroup.
+    pub(super) lanes: u32,
+    /// Bytes of a workgroup's memory.
+    room: u32,
+}
+
+impl MatrixUnits {
+    /// Those of `device` for the products of `plan`. f32 weights are meant to be exact and stay away from f16.
+    pub(super) fn of(device: &GpuDevice, plan: &Plan) -> Option<Self> {
+        let lanes = device.cooperative_lanes().filter(|_| plan.format != WeightFormat::F32)?;
+        Some(Self { lanes, room: device.limits.max_compute_workgroup_storage_size })
+    }
 }
 
 /// How a product goes through matrix units.
@@ -137,7 +148,7 @@ impl Builder<'_> {
     /// The kernel of `gemv` for matrix units, and in front of it the norm of its rows, which are in `x`. Nothing where there
     /// are none.
     pub(super) fn halved(&mut self, gemv: &Gemv, epilogue: Epilogue, x: &Buffer) -> Option<Halved> {
-        let tile = self.units?;
+        let tile = Tile::of_matrices(self.units?, gemv.matrix.stride);
         let kernel = tile.kernel(&mut self.kernels, gemv, epilogue);
         let Some(folded) = gemv.norm else { return Some(Halved { tile, kernel, x: View::whole(x) }) };
         let overrides = [("QUADS", (gemv.matrix.stride / 4) as f64), ("CENTER", center(folded.norm.kind))];
@@ -188,10 +199,13 @@ mod tests {
 
     #[test]
     fn a_tile_has_threads_for_its_parts_and_keeps_within_webgpus_limits() {
-        let tiles = [Tile::of_numbers(), Tile::of_matrices(32, 16_384), Tile::of_matrices(64, 16_384)];
-        for tile in tiles {
+        let units = |room| MatrixUnits { lanes: 32, room };
+        let deep = [96, 768].map(|cols| (Tile::of_matrices(units(49_152), cols), 49_152));
+        for (tile, room) in
+            [(Tile::of_numbers(), 16_384), (Tile::of_matrices(units(16_384), 768), 16_384)].into_iter().chain(deep)
+        {
             assert!(tile.threads() <= 256, "{tile:?}");
-            assert!(tile.bytes() <= 16_384, "{tile:?} needs {} bytes", tile.bytes());
+            assert!(tile.bytes() <= room, "{tile:?} needs {} bytes", tile.bytes());
             match tile.units {
                 Units::Threads(_) => {
                     assert!((tile.tokens + tile.outputs) / 4 * tile.depth <= tile.threads(), "{tile:?}");
@@ -207,7 +221,9 @@ mod tests {
     }
 
     #[test]
-    fn more_workgroup_memory_makes_a_deeper_tile() {
-        assert!(Tile::of_matrices(32, 49_152).depth > Tile::of_matrices(32, 16_384).depth);
+    fn a_tile_is_as_deep_as_its_room_and_divides_a_row() {
+        for (room, cols, depth) in [(49_152, 768, 8), (49_152, 96, 4), (16_384, 768, 2)] {
+            assert_eq!(Tile::of_matrices(MatrixUnits { lanes: 32, room }, cols).depth, depth);
+        }
     }
 }

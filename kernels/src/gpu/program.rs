@@ -10,7 +10,7 @@ use super::engine::GpuOptions;
 use super::gemv::{Epilogue, GemvShape, Product, center};
 use super::launch::{Binds, Grid, Launch, MANY, PerSlot, Shot};
 use super::logits::Head;
-use super::matmul::{Tile, units};
+use super::matmul::MatrixUnits;
 use super::memory::{Uniforms, View, bind};
 use super::shader::{File, Kernels, gathered};
 use super::weights::Weights;
@@ -95,9 +95,20 @@ impl Program {
             let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
             let tiles = options.cooperative && config.max_rows >= MANY as usize && attends_rows(plan.spec.head_dim);
-            let units = if tiles { units(device, plan) } else { None };
-            let mut builder =
-                Builder { device, plan, weights, activations, config, options, rotations, kernels, units, uniforms, program };
+            let units = if tiles { MatrixUnits::of(device, plan) } else { None };
+            let mut builder = Builder {
+                device,
+                plan,
+                weights,
+                activations,
+                config,
+                options,
+                rotations,
+                kernels,
+                units,
+                uniforms,
+                program,
+            };
             for op in &plan.ops {
                 builder.add(op)?;
             }
@@ -146,8 +157,8 @@ pub(super) struct Builder<'a> {
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
     pub(super) kernels: Kernels<'a>,
-    /// Tiles for matrix units, where many token rows go through them.
-    pub(super) units: Option<Tile>,
+    /// Where many token rows go through matrix units.
+    pub(super) units: Option<MatrixUnits>,
     pub(super) uniforms: Uniforms,
     pub(super) program: Program,
 }
@@ -236,7 +247,12 @@ impl Builder<'_> {
             (3, self.uniforms.slot(&shape)),
         ];
         let binds = Binds::Shared(bind(self.device, &kernel, &views));
-        self.program.body.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, tiled: None, binds });
+        self.program.body.push(Launch {
+            one: Shot::new(&kernel, Grid::Tokens { each: 1 }),
+            many: None,
+            tiled: None,
+            binds,
+        });
     }
 
     /// A product from one buffer of rows to another, each with its elements from one row to the next.
@@ -284,7 +300,12 @@ impl Builder<'_> {
                     (6, View::whole(&self.activations.winners)),
                 ]);
                 let binds = Binds::Shared(bind(self.device, &product.one, &views));
-                self.program.best.push(Launch { one: Shot::new(&product.one, window.one), many: None, tiled: None, binds });
+                self.program.best.push(Launch {
+                    one: Shot::new(&product.one, window.one),
+                    many: None,
+                    tiled: None,
+                    binds,
+                });
             }
             self.program.winners = product.blocks();
         }
