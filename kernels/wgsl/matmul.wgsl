@@ -1,19 +1,18 @@
 // y = epilogue(rs * (W (gamma x) - mu c1) + c2) for many token rows: gemv.wgsl's product in tiles.
 //
-// A workgroup makes a tile of TOKENS token rows and OUTPUTS rows of W, a thread of it 8 token rows and 4 or 8 outputs in
+// A workgroup makes a tile of TOKENS token rows and OUTPUTS rows of W, a thread of it 8 token rows and 4 outputs in
 // registers. The inputs come DEPTH * 8 at a time: each thread fetches a part of x or of W while the one before is
 // multiplied, and stores it into workgroup memory, the input first, so that both sides are read as vectors. Threads that
 // fetch x sum up the norm's statistics, so it costs no pass.
 //
-// Tags: W32 | W16 | W8 | W4, F16 | F32, NORM | PLAIN, ROWS | GATE | KV, ROPE as in gemv.wgsl; O4 | O8: outputs per thread.
-// finish.wgsl follows.
+// Tags: W32 | W16 | W8 | W4, F16 | F32, NORM | PLAIN, ROWS | GATE | KV, ROPE as in gemv.wgsl. finish.wgsl follows.
 
 override CHUNKS: u32 = 12u;     // groups of 8 inputs in a row of W
 override ROW: u32 = 12u;        // elements of w in a row of W
 override TOKENS: u32 = 64u;     // token rows of a tile
 override OUTPUTS: u32 = 64u;    // rows of W of a tile
 override DEPTH: u32 = 2u;       // groups of 8 inputs at a time: 1, 2 or 4 (rows have whole groups of 32)
-override THREADS: u32 = 128u;   // TOKENS / 8 * OUTPUTS / (4 or 8), and not less than (TOKENS + OUTPUTS) / 4 * DEPTH
+override THREADS: u32 = 128u;   // TOKENS / 8 * OUTPUTS / 4, and not less than (TOKENS + OUTPUTS) / 4 * DEPTH
 override X_ROOM: u32 = 264u;    // 2 * DEPTH * TOKENS + 8
 override W_ROOM: u32 = 264u;    // 2 * DEPTH * OUTPUTS + 8
 override CENTER: f32 = 1.0;     // 1: layer norm; 0: RMS norm, whose mu is 0
@@ -109,12 +108,10 @@ fn main(
   var total = vec4(0.0); //#NORM
   var squares = vec4(0.0); //#NORM
 
-  let across = OUTPUTS / 4u; //#O4
-  let across = OUTPUTS / 8u; //#O8
+  let across = OUTPUTS / 4u;
   let quad = thread % across;
   let octet = thread / across;
   var acc: array<vec4<f32>, 8>;
-  var also: array<vec4<f32>, 8>; //#O8
 
   // One round more than there are parts: the first only fetches, the last only multiplies.
   for (var base = 0u; base <= CHUNKS; base += DEPTH) {
@@ -170,7 +167,6 @@ fn main(
           let a = xs[at];
           let b = xs[at + 1u];
           let v = ws[start];
-          let u = ws[start + across]; //#O8
           at += TOKENS / 4u;
           start += OUTPUTS / 4u;
           acc[0] = fma(vec4(a.x), v, acc[0]);
@@ -181,14 +177,6 @@ fn main(
           acc[5] = fma(vec4(b.y), v, acc[5]);
           acc[6] = fma(vec4(b.z), v, acc[6]);
           acc[7] = fma(vec4(b.w), v, acc[7]);
-          also[0] = fma(vec4(a.x), u, also[0]); //#O8
-          also[1] = fma(vec4(a.y), u, also[1]); //#O8
-          also[2] = fma(vec4(a.z), u, also[2]); //#O8
-          also[3] = fma(vec4(a.w), u, also[3]); //#O8
-          also[4] = fma(vec4(b.x), u, also[4]); //#O8
-          also[5] = fma(vec4(b.y), u, also[5]); //#O8
-          also[6] = fma(vec4(b.z), u, also[6]); //#O8
-          also[7] = fma(vec4(b.w), u, also[7]); //#O8
         }
       }
     }
@@ -208,7 +196,6 @@ fn main(
   let left = min(last_token + 1u - min(token, last_token + 1u), 8u);
   let out = first_out + 4u * quad;
   let c = constants(out);
-  let d = constants(out + 4u * across); //#O8
   acc[0] = n0[1].x * (acc[0] - n0[0].x * c[0]); //#NORM
   acc[1] = n0[1].y * (acc[1] - n0[0].y * c[0]); //#NORM
   acc[2] = n0[1].z * (acc[2] - n0[0].z * c[0]); //#NORM
@@ -217,17 +204,8 @@ fn main(
   acc[5] = n1[1].y * (acc[5] - n1[0].y * c[0]); //#NORM
   acc[6] = n1[1].z * (acc[6] - n1[0].z * c[0]); //#NORM
   acc[7] = n1[1].w * (acc[7] - n1[0].w * c[0]); //#NORM
-  also[0] = n0[1].x * (also[0] - n0[0].x * d[0]); //#NORM O8
-  also[1] = n0[1].y * (also[1] - n0[0].y * d[0]); //#NORM O8
-  also[2] = n0[1].z * (also[2] - n0[0].z * d[0]); //#NORM O8
-  also[3] = n0[1].w * (also[3] - n0[0].w * d[0]); //#NORM O8
-  also[4] = n1[1].x * (also[4] - n1[0].x * d[0]); //#NORM O8
-  also[5] = n1[1].y * (also[5] - n1[0].y * d[0]); //#NORM O8
-  also[6] = n1[1].z * (also[6] - n1[0].z * d[0]); //#NORM O8
-  also[7] = n1[1].w * (also[7] - n1[0].w * d[0]); //#NORM O8
   for (var i = 0u; i < 8u; i++) {
     if (i < left && out < shape.rows) { finish(token + i, out, acc[i] + c[1]); }
-    if (i < left && out + 4u * across < shape.rows) { finish(token + i, out + 4u * across, also[i] + d[1]); } //#O8
   }
 }
 

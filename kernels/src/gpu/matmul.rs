@@ -26,8 +26,8 @@ pub(super) struct Tile {
 /// What multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Units {
-    /// Threads, each 8 token rows by this many outputs, 4 or 8.
-    Threads(u32),
+    /// Threads, each 8 token rows by 4 outputs.
+    Threads,
     /// Matrix units: a subgroup of this many threads has 32 token rows by 32 outputs.
     Matrices(u32),
 }
@@ -35,7 +35,7 @@ enum Units {
 impl Tile {
     /// For products in f32.
     pub(super) fn of_numbers() -> Self {
-        Self { tokens: 64, outputs: 64, depth: 2, units: Units::Threads(4) }
+        Self { tokens: 64, outputs: 64, depth: 2, units: Units::Threads }
     }
 
     /// For products of f16 with rows of `cols` elements by matrix units: as deep as divides a row and has room.
@@ -61,8 +61,7 @@ impl Tile {
         ];
         overrides.extend(epilogue.overrides());
         match self.units {
-            Units::Threads(outputs) => {
-                tags.push(if outputs == 4 { "O4" } else { "O8" });
+            Units::Threads => {
                 tags.push("FULL");
                 tags.push(if gemv.norm.is_some() { "NORM" } else { "PLAIN" });
                 overrides.push(("ROW", (gemv.matrix.row_bytes() / unit) as f64));
@@ -91,7 +90,7 @@ impl Tile {
 
     fn threads(&self) -> u32 {
         match self.units {
-            Units::Threads(outputs) => self.tokens / 8 * self.outputs / outputs,
+            Units::Threads => self.tokens / 8 * self.outputs / 4,
             Units::Matrices(lanes) => self.subgroups() * lanes,
         }
     }
@@ -104,7 +103,7 @@ impl Tile {
     /// Elements of workgroup memory for `rows` rows of a side, with padding.
     fn room(&self, rows: u32) -> u32 {
         match self.units {
-            Units::Threads(_) => 2 * self.depth * rows + 8,
+            Units::Threads => 2 * self.depth * rows + 8,
             Units::Matrices(_) => 2 * rows * (2 * self.depth + 2),
         }
     }
@@ -113,7 +112,7 @@ impl Tile {
     fn bytes(&self) -> u32 {
         let sides = self.room(self.tokens) + self.room(self.outputs);
         match self.units {
-            Units::Threads(_) => 16 * sides,
+            Units::Threads => 16 * sides,
             Units::Matrices(_) => 8 * sides + 16 * 64 * self.subgroups(),
         }
     }
@@ -207,7 +206,7 @@ mod tests {
             assert!(tile.threads() <= 256, "{tile:?}");
             assert!(tile.bytes() <= room, "{tile:?} needs {} bytes", tile.bytes());
             match tile.units {
-                Units::Threads(_) => {
+                Units::Threads => {
                     assert!((tile.tokens + tile.outputs) / 4 * tile.depth <= tile.threads(), "{tile:?}");
                 }
                 Units::Matrices(_) => {

@@ -263,7 +263,7 @@ mod tests {
                 for weights in ["W32", "W16", "W8", "W4"] {
                     for norm in ["NORM", "PLAIN"] {
                         for result in stored {
-                            all.push((File::Matmul, [&[twin, kv, weights, norm, "O4"], result].concat()));
+                            all.push((File::Matmul, [&[twin, kv, weights, norm], result].concat()));
                         }
                     }
                     let results = stored.into_iter().filter(|result| !result.contains(&"GATE")).chain(halved);
