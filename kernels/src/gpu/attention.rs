@@ -230,7 +230,11 @@ impl Builder<'_> {
         let rows = self.attend_rows(spec.head_dim);
         let tiled = rows.map(|(rows, tile)| {
             let shot = Shot::new(&rows, Grid::Heads { heads, tile });
-            Tiled { shot, binds: Some(self.per_slot(rows, views.clone(), 1, layer)) }
+            let mut views = views.clone();
+            if self.units.is_some() {
+                views[1] = (2, View::whole(&self.activations.halves.a));
+            }
+            Tiled { shot, binds: Some(self.per_slot(rows, views, 1, layer)) }
         });
         views.push((5, View::whole(&self.activations.parts)));
         let one = Shot::new(&kernel, Grid::Attend { heads });

@@ -141,6 +141,8 @@ pub(super) struct Halved {
     kernel: Kernel,
     /// Its rows in f16.
     x: View,
+    /// Where it stores f16, for the next product.
+    y: Option<View>,
 }
 
 impl Builder<'_> {
@@ -149,29 +151,37 @@ impl Builder<'_> {
     pub(super) fn halved(&mut self, gemv: &Gemv, epilogue: Epilogue, x: &Buffer) -> Option<Halved> {
         let tile = Tile::of_matrices(self.units?, gemv.matrix.stride);
         let kernel = tile.kernel(&mut self.kernels, gemv, epilogue);
-        let Some(folded) = gemv.norm else { return Some(Halved { tile, kernel, x: View::whole(x) }) };
+        let halves = &self.activations.halves;
+        let y = epilogue.activates().then(|| View::whole(&halves.h));
+        let Some(folded) = gemv.norm else {
+            let x = if *x == self.activations.a { &halves.a } else { &halves.h };
+            return Some(Halved { tile, kernel, x: View::whole(x), y });
+        };
         let overrides = [("QUADS", (gemv.matrix.stride / 4) as f64), ("CENTER", center(folded.norm.kind))];
         let norm = self.kernels.kernel(File::Norm, &[], &overrides);
         let shape = NormShape { inverse_cols: 1.0 / gemv.matrix.cols as f32, eps: folded.norm.eps, pad: [0; 2] };
         let views = [
             (0, View::whole(x)),
             (1, self.weights.view(folded.gamma)),
-            (2, View::whole(&self.activations.normed)),
+            (2, View::whole(&halves.x)),
             (3, self.uniforms.slot(&shape)),
         ];
         let binds = Binds::Shared(bind(self.device, &norm, &views));
         let one = Shot::new(&norm, Grid::ManyTokens);
         self.program.body.push(Launch { one, many: None, tiled: None, binds });
-        Some(Halved { tile, kernel, x: View::whole(&self.activations.normed) })
+        Some(Halved { tile, kernel, x: View::whole(&halves.x), y })
     }
 }
 
 impl Halved {
-    /// The dispatch for `rows` rows of the matrix, its views being `views` but for `x` and the norm's gamma.
+    /// The dispatch for `rows` rows of the matrix, its views being `views` but for what is in f16 and the norm's gamma.
     pub(super) fn shot(&self, rows: u32, views: &[(u32, View)]) -> (Shot, Vec<(u32, View)>) {
-        let others = views.iter().filter(|(binding, _)| ![X_BINDING, GAMMA_BINDING].contains(binding)).cloned();
-        let views = others.chain([(X_BINDING, self.x.clone())]).collect();
-        (Shot::new(&self.kernel, self.tile.grid(rows as usize)), views)
+        let mut own = vec![(X_BINDING, self.x.clone())];
+        own.extend(self.y.iter().map(|y| (Y_BINDING, y.clone())));
+        let replaced = |binding| binding == GAMMA_BINDING || own.iter().any(|(number, _)| *number == binding);
+        let others = views.iter().filter(|(binding, _)| !replaced(*binding)).cloned().collect::<Vec<_>>();
+        own.extend(others);
+        (Shot::new(&self.kernel, self.tile.grid(rows as usize)), own)
     }
 
     /// The same with a bind group of its own, where no KV cache is needed.
@@ -188,6 +198,9 @@ impl Halved {
 
 /// Binding of the token rows, in all products.
 const X_BINDING: u32 = 2;
+
+/// Binding of the results, in all products.
+const Y_BINDING: u32 = 6;
 
 /// Binding of the norm's gamma, in products with a norm folded in.
 const GAMMA_BINDING: u32 = 5;
