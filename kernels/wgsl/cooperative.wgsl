@@ -4,19 +4,18 @@ enable wgpu_cooperative_matrix;
 // y = epilogue(W x + c2) for many token rows by cooperative matrices: matmul.wgsl's product on a GPU's matrix units, which
 // multiply tiles of 16 x 16 of f16 and add in f32. x comes normed and in f16 (norm.wgsl, or the op in front of it).
 //
-// A workgroup makes a tile of TOKENS token rows and OUTPUTS rows of W, a subgroup of it 32 (TALL: 64) token rows and 32
+// A workgroup makes a tile of TOKENS token rows and OUTPUTS rows of W, a subgroup of it 32 token rows and 32
 // outputs. The inputs come DEPTH * 8 at a time: fetched two rounds before they are multiplied, for memory is far and few
 // workgroups fit a multiprocessor, and stored in one of two halves of workgroup memory, so that one barrier is enough.
 //
-// Tags: W16 | W8 | W4, F16 | F32, ROWS | GATE | KV, ROPE as in gemv.wgsl; WIDE | TALL: 32 or 64 token rows for a subgroup.
-// finish.wgsl follows.
+// Tags: W16 | W8 | W4, F16 | F32, ROWS | GATE | KV, ROPE as in gemv.wgsl. finish.wgsl follows.
 
 override CHUNKS: u32 = 12u;     // groups of 8 inputs in a row of W
 override ROW: u32 = 12u;        // elements of w in a row of W
 override TOKENS: u32 = 64u;     // token rows of a tile
 override OUTPUTS: u32 = 64u;    // rows of W of a tile
 override DEPTH: u32 = 4u;       // groups of 8 inputs at a time: 2, 4 or 8; divides CHUNKS
-override THREADS: u32 = 128u;   // subgroups, TOKENS / (32 or 64) * OUTPUTS / 32, times their size
+override THREADS: u32 = 128u;   // subgroups, TOKENS / 32 * OUTPUTS / 32, times their size
 override X_PARTS: u32 = 2u;     // TOKENS * DEPTH / THREADS, 4 at most
 override W_PARTS: u32 = 2u;     // OUTPUTS * DEPTH / THREADS, 4 at most
 override X_ROOM: u32 = 1280u;   // 2 * TOKENS * (2 * DEPTH + 2)
@@ -96,16 +95,11 @@ fn main(
 
   let across = OUTPUTS / 32u;
   let my_out = subgroup % across * 32u;
-  let my_token = subgroup / across * 32u; //#WIDE
-  let my_token = subgroup / across * 64u; //#TALL
+  let my_token = subgroup / across * 32u;
   var c00: coop_mat16x16<f32, C>;
   var c01: coop_mat16x16<f32, C>;
   var c10: coop_mat16x16<f32, C>;
   var c11: coop_mat16x16<f32, C>;
-  var c20: coop_mat16x16<f32, C>; //#TALL
-  var c21: coop_mat16x16<f32, C>; //#TALL
-  var c30: coop_mat16x16<f32, C>; //#TALL
-  var c31: coop_mat16x16<f32, C>; //#TALL
 
   for (var i = 0u; i < X_PARTS; i++) { x_even[i] = inputs(x_row[i], column); }
   for (var i = 0u; i < W_PARTS; i++) { w_even[i] = weights(w_row[i], column); }
@@ -143,29 +137,17 @@ fn main(
       let a1 = coopLoadT<coop_mat16x16<f16, A>>(&xs[a + 16u * stride], stride);
       c10 = coopMultiplyAdd(a1, b0, c10);
       c11 = coopMultiplyAdd(a1, b1, c11);
-      let a2 = coopLoadT<coop_mat16x16<f16, A>>(&xs[a + 32u * stride], stride); //#TALL
-      c20 = coopMultiplyAdd(a2, b0, c20); //#TALL
-      c21 = coopMultiplyAdd(a2, b1, c21); //#TALL
-      let a3 = coopLoadT<coop_mat16x16<f16, A>>(&xs[a + 48u * stride], stride); //#TALL
-      c30 = coopMultiplyAdd(a3, b0, c30); //#TALL
-      c31 = coopMultiplyAdd(a3, b1, c31); //#TALL
     }
   }
 
   // A thread cannot know which elements of a cooperative matrix it holds, so each goes through workgroup memory.
   let mine = 64u * subgroup;
-  let rows = 2u; //#WIDE
-  let rows = 4u; //#TALL
-  for (var block = 0u; block < 2u * rows; block++) {
+  for (var block = 0u; block < 4u; block++) {
     workgroupBarrier();
     if (block == 0u) { coopStoreT(c00, &sums[mine], 4u); }
     if (block == 1u) { coopStoreT(c01, &sums[mine], 4u); }
     if (block == 2u) { coopStoreT(c10, &sums[mine], 4u); }
     if (block == 3u) { coopStoreT(c11, &sums[mine], 4u); }
-    if (block == 4u) { coopStoreT(c20, &sums[mine], 4u); } //#TALL
-    if (block == 5u) { coopStoreT(c21, &sums[mine], 4u); } //#TALL
-    if (block == 6u) { coopStoreT(c30, &sums[mine], 4u); } //#TALL
-    if (block == 7u) { coopStoreT(c31, &sums[mine], 4u); } //#TALL
     workgroupBarrier();
     let out = first_out + my_out + block % 2u * 16u + lane % 4u * 4u;
     let c2 = constants(out)[1];

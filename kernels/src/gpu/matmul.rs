@@ -71,7 +71,6 @@ impl Tile {
             Units::Matrices(_) => {
                 // What goes into the next product is stored as that takes it.
                 tags.push(if epilogue.activates() { "HALF" } else { "FULL" });
-                tags.push("WIDE");
                 let unit = if gemv.matrix.format == WeightFormat::F16 { 8 } else { 4 };
                 let parts = |rows: u32| f64::from(rows * self.depth / self.threads());
                 overrides.push(("ROW", (gemv.matrix.row_bytes() / unit) as f64));

@@ -268,7 +268,7 @@ mod tests {
                     }
                     let results = stored.into_iter().filter(|result| !result.contains(&"GATE")).chain(halved);
                     for result in results.filter(|_| twin == "SG" && kv == "F16" && weights != "W32") {
-                        all.push((File::Cooperative, [&[twin, kv, weights, "WIDE"], result].concat()));
+                        all.push((File::Cooperative, [&[twin, kv, weights], result].concat()));
                     }
                 }
                 for (weights, tile) in ["W32", "W16", "W8", "W4"].into_iter().flat_map(|w| ["T1", "T8"].map(|t| (w, t)))
