@@ -14,6 +14,8 @@ pub(super) struct Activations {
     pub(super) state: Buffer,
     /// The residual stream.
     pub(super) x: Buffer,
+    /// What matrix units multiply, in f16. Its padding stays zero because nothing else is ever written there.
+    pub(super) halves: Halves,
     /// Queries, keys and values in front of their norms, in models that norm them.
     pub(super) qkv: Buffer,
     /// Queries.
@@ -32,6 +34,16 @@ pub(super) struct Activations {
     pub(super) chosen: Buffer,
     /// A [`Draw`](crate::sampling::Draw).
     pub(super) draw: Buffer,
+}
+
+/// Rows in f16, for many token rows.
+pub(super) struct Halves {
+    /// The residual stream behind a norm.
+    pub(super) x: Buffer,
+    /// The attention's output.
+    pub(super) a: Buffer,
+    /// The MLP's hidden rows.
+    pub(super) h: Buffer,
 }
 
 /// Elements from one token row to the next.
@@ -72,6 +84,11 @@ impl Activations {
         Self {
             state: make("state", size_of::<StepState>() / 4 + rows),
             x: make("x", rows * x),
+            halves: Halves {
+                x: make("x in f16", rows * x / 2),
+                a: make("a in f16", rows * q / 2),
+                h: make("h in f16", rows * h / 2),
+            },
             qkv: make("qkv", rows * qkv),
             q: make("q", rows * q),
             a: make("a", rows * q),
@@ -87,7 +104,7 @@ impl Activations {
     /// Bytes of all of them.
     pub(super) fn bytes(plan: &Plan, rows: usize) -> u64 {
         let Strides { x, qkv, q, h, branch } = Strides::of(plan);
-        4 * (rows * (1 + x + qkv + 2 * q + h + branch) + parts(plan) + winners(plan) + RING) as u64
+        4 * (rows * (1 + x + qkv + 2 * q + h + branch + (x + q + h) / 2) + parts(plan) + winners(plan) + RING) as u64
     }
 
     /// Bytes of the largest of them, which must fit a binding.

@@ -7,10 +7,10 @@ use wgpu::BufferUsages;
 use super::activations::Strides;
 use super::device::GpuDevice;
 use super::gemv::{Epilogue, GemvShape, center};
-use super::launch::{Binds, Grid, Launch, PerSlot, Shot};
+use super::launch::{Binds, Grid, Launch, PerSlot, Shot, Tiled};
 use super::memory::{View, bind, buffer};
 use super::program::Builder;
-use super::shader::File;
+use super::shader::{File, Kernel};
 use crate::engine::{EngineConfig, EngineError};
 
 /// `Shape` in attend.wgsl.
@@ -46,6 +46,7 @@ struct HeadsShape {
 const _: () = assert!(size_of::<HeadsShape>() == 32);
 
 /// One of the model's rotations.
+#[derive(Clone)]
 pub(super) struct Rotation {
     /// `[max_positions][quads]` of (cos, sin) of two pairs.
     table: View,
@@ -95,8 +96,10 @@ impl Builder<'_> {
     pub(super) fn qkv(&mut self, layer: usize, gemv: &Gemv, rope: Option<usize>) {
         let spec = &self.plan.spec;
         let strides = Strides::of(self.plan);
-        let product = self.product_of(gemv, Epilogue::Kv { rotated: rope.is_some() });
-        let rotation = rope.map(|index| &self.rotations[index]);
+        let epilogue = Epilogue::Kv { rotated: rope.is_some() };
+        let halved = self.halved(gemv, epilogue, &self.activations.x);
+        let product = self.product_of(gemv, epilogue);
+        let rotation = rope.map(|index| self.rotations[index].clone());
         for window in &product.windows {
             let shape = GemvShape {
                 x_stride: (strides.x / 4) as u32,
@@ -105,7 +108,7 @@ impl Builder<'_> {
                 head_dim: spec.head_dim as u32,
                 max_positions: self.config.max_positions as u32,
                 rotated_rows: (spec.attention_width() + spec.kv_width()) as u32,
-                rope_quads: rotation.map_or(0, |rotation| rotation.quads),
+                rope_quads: rotation.as_ref().map_or(0, |rotation| rotation.quads),
                 ..window.shape
             };
             let mut views = product.views.clone();
@@ -116,12 +119,16 @@ impl Builder<'_> {
                 (4, self.uniforms.slot(&shape)),
                 (6, View::whole(&self.activations.q)),
             ]);
-            views.extend(rotation.map(|rotation| (8, rotation.table.clone())));
-            let binds = Binds::Slot(self.program.per_slot.len());
-            self.program.per_slot.push(PerSlot { kernel: product.one.clone(), views, kv_binding: 7, layer });
-            let one = Shot::new(&product.one, window.one);
-            let many = product.many.as_ref().map(|many| Shot::new(many, window.many));
-            self.program.body.push(Launch { one, many, binds });
+            views.extend(rotation.iter().map(|rotation| (8, rotation.table.clone())));
+            let mut tiled = None;
+            if let Some(halved) = &halved {
+                let (shot, views) = halved.shot(shape.rows, &views);
+                tiled = Some(Tiled { shot, binds: Some(self.per_slot(halved.kernel().clone(), views, 7, layer)) });
+            }
+            let binds = self.per_slot(product.one.clone(), views, 7, layer);
+            let mut launch = window.launch(&product, binds);
+            launch.tiled = tiled.or(launch.tiled);
+            self.program.body.push(launch);
         }
     }
 
@@ -132,7 +139,7 @@ impl Builder<'_> {
         let (x, qkv) = ((&activations.x, strides.x), (&activations.qkv, strides.qkv));
         self.product(gemv, Epilogue::Store { cap: None }, x, qkv);
 
-        let rotation = rope.map(|index| &self.rotations[index]);
+        let rotation = rope.map(|index| self.rotations[index].clone());
         let tags: &[&str] = if rotation.is_some() { &["ROPE"] } else { &[] };
         let overrides = [("HEAD4", (spec.head_dim / 4) as f64), ("CENTER", center(norms.norm.kind))];
         let kernel = self.kernels.kernel(File::Heads, tags, &overrides);
@@ -142,7 +149,7 @@ impl Builder<'_> {
             heads: spec.heads as u32,
             kv_heads: spec.kv_heads as u32,
             max_positions: self.config.max_positions as u32,
-            rope_quads: rotation.map_or(0, |rotation| rotation.quads),
+            rope_quads: rotation.as_ref().map_or(0, |rotation| rotation.quads),
             eps: norms.norm.eps,
             pad: 0,
         };
@@ -156,9 +163,40 @@ impl Builder<'_> {
         ];
         views.extend(rotation.map(|rotation| (5, rotation.table.clone())));
         let one = Shot::new(&kernel, Grid::Tokens { each: (spec.heads + 2 * spec.kv_heads) as u32 });
-        let binds = Binds::Slot(self.program.per_slot.len());
-        self.program.per_slot.push(PerSlot { kernel, views, kv_binding: 7, layer });
-        self.program.body.push(Launch { one, many: None, binds });
+        let binds = self.per_slot(kernel, views, 7, layer);
+        self.program.body.push(Launch { one, many: None, tiled: None, binds });
+    }
+
+    /// The kernel for many token rows, and its tile of rows.
+    fn attend_rows(&mut self, head_dim: usize) -> Option<(Kernel, u32)> {
+        let parts = head_dim / 8;
+        let result = if self.units.is_some() { "HALF" } else { "FULL" };
+        if let Some(units) = self.units.filter(|_| parts.is_multiple_of(2) && head_dim <= COOPERATIVE_DIM) {
+            let tags: &[&str] = if head_dim > COOPERATIVE_DIM / 2 { &["LONG", result] } else { &[result] };
+            let room = COOPERATIVE_ROWS as usize * (2 * parts + 2);
+            let overrides = [("THREADS", f64::from(4 * units.lanes)), ("HEAD8", parts as f64), ("Q_ROOM", room as f64)];
+            return Some((self.kernels.kernel(File::AttendCooperative, tags, &overrides), COOPERATIVE_ROWS));
+        }
+        if !attends_rows(head_dim) {
+            return None;
+        }
+        let threads = OCTETS * LANES;
+        let overrides = [
+            ("OCTETS", f64::from(OCTETS)),
+            ("LANES", f64::from(LANES)),
+            ("THREADS", f64::from(threads)),
+            ("P_ROOM", f64::from(8 * threads)),
+            ("H_ROOM", f64::from(2 * threads)),
+            ("HEAD8", parts as f64),
+            ("TEAMS", (LANES as usize / parts) as f64),
+        ];
+        Some((self.kernels.kernel(File::AttendRows, &[result], &overrides), 8 * OCTETS))
+    }
+
+    /// The bind groups of a kernel that needs the KV cache of `layer`.
+    fn per_slot(&mut self, kernel: Kernel, views: Vec<(u32, View)>, kv_binding: u32, layer: usize) -> Binds {
+        self.program.per_slot.push(PerSlot { kernel, views, kv_binding, layer });
+        Binds::Slot(self.program.per_slot.len() - 1)
     }
 
     /// The softmax over the KV cache, and the sum of its splits.
@@ -194,26 +232,55 @@ impl Builder<'_> {
             cap: cap.unwrap_or(0.0),
             window: window.map_or(u32::MAX, |window| window as u32),
         };
-        let views = vec![
+        let mut views = vec![
             (0, View::whole(&self.activations.q)),
             (2, View::whole(&self.activations.a)),
             (3, View::whole(&self.activations.state)),
             (4, self.uniforms.slot(&shape)),
-            (5, View::whole(&self.activations.parts)),
         ];
-        let one = Shot::new(&kernel, Grid::Attend { heads: spec.heads as u32 });
-        let binds = Binds::Slot(self.program.per_slot.len());
-        self.program.per_slot.push(PerSlot { kernel, views, kv_binding: 1, layer });
-        self.program.body.push(Launch { one, many: None, binds });
+        let heads = spec.heads as u32;
+        let rows = self.attend_rows(spec.head_dim);
+        let tiled = rows.map(|(rows, tile)| {
+            let shot = Shot::new(&rows, Grid::Heads { heads, tile });
+            let mut views = views.clone();
+            if self.units.is_some() {
+                views[1] = (2, View::whole(&self.activations.halves.a));
+            }
+            Tiled { shot, binds: Some(self.per_slot(rows, views, 1, layer)) }
+        });
+        views.push((5, View::whole(&self.activations.parts)));
+        let one = Shot::new(&kernel, Grid::Attend { heads });
+        let binds = self.per_slot(kernel, views, 1, layer);
+        self.program.body.push(Launch { one, many: None, tiled, binds });
 
         let kernel = self.kernels.kernel(File::Combine, &[], &[("HEAD8", parts as f64)]);
         let views = [(0, View::whole(&self.activations.parts)), (1, View::whole(&self.activations.a))];
         let one = Shot::new(&kernel, Grid::Combine { heads: spec.heads as u32 });
         let binds = Binds::Shared(bind(self.device, &kernel, &views));
-        self.program.body.push(Launch { one, many: None, binds });
+        self.program.body.push(Launch { one, many: None, tiled: None, binds });
         Ok(())
     }
 }
+
+/// Whether attend_rows.wgsl has a thread for every 8 elements of a head.
+pub(super) fn attends_rows(head_dim: usize) -> bool {
+    head_dim <= 8 * LANES as usize
+}
+
+/// Positions behind the last that attend_cooperative.wgsl may read, and weighs with 0: it reads matrices of 16.
+pub(super) const READ_AHEAD: usize = 15;
+
+/// Elements of a head at most that attend_cooperative.wgsl has matrices for.
+const COOPERATIVE_DIM: usize = 128;
+
+/// Token rows that a workgroup of it takes.
+const COOPERATIVE_ROWS: u32 = 32;
+
+/// Threads for eight token rows of a head.
+const LANES: u32 = 64;
+
+/// Eights of token rows that a workgroup takes; each needs 10 KiB of workgroup memory.
+const OCTETS: u32 = 1;
 
 /// Threads of an attention workgroup.
 const ATTEND_THREADS: usize = 128;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wgpu::{Adapter, Backends, DeviceType, Features, Limits};
+use wgpu::{Adapter, Backends, CooperativeScalarType, DeviceType, Features, Limits};
 
 use super::probe::full_subgroups;
 use super::teardown::{Begin, End};
@@ -23,6 +23,8 @@ pub struct GpuDevice {
     subgroups: Option<(u32, u32)>,
     /// A GPU whose workgroups can wait for each other, as far as is known.
     may_persist: bool,
+    /// Threads of a subgroup, where subgroups have matrix units that the kernels can use.
+    cooperative: Option<u32>,
     faults: Arc<Faults>,
     _end: End,
 }
@@ -98,13 +100,15 @@ impl GpuDevice {
     fn from_adapter(adapter: &Adapter) -> Result<Self, OpenError> {
         let info = adapter.get_info();
         let limits = adapter.limits();
-        let wished = Features::SUBGROUP | Features::MAPPABLE_PRIMARY_BUFFERS | super::persist::FEATURES;
+        let multiplies = multiplies_halves(adapter);
+        let mut wished = Features::SUBGROUP | Features::MAPPABLE_PRIMARY_BUFFERS | super::persist::FEATURES;
+        wished.set(COOPERATIVE, multiplies);
         let features = adapter.features() & wished;
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("syn1"),
             required_features: features,
             required_limits: limits.clone(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features: if multiplies { experimental() } else { wgpu::ExperimentalFeatures::disabled() },
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
         });
@@ -121,12 +125,26 @@ impl GpuDevice {
         let subgroups = (features.contains(Features::SUBGROUP))
             .then_some((info.subgroup_min_size, info.subgroup_max_size))
             .filter(|&(min, max)| min > 0 && max <= LARGEST_SUBGROUP && max.is_power_of_two());
+        let same = subgroups.filter(|(min, max)| min == max).map(|(size, _)| size);
+        let cooperative = same.filter(|&size| multiplies && size == COOPERATIVE_SUBGROUP);
         let software = info.device_type == DeviceType::Cpu;
         let maps = features.contains(Features::MAPPABLE_PRIMARY_BUFFERS);
         let may_persist = info.device_type == DeviceType::DiscreteGpu && WAITING_VENDORS.contains(&info.vendor);
         let (_begin, _end) = (Begin, End);
-        let mut opened =
-            Self { _begin, device, queue, limits, name, software, maps, subgroups, may_persist, faults, _end };
+        let mut opened = Self {
+            _begin,
+            device,
+            queue,
+            limits,
+            name,
+            software,
+            maps,
+            subgroups,
+            may_persist,
+            cooperative,
+            faults,
+            _end,
+        };
         if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
             // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
             let full = full_subgroups(&opened, sizes).unwrap_or(false);
@@ -158,6 +176,16 @@ impl GpuDevice {
     /// Whether workgroups may be made to wait for each other.
     pub(super) fn may_persist(&self) -> bool {
         self.may_persist
+    }
+
+    /// Whether the device has matrix units that the kernels can use: subgroups of 32, and f16 times f16 to f32 in 16 x 16 x 16.
+    pub fn has_cooperative_matrices(&self) -> bool {
+        self.cooperative.is_some()
+    }
+
+    /// Threads of a subgroup that multiplies cooperative matrices.
+    pub(super) fn cooperative_lanes(&self) -> Option<u32> {
+        self.cooperative
     }
 
     /// Threads of the smallest and the largest subgroup.
@@ -258,6 +286,25 @@ impl Faults {
     }
 }
 
+/// Whether the adapter multiplies cooperative matrices of f16 and adds them in f32, at the size that cooperative.wgsl has.
+fn multiplies_halves(adapter: &Adapter) -> bool {
+    let fits = |p: wgpu::CooperativeMatrixProperties| {
+        (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+            && (p.ab_type, p.cr_type) == (CooperativeScalarType::F16, CooperativeScalarType::F32)
+    };
+    adapter.features().contains(COOPERATIVE | Features::SUBGROUP)
+        && adapter.cooperative_matrix_properties().into_iter().any(fits)
+}
+
+/// The leave to use features that wgpu calls experimental.
+#[allow(unsafe_code)]
+fn experimental() -> wgpu::ExperimentalFeatures {
+    // SAFETY: cooperative matrices are the only such feature that is asked for, in shaders of this crate's own, and only
+    // where the driver lists the size that they use. Their loads and stores stay within workgroup memory: it is sized by
+    // the same tile (matmul.rs) as the indices.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}
+
 /// Every adapter, in the backends' own order.
 fn adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
@@ -309,6 +356,12 @@ fn select(selector: &str, found: &[AdapterLine]) -> Result<usize, OpenError> {
 fn lines(found: &[AdapterLine]) -> String {
     found.iter().map(AdapterLine::to_string).collect::<Vec<_>>().join("; ")
 }
+
+/// What cooperative.wgsl needs beside subgroups.
+const COOPERATIVE: Features = Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(Features::SHADER_F16);
+
+/// Threads of a subgroup that cooperative.wgsl divides its work for.
+const COOPERATIVE_SUBGROUP: u32 = 32;
 
 /// The kernels' smallest group of threads must hold whole subgroups.
 const LARGEST_SUBGROUP: u32 = 128;

@@ -61,6 +61,8 @@ pub struct GpuOptions {
     /// Kernels fetch a step's rows from memory that the CPU writes, and put its result where the CPU reads it, where the
     /// device allows that; else copies do.
     pub carried: bool,
+    /// Many token rows go through matrix units, where the device has them: inputs are rounded to f16 there.
+    pub cooperative: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
     /// Whether the token loop may run as one dispatch.
@@ -100,7 +102,8 @@ pub(super) struct Request {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { subgroups: true, carried: true, window_bytes: WINDOW, persist: Persistence::Off }
+        let persist = Persistence::Off;
+        Self { subgroups: true, carried: true, cooperative: true, window_bytes: WINDOW, persist }
     }
 }
 

@@ -3,7 +3,8 @@
 use syn1_model::plan::{Gemv, Matrix};
 use syn1_model::spec::{Activation, NormKind};
 
-use super::launch::Grid;
+use super::launch::{Binds, Grid, Launch, Shot, Tiled};
+use super::matmul::Tile;
 use super::memory::View;
 use super::shader::{File, Kernel, Kernels, stored};
 use super::weights::{Weights, Window};
@@ -49,12 +50,46 @@ pub(super) enum Epilogue {
     Best { cap: Option<f32> },
 }
 
+impl Epilogue {
+    /// The tags of its kernels.
+    pub(super) fn tags(self) -> &'static [&'static str] {
+        match self {
+            Self::Store { .. } | Self::Add | Self::Activate(_) => &["ROWS"],
+            Self::Gate(_) => &["GATE"],
+            Self::Kv { rotated: false } => &["KV"],
+            Self::Kv { rotated: true } => &["KV", "ROPE"],
+            Self::Best { .. } => &["BEST"],
+        }
+    }
+
+    /// The overrides of its kernels.
+    pub(super) fn overrides(self) -> [(&'static str, f64); 3] {
+        let activation = match self {
+            Self::Activate(Activation::GeluTanh) | Self::Gate(Activation::GeluTanh) => 1.0,
+            Self::Activate(Activation::Silu) | Self::Gate(Activation::Silu) => 2.0,
+            _ => 0.0,
+        };
+        let cap = match self {
+            Self::Store { cap } | Self::Best { cap } => cap.map_or(0.0, f64::from),
+            _ => 0.0,
+        };
+        [("ADD", if self == Self::Add { 1.0 } else { 0.0 }), ("ACTIVATION", activation), ("CAP", cap)]
+    }
+
+    /// Whether this makes the hidden rows of an MLP.
+    pub(super) fn activates(self) -> bool {
+        matches!(self, Self::Activate(_) | Self::Gate(_))
+    }
+}
+
 /// A product in all its windows.
 pub(super) struct Product {
     /// For one token row.
     pub(super) one: Kernel,
     /// For several token rows.
     pub(super) many: Option<Kernel>,
+    /// For many token rows.
+    pub(super) tiled: Option<Kernel>,
     /// The matrix's windows.
     pub(super) windows: Vec<ProductWindow>,
     /// Views that all windows share: c1 and c2, gamma.
@@ -71,6 +106,17 @@ pub(super) struct ProductWindow {
     pub(super) one: Grid,
     /// The grid for several token rows.
     pub(super) many: Grid,
+    /// The grid for many token rows.
+    pub(super) tiled: Grid,
+}
+
+impl ProductWindow {
+    /// The dispatch of this window of `product` with the bind group `binds`, for any number of token rows.
+    pub(super) fn launch(&self, product: &Product, binds: Binds) -> Launch {
+        let many = product.many.as_ref().map(|many| Shot::new(many, self.many));
+        let tiled = product.tiled.as_ref().map(|tiled| Tiled { shot: Shot::new(tiled, self.tiled), binds: None });
+        Launch { one: Shot::new(&product.one, self.one), many, tiled, binds }
+    }
 }
 
 impl Product {
@@ -86,6 +132,8 @@ impl Product {
         let one_threads = Threads::for_one(&gemv.matrix, kernels.subgroup_sizes(), epilogue);
         let many_threads = Threads::for_many(kernels.subgroup_sizes());
         let one = kernel(kernels, gemv, epilogue, &one_threads);
+        let tile = Tile::of_numbers();
+        let tiled = many.then(|| tile.kernel(kernels, gemv, epilogue));
         let many = many.then(|| kernel(kernels, gemv, epilogue, &many_threads));
         let mut block_base = 0;
         let mut windows = Vec::new();
@@ -103,12 +151,12 @@ impl Product {
                 ..GemvShape::default()
             };
             block_base += blocks;
-            let (one, many) = (one_threads.grid(rows), many_threads.grid(rows));
-            windows.push(ProductWindow { weights: view, shape, one, many });
+            let (one, many, tiled) = (one_threads.grid(rows), many_threads.grid(rows), tile.grid(rows));
+            windows.push(ProductWindow { weights: view, shape, one, many, tiled });
         }
         let mut views = vec![(1, weights.view(gemv.aux))];
         views.extend(gemv.norm.map(|folded| (5, weights.view(folded.gamma))));
-        Self { one, many, windows, views }
+        Self { one, many, tiled, windows, views }
     }
 
     /// Workgroups of all windows, for one token row.
@@ -122,27 +170,10 @@ fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &
     let norm = if gemv.norm.is_some() { "NORM" } else { "PLAIN" };
     let (format, unit) = stored(gemv.matrix.format);
     let mut tags = vec![tile, norm, format];
-    tags.extend_from_slice(match epilogue {
-        Epilogue::Store { .. } | Epilogue::Add | Epilogue::Activate(_) => &["ROWS"],
-        Epilogue::Gate(_) => &["GATE"],
-        Epilogue::Kv { rotated: false } => &["KV"],
-        Epilogue::Kv { rotated: true } => &["KV", "ROPE"],
-        Epilogue::Best { .. } => &["BEST"],
-    });
-    let activation = match epilogue {
-        Epilogue::Activate(activation) | Epilogue::Gate(activation) => match activation {
-            Activation::GeluTanh => 1.0,
-            Activation::Silu => 2.0,
-        },
-        _ => 0.0,
-    };
-    let cap = match epilogue {
-        Epilogue::Store { cap } | Epilogue::Best { cap } => cap.map_or(0.0, f64::from),
-        _ => 0.0,
-    };
+    tags.extend_from_slice(epilogue.tags());
     let all = threads.lanes * threads.groups;
     let parts = kernels.subgroup_sizes().map_or(all, |(smallest, _)| all.div_ceil(smallest));
-    let overrides = [
+    let mut overrides = vec![
         ("CHUNKS", (gemv.matrix.stride / 8) as f64),
         ("ROW", (gemv.matrix.row_bytes() / unit) as f64),
         ("LANES", f64::from(threads.lanes)),
@@ -150,10 +181,8 @@ fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &
         ("THREADS", f64::from(all)),
         ("SUMS", f64::from(threads.tile * parts)),
         ("CENTER", gemv.norm.map_or(0.0, |folded| center(folded.norm.kind))),
-        ("ADD", if epilogue == Epilogue::Add { 1.0 } else { 0.0 }),
-        ("ACTIVATION", activation),
-        ("CAP", cap),
     ];
+    overrides.extend(epilogue.overrides());
     kernels.kernel(File::Gemv, &tags, &overrides)
 }
 
@@ -200,9 +229,7 @@ impl Threads {
 
     /// The grid for `rows` rows of a matrix.
     fn grid(&self, rows: usize) -> Grid {
-        let blocks = self.blocks(rows);
-        let y = blocks.div_ceil(MOST_WORKGROUPS);
-        Grid::Tiles { x: blocks.div_ceil(y), y, tile: self.tile }
+        Grid::tiles(self.blocks(rows), self.tile)
     }
 }
 
@@ -216,9 +243,6 @@ const MOST_LANES: u32 = 256;
 
 /// Threads that fill a large GPU (132 multiprocessors of 1,024): below, rows are divided among more threads.
 const BUSY_THREADS: u32 = 1 << 17;
-
-/// WebGPU's limit of workgroups in one dimension.
-const MOST_WORKGROUPS: u32 = 65_535;
 
 #[cfg(test)]
 mod tests {

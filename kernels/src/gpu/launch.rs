@@ -12,8 +12,17 @@ pub(super) struct Launch {
     pub(super) one: Shot,
     /// For several token rows, where that is another pipeline.
     pub(super) many: Option<Shot>,
+    /// For [`MANY`] token rows and more, where that is yet another.
+    pub(super) tiled: Option<Tiled>,
     /// Its bind group.
     pub(super) binds: Binds,
+}
+
+/// What many token rows need.
+pub(super) struct Tiled {
+    pub(super) shot: Shot,
+    /// Its bind group, where that is another than that of fewer rows.
+    pub(super) binds: Option<Binds>,
 }
 
 /// A pipeline and its grid.
@@ -29,6 +38,10 @@ pub(super) enum Grid {
     Tiles { x: u32, y: u32, tile: u32 },
     /// `each` workgroups for every token row.
     Tokens { each: u32 },
+    /// One workgroup for every token row; nothing where they are fewer than [`MANY`].
+    ManyTokens,
+    /// One workgroup for every head and tile of `tile` token rows.
+    Heads { heads: u32, tile: u32 },
     /// One workgroup for every head, token row and split of the context.
     Attend { heads: u32 },
     /// One workgroup for every head and split; nothing where the context is not split.
@@ -67,9 +80,13 @@ pub(super) struct PerSlot {
 impl Launch {
     /// Records the dispatch for a step of `extent` of the request with the bind groups `slot`.
     pub(super) fn record(&self, pass: &mut ComputePass<'_>, slot: &[BindGroup], extent: Extent) {
-        let shot = self.many.as_ref().filter(|_| extent.tokens > 1).unwrap_or(&self.one);
+        let several = self.many.as_ref().filter(|_| extent.tokens > 1).unwrap_or(&self.one);
+        let (shot, binds) = match &self.tiled {
+            Some(Tiled { shot, binds }) if extent.tokens >= MANY => (shot, binds.as_ref().unwrap_or(&self.binds)),
+            _ => (several, &self.binds),
+        };
         let Some([x, y, z]) = shot.grid.workgroups(extent) else { return };
-        let binds = match &self.binds {
+        let binds = match binds {
             Binds::Shared(binds) => binds,
             Binds::Slot(number) => &slot[*number],
         };
@@ -91,10 +108,18 @@ impl Extent {
 }
 
 impl Grid {
+    /// `blocks` workgroups for every tile of `tile` token rows, within the limit of each dimension.
+    pub(super) fn tiles(blocks: u32, tile: u32) -> Self {
+        let y = blocks.div_ceil(MOST_WORKGROUPS);
+        Self::Tiles { x: blocks.div_ceil(y), y, tile }
+    }
+
     fn workgroups(self, Extent { tokens, splits }: Extent) -> Option<[u32; 3]> {
         match self {
             Self::Tiles { x, y, tile } => Some([x, y, tokens.div_ceil(tile)]),
             Self::Tokens { each } => Some([each, tokens, 1]),
+            Self::ManyTokens => (tokens >= MANY).then_some([1, tokens, 1]),
+            Self::Heads { heads, tile } => Some([heads, tokens.div_ceil(tile), 1]),
             Self::Attend { heads } => Some([heads, tokens, splits]),
             Self::Combine { heads } => (splits > 1).then_some([heads, splits, 1]),
             Self::Once => Some([1, 1, 1]),
@@ -117,6 +142,13 @@ impl PerSlot {
         bind(device, &self.kernel, &views)
     }
 }
+
+/// From this many token rows on, products and attention go by tiles. A tile's way through a long row of inputs takes as long
+/// for few token rows as for many, and eight rows at a time are faster up to four times that.
+pub(super) const MANY: u32 = 33;
+
+/// WebGPU's limit of workgroups in one dimension.
+const MOST_WORKGROUPS: u32 = 65_535;
 
 /// Splits of a context at most.
 pub(super) const MOST_SPLITS: usize = 8;

@@ -4,7 +4,7 @@ use wgpu::{Buffer, BufferUsages, ComputePass};
 
 use super::device::GpuDevice;
 use super::gemv::{GemvShape, Product};
-use super::launch::{Binds, Extent, Launch, Shot};
+use super::launch::{Binds, Extent, Launch};
 use super::memory::{Uniforms, View, bind, buffer};
 use crate::engine::EngineError;
 
@@ -74,11 +74,7 @@ impl Head {
             let shape = GemvShape { token_base, token_limit, x_stride, y_stride, from_wanted: 1, ..window.shape };
             let mut views = self.product.views.clone();
             views.extend([(0, window.weights.clone()), (4, self.uniforms.slot(&shape)), (6, y.clone())]);
-            let launch = Launch {
-                one: Shot::new(&self.product.one, window.one),
-                many: self.product.many.as_ref().map(|many| Shot::new(many, window.many)),
-                binds: Binds::Shared(bind(device, &self.product.one, &views)),
-            };
+            let launch = window.launch(&self.product, Binds::Shared(bind(device, &self.product.one, &views)));
             parts.push(Part { base, room, launch });
         }
     }

@@ -17,6 +17,7 @@ mod gemv;
 mod inbox;
 mod launch;
 mod logits;
+mod matmul;
 mod measure;
 mod memory;
 mod patience;

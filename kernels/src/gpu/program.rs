@@ -4,12 +4,13 @@ use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Plan};
 use wgpu::{BindGroup, Buffer};
 
 use super::activations::{Activations, RING, Strides};
-use super::attention::{Rotation, rotations};
+use super::attention::{READ_AHEAD, Rotation, attends_rows, rotations};
 use super::device::GpuDevice;
 use super::engine::GpuOptions;
 use super::gemv::{Epilogue, GemvShape, Product, center};
-use super::launch::{Binds, Grid, Launch, PerSlot, Shot};
+use super::launch::{Binds, Grid, Launch, MANY, PerSlot, Shot};
 use super::logits::Head;
+use super::matmul::MatrixUnits;
 use super::memory::{Uniforms, View, bind};
 use super::shader::{File, Kernels, gathered};
 use super::weights::Weights;
@@ -64,16 +65,16 @@ struct StepShape {
 
 const _: () = assert!(size_of::<StepShape>() == 32);
 
-/// `Shape` in post.wgsl.
+/// `Shape` in post.wgsl and norm.wgsl.
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
-struct PostShape {
-    inverse_cols: f32,
-    eps: f32,
-    pad: [u32; 2],
+pub(super) struct NormShape {
+    pub(super) inverse_cols: f32,
+    pub(super) eps: f32,
+    pub(super) pad: [u32; 2],
 }
 
-const _: () = assert!(size_of::<PostShape>() == 16);
+const _: () = assert!(size_of::<NormShape>() == 16);
 
 impl Program {
     /// Makes everything for `plan`.
@@ -95,8 +96,21 @@ impl Program {
             let program = Self { kv_layer_bytes, ..Self::default() };
             let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
-            let mut builder =
-                Builder { device, plan, weights, activations, config, options, rotations, kernels, uniforms, program };
+            let tiles = options.cooperative && config.max_rows >= MANY as usize && attends_rows(plan.spec.head_dim);
+            let units = if tiles { MatrixUnits::of(device, plan) } else { None };
+            let mut builder = Builder {
+                device,
+                plan,
+                weights,
+                activations,
+                config,
+                options,
+                rotations,
+                kernels,
+                units,
+                uniforms,
+                program,
+            };
             for op in &plan.ops {
                 builder.add(op)?;
             }
@@ -125,7 +139,8 @@ fn gathering(tokens: &Matrix, positions: &Option<View>) -> (Vec<&'static str>, V
 
 /// Bytes of one layer's KV cache, whole storage offsets.
 fn kv_layer_bytes(device: &GpuDevice, plan: &Plan, config: &EngineConfig) -> Result<u64, EngineError> {
-    let bytes = 2 * plan.format.kv().row_bytes(plan.spec.kv_width() * config.max_positions) as u64;
+    let elements = 2 * plan.spec.kv_width() * config.max_positions + READ_AHEAD * plan.spec.head_dim;
+    let bytes = plan.format.kv().row_bytes(elements) as u64;
     let most = device.limits.max_storage_buffer_binding_size;
     if bytes > most {
         return Err(device.unsupported(format!("a KV cache of {bytes} bytes a layer, the largest binding is {most}")));
@@ -144,6 +159,8 @@ pub(super) struct Builder<'a> {
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
     pub(super) kernels: Kernels<'a>,
+    /// Where many token rows go through matrix units.
+    pub(super) units: Option<MatrixUnits>,
     pub(super) uniforms: Uniforms,
     pub(super) program: Program,
 }
@@ -211,7 +228,7 @@ impl Builder<'_> {
             ];
             views.extend(positions.clone().map(|view| (1, view)));
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
-            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, binds });
+            launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, tiled: None, binds });
         }
         launches
     }
@@ -224,7 +241,7 @@ impl Builder<'_> {
         self.product(gemv, Epilogue::Store { cap: None }, from, (branch, stride));
         let overrides = [("QUADS", (stride / 4) as f64), ("CENTER", center(post.norm.kind))];
         let kernel = self.kernels.kernel(File::Post, &[], &overrides);
-        let shape = PostShape { inverse_cols: 1.0 / self.plan.spec.width as f32, eps: post.norm.eps, pad: [0; 2] };
+        let shape = NormShape { inverse_cols: 1.0 / self.plan.spec.width as f32, eps: post.norm.eps, pad: [0; 2] };
         let views = [
             (0, View::whole(branch)),
             (1, self.weights.view(post.gamma)),
@@ -232,11 +249,17 @@ impl Builder<'_> {
             (3, self.uniforms.slot(&shape)),
         ];
         let binds = Binds::Shared(bind(self.device, &kernel, &views));
-        self.program.body.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, binds });
+        self.program.body.push(Launch {
+            one: Shot::new(&kernel, Grid::Tokens { each: 1 }),
+            many: None,
+            tiled: None,
+            binds,
+        });
     }
 
     /// A product from one buffer of rows to another, each with its elements from one row to the next.
     pub(super) fn product(&mut self, gemv: &Gemv, epilogue: Epilogue, x: (&Buffer, usize), y: (&Buffer, usize)) {
+        let halved = self.halved(gemv, epilogue, x.0);
         let product = self.product_of(gemv, epilogue);
         for window in &product.windows {
             let (x_stride, y_stride) = ((x.1 / 4) as u32, (y.1 / 4) as u32);
@@ -249,10 +272,12 @@ impl Builder<'_> {
                 (4, self.uniforms.slot(&shape)),
                 (6, View::whole(y.0)),
             ]);
-            let one = Shot::new(&product.one, window.one);
-            let many = product.many.as_ref().map(|many| Shot::new(many, window.many));
             let binds = Binds::Shared(bind(self.device, &product.one, &views));
-            self.program.body.push(Launch { one, many, binds });
+            let mut launch = window.launch(&product, binds);
+            if let Some(halved) = &halved {
+                launch.tiled = Some(halved.tiled(self.device, shape.rows, &views));
+            }
+            self.program.body.push(launch);
         }
     }
 
@@ -278,7 +303,12 @@ impl Builder<'_> {
                     (9, View::whole(&self.activations.draw)),
                 ]);
                 let binds = Binds::Shared(bind(self.device, &product.one, &views));
-                self.program.best.push(Launch { one: Shot::new(&product.one, window.one), many: None, binds });
+                self.program.best.push(Launch {
+                    one: Shot::new(&product.one, window.one),
+                    many: None,
+                    tiled: None,
+                    binds,
+                });
             }
             self.program.winners = product.blocks();
         }
@@ -318,7 +348,7 @@ impl Builder<'_> {
             ];
             views.extend(positions.clone().map(|view| (1, view)));
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
-            self.program.turn.push(Launch { one: Shot::new(&kernel, Grid::Once), many: None, binds });
+            self.program.turn.push(Launch { one: Shot::new(&kernel, Grid::Once), many: None, tiled: None, binds });
         }
     }
 }

@@ -20,10 +20,20 @@ use super::device::GpuDevice;
 pub(super) enum File {
     /// Matrix times token rows.
     Gemv,
+    /// Matrix times many token rows.
+    Matmul,
+    /// The same by cooperative matrices.
+    Cooperative,
+    /// The norm in front of it.
+    Norm,
     /// Norms and rotation of heads.
     Heads,
     /// Attention over the KV cache.
     Attend,
+    /// The same for many token rows.
+    AttendRows,
+    /// The same by cooperative matrices.
+    AttendCooperative,
     /// Adds up the splits of attention.
     Combine,
     /// The norm behind attention and MLP.
@@ -52,8 +62,17 @@ impl File {
     fn text(self) -> &'static str {
         match self {
             Self::Gemv => include_str!("../../wgsl/gemv.wgsl"),
+            Self::Matmul => {
+                concat!(include_str!("../../wgsl/matmul.wgsl"), include_str!("../../wgsl/finish.wgsl"))
+            }
+            Self::Cooperative => {
+                concat!(include_str!("../../wgsl/cooperative.wgsl"), include_str!("../../wgsl/finish.wgsl"))
+            }
+            Self::Norm => include_str!("../../wgsl/norm.wgsl"),
             Self::Heads => include_str!("../../wgsl/heads.wgsl"),
             Self::Attend => include_str!("../../wgsl/attend.wgsl"),
+            Self::AttendCooperative => include_str!("../../wgsl/attend_cooperative.wgsl"),
+            Self::AttendRows => include_str!("../../wgsl/attend_rows.wgsl"),
             Self::Combine => include_str!("../../wgsl/combine.wgsl"),
             Self::Post => include_str!("../../wgsl/post.wgsl"),
             Self::Embed => include_str!("../../wgsl/embed.wgsl"),
@@ -208,6 +227,8 @@ fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
         };
         found.push((number, ty));
     }
+    // Kernels that declare the same bindings in another order share a layout.
+    found.sort_unstable_by_key(|(number, _)| *number);
     found
 }
 
@@ -231,7 +252,7 @@ const TAGS: &str = "//#";
 
 #[cfg(test)]
 mod tests {
-    use wgpu::naga::front::wgsl::parse_str;
+    use wgpu::naga::front::wgsl::{Frontend, Options};
     use wgpu::naga::valid::{Capabilities, ValidationFlags, Validator};
 
     use super::*;
@@ -242,9 +263,12 @@ mod tests {
         let mut all =
             vec![(File::Read, vec![]), (File::Combine, vec![]), (File::Post, vec![]), (File::Probe, vec!["SG"])];
         all.extend(["ARRIVE", "DEPART"].map(|tag| (File::Carry, vec![tag])));
+        all.push((File::Norm, vec![]));
         for twin in ["SG", "NOSG"] {
             for kv in ["F16", "F32"] {
                 all.push((File::Attend, vec![twin, kv]));
+                all.push((File::AttendRows, vec![twin, kv, "FULL"]));
+                all.push((File::AttendRows, vec![twin, kv, "HALF"]));
                 all.push((File::Heads, vec![twin, kv]));
                 all.push((File::Heads, vec![twin, kv, "ROPE"]));
                 all.extend(SIEVE_PASSES.map(|pass| (File::Sieve, vec![twin, kv, pass])));
@@ -253,6 +277,25 @@ mod tests {
                 {
                     all.push((file, vec![twin, kv, weights]));
                     all.push((file, vec![twin, kv, weights, "LEARNED"]));
+                }
+                for result in ["FULL", "HALF"] {
+                    if twin == "SG" && kv == "F16" {
+                        all.push((File::AttendCooperative, vec![twin, kv, result]));
+                        all.push((File::AttendCooperative, vec![twin, kv, result, "LONG"]));
+                    }
+                }
+                let stored = [&["ROWS", "FULL"][..], &["GATE", "FULL"], &["KV", "FULL"], &["KV", "ROPE", "FULL"]];
+                let halved = [&["ROWS", "HALF"][..], &["GATE", "HALF"]];
+                for weights in ["W32", "W16", "W8", "W4"] {
+                    for norm in ["NORM", "PLAIN"] {
+                        for result in stored {
+                            all.push((File::Matmul, [&[twin, kv, weights, norm], result].concat()));
+                        }
+                    }
+                    let results = stored.into_iter().filter(|result| !result.contains(&"GATE")).chain(halved);
+                    for result in results.filter(|_| twin == "SG" && kv == "F16" && weights != "W32") {
+                        all.push((File::Cooperative, [&[twin, kv, weights], result].concat()));
+                    }
                 }
                 for (weights, tile) in ["W32", "W16", "W8", "W4"].into_iter().flat_map(|w| ["T1", "T8"].map(|t| (w, t)))
                 {
@@ -277,10 +320,14 @@ mod tests {
     fn naga_accepts_every_variant_and_only_those_with_subgroups_need_the_feature() {
         for (file, tags) in variants() {
             let source = variant(file, &tags);
-            let module =
-                parse_str(&source).unwrap_or_else(|e| panic!("{file:?} {tags:?}: {}", e.emit_to_string(&source)));
             // WGSL's own unpack2x16float is not behind a feature, but naga keeps it apart for OpenGL's sake.
             let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+            let cooperative = Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
+            capabilities.set(cooperative, matches!(file, File::Cooperative | File::AttendCooperative));
+            let options = Options { capabilities, ..Options::new() };
+            let module = Frontend::new_with_options(options)
+                .parse(&source)
+                .unwrap_or_else(|e| panic!("{file:?} {tags:?}: {}", e.emit_to_string(&source)));
             capabilities.set(Capabilities::SUBGROUP, tags.contains(&"SG"));
             let mut validator = Validator::new(ValidationFlags::all(), capabilities);
             if tags.contains(&"SG") {

@@ -13,9 +13,9 @@ use syn1_model::{ModelFolder, random_piece};
 /// Those that a golden is compared with, and that keep the two formats of the KV cache apart.
 pub(crate) const FORMATS: [WeightFormat; 2] = [WeightFormat::F32, WeightFormat::F16];
 
-/// Both forms of every reduction, with the usual windows.
+/// Both forms of every reduction, with the usual windows, and f32 throughout.
 pub(crate) fn twins() -> [GpuOptions; 2] {
-    [true, false].map(|subgroups| GpuOptions { subgroups, ..GpuOptions::default() })
+    [true, false].map(|subgroups| GpuOptions { subgroups, cooperative: false, ..GpuOptions::default() })
 }
 
 /// The adapter that the tests run on: `SYN1_TEST_GPU` as a selector, else the fastest one, else a software adapter.
