@@ -1,10 +1,10 @@
 //! The engine: what a step is checked against, its buffers, and its KV caches.
 
+use syn1_model::Lines;
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat, padded};
 
 use super::kernels::{Compiled, Kernels};
-use super::lines::Lines;
 use super::math::arg_max;
 use super::observe::{self, Product};
 use super::pool::Pool;
