@@ -305,7 +305,8 @@ unsafe fn dots<L: Lanes, S: Stored, const R: usize>(w: *const u8, row_bytes: usi
 }
 
 /// `y[t * rows + r] = sum_k w[r][k] * x[t * stride + k]` for every weight row `r` and token row `t`: bitwise what [`gemv`]
-/// gives for each token row. `R` by `T` is the register tile.
+/// gives for each token row. `R` by `T` is the register tile. More token rows than two have meet weights that are widened
+/// once, into `scratch`.
 ///
 /// # Safety
 /// As for [`Lanes`]. `stride` is whole groups, `scratch` has whole rows of that length, `w` has as many, and `x` has
@@ -319,46 +320,144 @@ pub(super) unsafe fn gemm<L: Lanes, S: Stored, const R: usize, const T: usize>(
     y: &mut [f32],
 ) {
     let (rows, tokens) = (scratch.len() / stride, x.len() / stride);
-    let w = if S::FORMAT == WeightFormat::F32 {
-        w.as_ptr().cast::<f32>()
-    } else {
-        // SAFETY: the lengths are as the caller promises.
-        unsafe { read::<L, S>(w, stride, scratch) };
-        scratch.as_ptr()
-    };
     let (x, y) = (x.as_ptr(), y.as_mut_ptr());
-    let (tile_rows, tile_tokens) = (rows - rows % R, tokens - tokens % T);
-    // SAFETY: every tile lies inside `rows` and `tokens`.
+    // SAFETY: the lengths are as the caller promises, before and after widening.
     unsafe {
-        for t in (0..tile_tokens).step_by(T) {
-            for r in (0..tile_rows).step_by(R) {
-                tile::<L, R, T>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
-            for r in tile_rows..rows {
-                tile::<L, 1, T>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
-        }
-        for t in tile_tokens..tokens {
-            for r in (0..tile_rows).step_by(R) {
-                tile::<L, R, 1>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
-            for r in tile_rows..rows {
-                tile::<L, 1, 1>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
+        if tokens <= 2 * T {
+            strips::<L, S, R, T, false>(w.as_ptr(), x, stride, y, rows, tokens);
+        } else if S::FORMAT == WeightFormat::F32 {
+            strips::<L, Single, R, T, true>(w.as_ptr(), x, stride, y, rows, tokens);
+        } else {
+            read::<L, S>(w, stride, scratch);
+            strips::<L, Single, R, T, true>(scratch.as_ptr().cast(), x, stride, y, rows, tokens);
         }
     }
 }
 
-/// `R` weight rows times `T` token rows; `y` has `rows` elements from one token to the next.
+/// [`strip`] after strip of `T` token rows, and then of 4, 2 and 1, as many as are left.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize, const T: usize>(
-    w: *const f32,
+unsafe fn strips<L: Lanes, S: Stored, const R: usize, const T: usize, const WIDE: bool>(
+    w: *const u8,
+    x: *const f32,
+    stride: usize,
+    y: *mut f32,
+    rows: usize,
+    tokens: usize,
+) {
+    const { assert!(T <= 8) };
+    // SAFETY: every strip lies inside `tokens`.
+    unsafe {
+        let mut t = 0;
+        while t + T <= tokens {
+            strip::<L, S, R, T, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+            t += T;
+        }
+        if T > 4 && t + 4 <= tokens {
+            strip::<L, S, R, 4, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+            t += 4;
+        }
+        if T > 2 && t + 2 <= tokens {
+            strip::<L, S, R, 2, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+            t += 2;
+        }
+        if t < tokens {
+            strip::<L, S, R, 1, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+        }
+    }
+}
+
+/// All `rows` weight rows times `T` token rows, `R` weight rows side by side.
+#[inline(always)]
+unsafe fn strip<L: Lanes, S: Stored, const R: usize, const T: usize, const WIDE: bool>(
+    w: *const u8,
     x: *const f32,
     stride: usize,
     y: *mut f32,
     rows: usize,
 ) {
-    // SAFETY: `R` rows at `w`, `T` rows at `x` and the outputs lie inside their slices.
+    let (row_bytes, tiled) = (S::FORMAT.row_bytes(stride), rows - rows % R);
+    // SAFETY: every tile lies inside `rows`.
+    unsafe {
+        for r in (0..tiled).step_by(R) {
+            tile::<L, S, R, T, WIDE>(w.add(r * row_bytes), x, stride, y.add(r), rows);
+        }
+        for r in tiled..rows {
+            tile::<L, S, 1, T, WIDE>(w.add(r * row_bytes), x, stride, y.add(r), rows);
+        }
+    }
+}
+
+/// `R` weight rows times `T` token rows; `y` has `rows` elements from one token to the next. Weights are f32 already where
+/// they are `WIDE`; others are widened in registers.
+#[inline(always)]
+unsafe fn tile<L: Lanes, S: Stored, const R: usize, const T: usize, const WIDE: bool>(
+    w: *const u8,
+    x: *const f32,
+    stride: usize,
+    y: *mut f32,
+    rows: usize,
+) {
+    // SAFETY: `R` rows at `w`, `T` rows at `x`, whole groups, and the outputs lie inside their slices.
+    unsafe {
+        let sums = if WIDE { wide_sums::<L, R, T>(w.cast(), x, stride) } else { sums::<L, S, R, T>(w, x, stride) };
+        for (t, sums) in sums.into_iter().enumerate() {
+            // Loops, for `map` may become a function of its own, without the instructions.
+            let mut dots = [0.0; R];
+            for (dot, sum) in dots.iter_mut().zip(sums) {
+                *dot = L::sum(S::in_order::<L>(sum));
+            }
+            y.add(t * rows).cast::<[f32; R]>().write(dots);
+        }
+    }
+}
+
+/// The accumulators of a tile.
+#[inline(always)]
+unsafe fn sums<L: Lanes, S: Stored, const R: usize, const T: usize>(
+    w: *const u8,
+    x: *const f32,
+    stride: usize,
+) -> [[L::V; R]; T] {
+    let (row_bytes, groups) = (S::FORMAT.row_bytes(stride), stride / GROUP);
+    let step_bytes = (R * row_bytes).div_ceil(groups);
+    let (mut ahead, step_lines) = (w, step_bytes.div_ceil(64));
+    // SAFETY: `R` rows at `w` and `T` rows at `x` are valid to read, whole groups.
+    unsafe {
+        let mut sums = [[L::zero(); R]; T];
+        for first in (0..groups).step_by(S::LINE_GROUPS) {
+            let lines: [S::Line; R] = std::array::from_fn(|r| S::line::<L>(w.add(r * row_bytes), stride, first));
+            for index in 0..S::LINE_GROUPS.min(groups - first) {
+                let group: [S::Group<L>; R] = std::array::from_fn(|r| S::group::<L>(&lines[r], index));
+                let begin = (first + index) * GROUP;
+                for k in (begin..begin + GROUP).step_by(L::N) {
+                    let w: [L::V; R] = std::array::from_fn(|r| S::load::<L>(w.add(r * row_bytes), k, group[r]));
+                    for (t, sums) in sums.iter_mut().enumerate() {
+                        let x = S::arranged::<L>(L::load(x.add(t * stride + k)));
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum = L::fma(w, x, *sum);
+                        }
+                    }
+                }
+                // As in `dots`.
+                for line in 0..step_lines {
+                    L::prefetch::<false>(ahead.wrapping_add(SOON_BYTES + 64 * line));
+                    L::prefetch::<true>(ahead.wrapping_add(LATER_BYTES + 64 * line));
+                }
+                ahead = ahead.wrapping_add(step_bytes);
+            }
+        }
+        sums
+    }
+}
+
+/// As [`sums`], of f32 weights near by.
+#[inline(always)]
+unsafe fn wide_sums<L: Lanes, const R: usize, const T: usize>(
+    w: *const f32,
+    x: *const f32,
+    stride: usize,
+) -> [[L::V; R]; T] {
+    // SAFETY: `R` rows at `w` and `T` rows at `x` are valid to read, whole groups.
     unsafe {
         let mut sums = [[L::zero(); R]; T];
         let mut k = 0;
@@ -372,9 +471,7 @@ unsafe fn tile<L: Lanes, const R: usize, const T: usize>(
             }
             k += L::N;
         }
-        for (t, sums) in sums.into_iter().enumerate() {
-            y.add(t * rows).cast::<[f32; R]>().write(sums.map(|sum| L::sum(sum)));
-        }
+        sums
     }
 }
 

@@ -348,10 +348,10 @@ mod tests {
 
     #[test]
     fn many_tokens_give_the_bits_of_one_in_every_format() {
-        for (format, (count, stride, tokens)) in WeightFormat::ALL
-            .into_iter()
-            .flat_map(|f| [(1, 32, 2), (4, 32, 6), (7, 96, 13), (32, 160, 5), (6, 288, 3)].map(|shape| (f, shape)))
-        {
+        for (format, (count, stride, tokens)) in WeightFormat::ALL.into_iter().flat_map(|f| {
+            [(1, 32, 2), (4, 32, 6), (7, 96, 13), (32, 160, 5), (6, 288, 3), (9, 64, 10), (5, 96, 17)]
+                .map(|shape| (f, shape))
+        }) {
             let ((w, _), x) = (rows(format, count, stride, 3), values(tokens * stride, 4));
             let w = w.as_slice();
             for kernels in Kernels::usable() {
