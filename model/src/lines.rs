@@ -84,10 +84,11 @@ mod pages {
             }
             // The system puts a map where it likes. What is in front of `begin` and behind the bytes is never touched, so
             // it takes no memory.
-            let mut map = MmapMut::map_anon(bytes.checked_add(HUGE_PAGE)?).ok()?;
+            let huge = in_huge_pages(bytes)?;
+            let mut map = MmapMut::map_anon(huge.checked_add(HUGE_PAGE)?).ok()?;
             let begin = map.as_ptr().align_offset(HUGE_PAGE);
             // Without huge pages the memory is as good, only slower.
-            let _ = map.advise_range(Advice::HugePage, begin, bytes);
+            let _ = map.advise_range(Advice::HugePage, begin, huge);
             map[begin..begin + bytes].iter_mut().step_by(SMALLEST_PAGE).for_each(|byte| *byte = 0);
             Some(Self { map, begin })
         }
@@ -99,6 +100,13 @@ mod pages {
         pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
             &mut self.map[self.begin..]
         }
+    }
+
+    /// What is to be in huge pages: a last one that is filled for more than half of it, too. So a model's blocks, of some
+    /// megabytes each, are read fast to the end, and none takes more than half a huge page in vain.
+    pub(super) fn in_huge_pages(bytes: usize) -> Option<usize> {
+        let whole = bytes.checked_next_multiple_of(HUGE_PAGE)?;
+        Some(if whole - bytes < HUGE_PAGE / 2 { whole } else { bytes })
     }
 
     /// Bytes of a huge page on x86-64, and on aarch64 with small pages of 4 KiB. Where it is another number, the system
@@ -130,5 +138,15 @@ mod tests {
     fn large_memory_begins_at_a_huge_page() {
         let lines = Lines::zeroed::<u8>(2 * pages::HUGE_PAGE + 1).expect("memory");
         assert_eq!(lines.of::<u8>().as_ptr().align_offset(pages::HUGE_PAGE), 0);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_last_huge_page_is_taken_when_most_of_it_is_used() {
+        let (page, half) = (pages::HUGE_PAGE, pages::HUGE_PAGE / 2);
+        for (bytes, want) in [(page, page), (3 * page + half + 1, 4 * page), (3 * page + half, 3 * page + half)] {
+            assert_eq!(pages::in_huge_pages(bytes), Some(want));
+        }
+        assert_eq!(pages::in_huge_pages(usize::MAX), None);
     }
 }
