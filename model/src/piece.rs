@@ -1,19 +1,16 @@
 //! The bytes of a piece, in memory and aligned for the kernels.
 
+use std::alloc::Layout;
 use std::collections::TryReserveError;
 use std::sync::Arc;
+
+use crate::lines::Lines;
 
 /// The bytes of one packed piece: shared, immutable, and aligned to 64 bytes (a cache line, and an AVX-512 register).
 #[derive(Clone)]
 pub struct PieceBytes {
-    lines: Arc<Vec<Line>>,
-    len: usize,
+    lines: Arc<Lines>,
 }
-
-/// One cache line.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
 
 impl PieceBytes {
     /// `len` bytes, filled by `fill` (which gets them zeroed).
@@ -24,18 +21,16 @@ impl PieceBytes {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Self, E> {
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(len.div_ceil(64))?;
-        lines.resize(len.div_ceil(64), <Line as bytemuck::Zeroable>::zeroed());
-        fill(&mut bytemuck::cast_slice_mut(&mut lines)[..len])?;
-        Ok(Self { lines: Arc::new(lines), len })
+        let mut lines = Lines::of_bytes(len)?;
+        fill(lines.of_mut())?;
+        Ok(Self { lines: Arc::new(lines) })
     }
 
     /// As [`PieceBytes::try_with`], for what cannot fail but for want of memory, which ends the program.
     pub(crate) fn with(len: usize, fill: impl FnOnce(&mut [u8])) -> Self {
-        let mut lines = vec![<Line as bytemuck::Zeroable>::zeroed(); len.div_ceil(64)];
-        fill(&mut bytemuck::cast_slice_mut(&mut lines)[..len]);
-        Self { lines: Arc::new(lines), len }
+        let mut lines = Lines::zeroed::<u8>(len).unwrap_or_else(|| out_of_memory(len));
+        fill(lines.of_mut());
+        Self { lines: Arc::new(lines) }
     }
 
     /// A copy of `bytes`.
@@ -45,14 +40,19 @@ impl PieceBytes {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &bytemuck::cast_slice(self.lines.as_slice())[..self.len]
+        self.lines.of()
     }
 }
 
 impl std::fmt::Debug for PieceBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PieceBytes({} bytes)", self.len)
+        write!(f, "PieceBytes({} bytes)", self.as_slice().len())
     }
+}
+
+/// Ends the program, as the allocator's own answer to a want of memory does.
+fn out_of_memory(bytes: usize) -> ! {
+    std::alloc::handle_alloc_error(Layout::array::<u8>(bytes).unwrap_or(Layout::new::<u8>()))
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use syn1_model::Lines;
+
 use super::kernels::{Kernels, Sum};
 use super::lanes::Lanes;
-use super::lines::Lines;
 use super::pool::Pool;
 use super::share::Dealer;
 use crate::engine::EngineError;

@@ -2,8 +2,9 @@
 //!
 //! Every dot product has one accumulator register, filled in rising order of the inputs and summed over its lanes at
 //! the end. So its bits depend on the two rows alone: not on how many rows are computed beside it, nor on which of the
-//! two kernels computes it. Speed comes from many dot products at once: [`gemv`] has several weight rows in flight and
-//! reads each weight once, [`gemm`] keeps a tile of weight rows times token rows in registers.
+//! two kernels computes it. [`gemv`] reads each weight once, in the order of memory as nearly as it can: as many rows
+//! side by side as keep the arithmetic hidden behind the reading, and no more. [`gemm`] keeps a tile of weight rows times
+//! token rows in registers.
 
 use syn1_model::plan::{GROUP, WeightFormat};
 
@@ -13,20 +14,51 @@ use super::lanes::Lanes;
 pub(super) trait Stored: 'static {
     const FORMAT: WeightFormat;
 
+    /// What [`LINE_GROUPS`](Self::LINE_GROUPS) groups have in common, in memory: a register takes a part of it in the same
+    /// instruction that loads it.
+    type Line: Copy;
+
+    /// Groups of a line.
+    const LINE_GROUPS: usize;
+
     /// What the weights of a group have in common.
     type Group<L: Lanes>: Copy;
 
-    /// Loads what the group of element `k` has in common.
+    /// Reads the line that begins with group `first`, a multiple of [`LINE_GROUPS`](Self::LINE_GROUPS).
     ///
     /// # Safety
-    /// As for [`Lanes`]; `row` is a row of `stride` elements.
-    unsafe fn group<L: Lanes>(row: *const u8, stride: usize, k: usize) -> Self::Group<L>;
+    /// As for [`Lanes`]; `row` is a row of `stride` elements that has this group.
+    unsafe fn line<L: Lanes>(row: *const u8, stride: usize, first: usize) -> Self::Line;
 
-    /// Loads a register's worth of weights from element `k` on, which are of this group.
+    /// The group at `index` of a line.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn group<L: Lanes>(line: &Self::Line, index: usize) -> Self::Group<L>;
+
+    /// Loads a register's worth of weights from element `k` on, which are of this group, [arranged](Self::arranged).
     ///
     /// # Safety
     /// As for [`Lanes`]; `row` is a row in which these elements lie.
     unsafe fn load<L: Lanes>(row: *const u8, k: usize, group: Self::Group<L>) -> L::V;
+
+    /// A register of elements in the order in which `load` gives weights.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    unsafe fn arranged<L: Lanes>(v: L::V) -> L::V {
+        v
+    }
+
+    /// What is [arranged](Self::arranged) in the order of memory again.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    #[inline(always)]
+    unsafe fn in_order<L: Lanes>(v: L::V) -> L::V {
+        v
+    }
 }
 
 /// [`WeightFormat::F32`].
@@ -34,10 +66,15 @@ pub(super) struct Single;
 
 impl Stored for Single {
     const FORMAT: WeightFormat = WeightFormat::F32;
+    type Line = ();
+    const LINE_GROUPS: usize = 8;
     type Group<L: Lanes> = ();
 
     #[inline(always)]
-    unsafe fn group<L: Lanes>(_: *const u8, _: usize, _: usize) {}
+    unsafe fn line<L: Lanes>(_: *const u8, _: usize, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes>((): &(), _: usize) {}
 
     #[inline(always)]
     unsafe fn load<L: Lanes>(row: *const u8, k: usize, (): ()) -> L::V {
@@ -51,10 +88,15 @@ pub(super) struct Half;
 
 impl Stored for Half {
     const FORMAT: WeightFormat = WeightFormat::F16;
+    type Line = ();
+    const LINE_GROUPS: usize = 8;
     type Group<L: Lanes> = ();
 
     #[inline(always)]
-    unsafe fn group<L: Lanes>(_: *const u8, _: usize, _: usize) {}
+    unsafe fn line<L: Lanes>(_: *const u8, _: usize, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes>((): &(), _: usize) {}
 
     #[inline(always)]
     unsafe fn load<L: Lanes>(row: *const u8, k: usize, (): ()) -> L::V {
@@ -68,13 +110,22 @@ pub(super) struct Int8;
 
 impl Stored for Int8 {
     const FORMAT: WeightFormat = WeightFormat::Int8;
+    /// Scales.
+    type Line = [f32; 8];
+    const LINE_GROUPS: usize = 8;
     /// The scale.
     type Group<L: Lanes> = L::V;
 
     #[inline(always)]
-    unsafe fn group<L: Lanes>(row: *const u8, stride: usize, k: usize) -> L::V {
-        // SAFETY: the row's steps are followed by a scale for every group.
-        unsafe { L::splat_half(row.add(stride + 2 * (k / GROUP)).cast()) }
+    unsafe fn line<L: Lanes>(row: *const u8, stride: usize, first: usize) -> [f32; 8] {
+        // SAFETY: the row's steps are followed by a scale for every group, padded to whole lines.
+        unsafe { L::eight_halves(row.add(stride + 2 * first).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn group<L: Lanes>(line: &[f32; 8], index: usize) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::splat(line[index % 8]) }
     }
 
     #[inline(always)]
@@ -89,22 +140,40 @@ pub(super) struct Int4;
 
 impl Stored for Int4 {
     const FORMAT: WeightFormat = WeightFormat::Int4;
-    /// Scale and low.
-    type Group<L: Lanes> = (L::V, L::V);
+    /// Pairs of scale and low.
+    type Line = [f32; 8];
+    const LINE_GROUPS: usize = 4;
+    type Group<L: Lanes> = L::Sixteen;
 
     #[inline(always)]
-    unsafe fn group<L: Lanes>(row: *const u8, stride: usize, k: usize) -> (L::V, L::V) {
-        // SAFETY: the row's steps are followed by a scale and a low for every group.
-        unsafe {
-            let line = row.add(stride / 2 + 4 * (k / GROUP));
-            (L::splat_half(line.cast()), L::splat_half(line.add(2).cast()))
-        }
+    unsafe fn line<L: Lanes>(row: *const u8, stride: usize, first: usize) -> [f32; 8] {
+        // SAFETY: the row's steps are followed by a scale and a low for every group, padded to whole lines.
+        unsafe { L::eight_halves(row.add(stride / 2 + 4 * first).cast()) }
     }
 
     #[inline(always)]
-    unsafe fn load<L: Lanes>(row: *const u8, k: usize, (scale, low): (L::V, L::V)) -> L::V {
+    unsafe fn group<L: Lanes>(line: &[f32; 8], index: usize) -> L::Sixteen {
+        let at = 2 * (index % 4);
         // SAFETY: the caller's promise is the same.
-        unsafe { L::fma(L::load_int4(row.add(k / 2)), scale, low) }
+        unsafe { L::sixteen(line[at], line[at + 1]) }
+    }
+
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(row: *const u8, k: usize, values: L::Sixteen) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::load_int4(row.add(k / 2), values) }
+    }
+
+    #[inline(always)]
+    unsafe fn arranged<L: Lanes>(v: L::V) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::arranged_int4(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn in_order<L: Lanes>(v: L::V) -> L::V {
+        // SAFETY: the caller's promise is the same.
+        unsafe { L::int4_in_order(v) }
     }
 }
 
@@ -158,32 +227,36 @@ impl Element for u16 {
 /// As for [`Lanes`]. `stride` is whole groups, `out` has whole rows of that length and `w` as many.
 #[inline(always)]
 pub(super) unsafe fn read<L: Lanes, S: Stored>(w: &[u8], stride: usize, out: &mut [f32]) {
-    let row_bytes = S::FORMAT.row_bytes(stride);
+    let (row_bytes, groups) = (S::FORMAT.row_bytes(stride), stride / GROUP);
     for (row, out) in w.chunks_exact(row_bytes).zip(out.chunks_exact_mut(stride)) {
-        for begin in (0..stride).step_by(GROUP) {
-            // SAFETY: a group from `begin` on lies inside both rows.
+        for first in (0..groups).step_by(S::LINE_GROUPS) {
+            // SAFETY: the groups from `first` on lie inside both rows.
             unsafe {
-                let group = S::group::<L>(row.as_ptr(), stride, begin);
-                for k in (begin..begin + GROUP).step_by(L::N) {
-                    L::store(out.as_mut_ptr().add(k), S::load::<L>(row.as_ptr(), k, group));
+                let line = S::line::<L>(row.as_ptr(), stride, first);
+                for index in 0..S::LINE_GROUPS.min(groups - first) {
+                    let (begin, group) = ((first + index) * GROUP, S::group::<L>(&line, index));
+                    for k in (begin..begin + GROUP).step_by(L::N) {
+                        let weights = S::in_order::<L>(S::load::<L>(row.as_ptr(), k, group));
+                        L::store(out.as_mut_ptr().add(k), weights);
+                    }
                 }
             }
         }
     }
 }
 
-/// `y[r] = sum_k w[r][k] * x[k]` for every `r < y.len()`.
+/// `y[r] = sum_k w[r][k] * x[k]` for every `r < y.len()`, `R` rows side by side.
 ///
 /// # Safety
 /// As for [`Lanes`]. `x` is whole groups, and `w` has `y.len()` rows of that length.
 #[inline(always)]
-pub(super) unsafe fn gemv<L: Lanes, S: Stored>(w: &[u8], x: &[f32], y: &mut [f32]) {
+pub(super) unsafe fn gemv<L: Lanes, S: Stored, const R: usize>(w: &[u8], x: &[f32], y: &mut [f32]) {
     let row_bytes = S::FORMAT.row_bytes(x.len());
-    let (tiles, rest) = y.as_chunks_mut::<GEMV_ROWS>();
-    let rest_row = tiles.len() * GEMV_ROWS;
+    let (tiles, rest) = y.as_chunks_mut::<R>();
+    let rest_row = tiles.len() * R;
     for (tile, y) in tiles.iter_mut().enumerate() {
         // SAFETY: the rows lie inside `w`, as the caller promises.
-        *y = unsafe { dots::<L, S, GEMV_ROWS>(w.as_ptr().add(tile * GEMV_ROWS * row_bytes), row_bytes, x) };
+        *y = unsafe { dots::<L, S, R>(w.as_ptr().add(tile * R * row_bytes), row_bytes, x) };
     }
     for (row, y) in rest.iter_mut().enumerate() {
         // SAFETY: as above.
@@ -192,37 +265,49 @@ pub(super) unsafe fn gemv<L: Lanes, S: Stored>(w: &[u8], x: &[f32], y: &mut [f32
 }
 
 /// The dot products of `R` consecutive weight rows with `x`.
+///
+/// The same as [`sums`] of one token row, of which the compiler makes a loop that is a fifth slower.
 #[inline(always)]
 unsafe fn dots<L: Lanes, S: Stored, const R: usize>(w: *const u8, row_bytes: usize, x: &[f32]) -> [f32; R] {
-    let stride = x.len();
+    let (stride, groups) = (x.len(), x.len() / GROUP);
     // The rows are walked side by side but asked for one after the other, in two steps: the order of memory is what the
-    // CPU's own prefetcher understands, too.
-    let (mut due, mut line) = (w, w);
-    let step_bytes = (R * row_bytes).div_ceil(stride / GROUP);
+    // CPU's own prefetcher understands, too. For every group as many cache lines, of which one may be the last one once
+    // more: a number that changed would be guessed wrongly again and again.
+    let step_bytes = (R * row_bytes).div_ceil(groups);
+    let (mut ahead, step_lines) = (w, step_bytes.div_ceil(64));
     // SAFETY: `R` rows of `stride` elements, whole groups, are valid to read, as is `x`.
     unsafe {
         let mut sums = [L::zero(); R];
-        for begin in (0..stride).step_by(GROUP) {
-            let groups: [S::Group<L>; R] = std::array::from_fn(|r| S::group::<L>(w.add(r * row_bytes), stride, begin));
-            for k in (begin..begin + GROUP).step_by(L::N) {
-                let x = L::load(x.as_ptr().add(k));
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    *sum = L::fma(S::load::<L>(w.add(r * row_bytes), k, groups[r]), x, *sum);
+        for first in (0..groups).step_by(S::LINE_GROUPS) {
+            let lines: [S::Line; R] = std::array::from_fn(|r| S::line::<L>(w.add(r * row_bytes), stride, first));
+            for index in 0..S::LINE_GROUPS.min(groups - first) {
+                let group: [S::Group<L>; R] = std::array::from_fn(|r| S::group::<L>(&lines[r], index));
+                let begin = (first + index) * GROUP;
+                for k in (begin..begin + GROUP).step_by(L::N) {
+                    let x = S::arranged::<L>(L::load(x.as_ptr().add(k)));
+                    for (r, sum) in sums.iter_mut().enumerate() {
+                        *sum = L::fma(S::load::<L>(w.add(r * row_bytes), k, group[r]), x, *sum);
+                    }
                 }
-            }
-            due = due.wrapping_add(step_bytes);
-            while line < due {
-                L::prefetch::<false>(line.wrapping_add(SOON_BYTES));
-                L::prefetch::<true>(line.wrapping_add(LATER_BYTES));
-                line = line.wrapping_add(64);
+                for line in 0..step_lines {
+                    L::prefetch::<false>(ahead.wrapping_add(SOON_BYTES + 64 * line));
+                    L::prefetch::<true>(ahead.wrapping_add(LATER_BYTES + 64 * line));
+                }
+                ahead = ahead.wrapping_add(step_bytes);
             }
         }
-        sums.map(|sum| L::sum(sum))
+        // `map` is a function of its own, compiled without the instructions.
+        let mut dots = [0.0; R];
+        for (dot, sum) in dots.iter_mut().zip(sums) {
+            *dot = L::sum(S::in_order::<L>(sum));
+        }
+        dots
     }
 }
 
 /// `y[t * rows + r] = sum_k w[r][k] * x[t * stride + k]` for every weight row `r` and token row `t`: bitwise what [`gemv`]
-/// gives for each token row. `R` by `T` is the register tile.
+/// gives for each token row. `R` by `T` is the register tile. More token rows than two have meet weights that are widened
+/// once, into `scratch`.
 ///
 /// # Safety
 /// As for [`Lanes`]. `stride` is whole groups, `scratch` has whole rows of that length, `w` has as many, and `x` has
@@ -236,46 +321,144 @@ pub(super) unsafe fn gemm<L: Lanes, S: Stored, const R: usize, const T: usize>(
     y: &mut [f32],
 ) {
     let (rows, tokens) = (scratch.len() / stride, x.len() / stride);
-    let w = if S::FORMAT == WeightFormat::F32 {
-        w.as_ptr().cast::<f32>()
-    } else {
-        // SAFETY: the lengths are as the caller promises.
-        unsafe { read::<L, S>(w, stride, scratch) };
-        scratch.as_ptr()
-    };
     let (x, y) = (x.as_ptr(), y.as_mut_ptr());
-    let (tile_rows, tile_tokens) = (rows - rows % R, tokens - tokens % T);
-    // SAFETY: every tile lies inside `rows` and `tokens`.
+    // SAFETY: the lengths are as the caller promises, before and after widening.
     unsafe {
-        for t in (0..tile_tokens).step_by(T) {
-            for r in (0..tile_rows).step_by(R) {
-                tile::<L, R, T>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
-            for r in tile_rows..rows {
-                tile::<L, 1, T>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
-        }
-        for t in tile_tokens..tokens {
-            for r in (0..tile_rows).step_by(R) {
-                tile::<L, R, 1>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
-            for r in tile_rows..rows {
-                tile::<L, 1, 1>(w.add(r * stride), x.add(t * stride), stride, y.add(t * rows + r), rows);
-            }
+        if tokens <= 2 * T {
+            strips::<L, S, R, T, false>(w.as_ptr(), x, stride, y, rows, tokens);
+        } else if S::FORMAT == WeightFormat::F32 {
+            strips::<L, Single, R, T, true>(w.as_ptr(), x, stride, y, rows, tokens);
+        } else {
+            read::<L, S>(w, stride, scratch);
+            strips::<L, Single, R, T, true>(scratch.as_ptr().cast(), x, stride, y, rows, tokens);
         }
     }
 }
 
-/// `R` weight rows times `T` token rows; `y` has `rows` elements from one token to the next.
+/// [`strip`] after strip of `T` token rows, and then of 4, 2 and 1, as many as are left.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const R: usize, const T: usize>(
-    w: *const f32,
+unsafe fn strips<L: Lanes, S: Stored, const R: usize, const T: usize, const WIDE: bool>(
+    w: *const u8,
+    x: *const f32,
+    stride: usize,
+    y: *mut f32,
+    rows: usize,
+    tokens: usize,
+) {
+    const { assert!(T <= 8) };
+    // SAFETY: every strip lies inside `tokens`.
+    unsafe {
+        let mut t = 0;
+        while t + T <= tokens {
+            strip::<L, S, R, T, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+            t += T;
+        }
+        if T > 4 && t + 4 <= tokens {
+            strip::<L, S, R, 4, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+            t += 4;
+        }
+        if T > 2 && t + 2 <= tokens {
+            strip::<L, S, R, 2, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+            t += 2;
+        }
+        if t < tokens {
+            strip::<L, S, R, 1, WIDE>(w, x.add(t * stride), stride, y.add(t * rows), rows);
+        }
+    }
+}
+
+/// All `rows` weight rows times `T` token rows, `R` weight rows side by side.
+#[inline(always)]
+unsafe fn strip<L: Lanes, S: Stored, const R: usize, const T: usize, const WIDE: bool>(
+    w: *const u8,
     x: *const f32,
     stride: usize,
     y: *mut f32,
     rows: usize,
 ) {
-    // SAFETY: `R` rows at `w`, `T` rows at `x` and the outputs lie inside their slices.
+    let (row_bytes, tiled) = (S::FORMAT.row_bytes(stride), rows - rows % R);
+    // SAFETY: every tile lies inside `rows`.
+    unsafe {
+        for r in (0..tiled).step_by(R) {
+            tile::<L, S, R, T, WIDE>(w.add(r * row_bytes), x, stride, y.add(r), rows);
+        }
+        for r in tiled..rows {
+            tile::<L, S, 1, T, WIDE>(w.add(r * row_bytes), x, stride, y.add(r), rows);
+        }
+    }
+}
+
+/// `R` weight rows times `T` token rows; `y` has `rows` elements from one token to the next. Weights are f32 already where
+/// they are `WIDE`; others are widened in registers.
+#[inline(always)]
+unsafe fn tile<L: Lanes, S: Stored, const R: usize, const T: usize, const WIDE: bool>(
+    w: *const u8,
+    x: *const f32,
+    stride: usize,
+    y: *mut f32,
+    rows: usize,
+) {
+    // SAFETY: `R` rows at `w`, `T` rows at `x`, whole groups, and the outputs lie inside their slices.
+    unsafe {
+        let sums = if WIDE { wide_sums::<L, R, T>(w.cast(), x, stride) } else { sums::<L, S, R, T>(w, x, stride) };
+        for (t, sums) in sums.into_iter().enumerate() {
+            // Loops, for `map` may become a function of its own, without the instructions.
+            let mut dots = [0.0; R];
+            for (dot, sum) in dots.iter_mut().zip(sums) {
+                *dot = L::sum(S::in_order::<L>(sum));
+            }
+            y.add(t * rows).cast::<[f32; R]>().write(dots);
+        }
+    }
+}
+
+/// The accumulators of a tile.
+#[inline(always)]
+unsafe fn sums<L: Lanes, S: Stored, const R: usize, const T: usize>(
+    w: *const u8,
+    x: *const f32,
+    stride: usize,
+) -> [[L::V; R]; T] {
+    let (row_bytes, groups) = (S::FORMAT.row_bytes(stride), stride / GROUP);
+    let step_bytes = (R * row_bytes).div_ceil(groups);
+    let (mut ahead, step_lines) = (w, step_bytes.div_ceil(64));
+    // SAFETY: `R` rows at `w` and `T` rows at `x` are valid to read, whole groups.
+    unsafe {
+        let mut sums = [[L::zero(); R]; T];
+        for first in (0..groups).step_by(S::LINE_GROUPS) {
+            let lines: [S::Line; R] = std::array::from_fn(|r| S::line::<L>(w.add(r * row_bytes), stride, first));
+            for index in 0..S::LINE_GROUPS.min(groups - first) {
+                let group: [S::Group<L>; R] = std::array::from_fn(|r| S::group::<L>(&lines[r], index));
+                let begin = (first + index) * GROUP;
+                for k in (begin..begin + GROUP).step_by(L::N) {
+                    let w: [L::V; R] = std::array::from_fn(|r| S::load::<L>(w.add(r * row_bytes), k, group[r]));
+                    for (t, sums) in sums.iter_mut().enumerate() {
+                        let x = S::arranged::<L>(L::load(x.add(t * stride + k)));
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum = L::fma(w, x, *sum);
+                        }
+                    }
+                }
+                // As in `dots`.
+                for line in 0..step_lines {
+                    L::prefetch::<false>(ahead.wrapping_add(SOON_BYTES + 64 * line));
+                    L::prefetch::<true>(ahead.wrapping_add(LATER_BYTES + 64 * line));
+                }
+                ahead = ahead.wrapping_add(step_bytes);
+            }
+        }
+        sums
+    }
+}
+
+/// As [`sums`], of f32 weights near by.
+#[inline(always)]
+unsafe fn wide_sums<L: Lanes, const R: usize, const T: usize>(
+    w: *const f32,
+    x: *const f32,
+    stride: usize,
+) -> [[L::V; R]; T] {
+    // SAFETY: `R` rows at `w` and `T` rows at `x` are valid to read, whole groups.
     unsafe {
         let mut sums = [[L::zero(); R]; T];
         let mut k = 0;
@@ -289,18 +472,13 @@ unsafe fn tile<L: Lanes, const R: usize, const T: usize>(
             }
             k += L::N;
         }
-        for (t, sums) in sums.into_iter().enumerate() {
-            y.add(t * rows).cast::<[f32; R]>().write(sums.map(|sum| L::sum(sum)));
-        }
+        sums
     }
 }
 
-/// Weight rows in flight: enough independent sums to hide an FMA's latency.
-const GEMV_ROWS: usize = 4;
-
 /// How far ahead weights are asked for into the first-level cache, and near it.
-const SOON_BYTES: usize = 1536;
-const LATER_BYTES: usize = 6144;
+const SOON_BYTES: usize = 2048;
+const LATER_BYTES: usize = 8192;
 
 #[cfg(test)]
 mod tests {

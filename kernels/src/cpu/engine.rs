@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use syn1_model::Lines;
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat, padded};
 
 use super::kernels::{Compiled, Kernels};
-use super::lines::Lines;
 use super::observe::{self, Product};
 use super::pool::Pool;
 use super::rotate::Rotations;

@@ -157,16 +157,25 @@ impl Kernels {
     }
 }
 
-/// Compiles every kernel for one instruction set, with a tile of `$r` weight rows by `$t` token rows.
+/// Compiles every kernel for one instruction set, with a tile of `$r` weight rows by `$t` token rows, and for one token row
+/// `$f32`, `$f16`, `$int8` and `$int4` rows of such weights side by side.
 macro_rules! compile {
-    ($module:ident: $name:literal, $lanes:ident, $r:literal by $t:literal $(, $features:literal)?) => {
+    (
+        $module:ident: $name:literal, $lanes:ident, $r:literal by $t:literal,
+        [$f32:literal, $f16:literal, $int8:literal, $int4:literal] $(, $features:literal)?
+    ) => {
         mod $module {
             use super::*;
             use super::lanes::$lanes as L;
 
             pub(super) static KERNELS: Kernels = Kernels {
                 name: $name,
-                products: [products::<Single>(), products::<Half>(), products::<Int8>(), products::<Int4>()],
+                products: [
+                    products::<Single, $f32>(),
+                    products::<Half, $f16>(),
+                    products::<Int8, $int8>(),
+                    products::<Int4, $int4>(),
+                ],
                 half: attend::<u16>,
                 single: attend::<f32>,
                 activate,
@@ -176,14 +185,14 @@ macro_rules! compile {
 
             const SUMS: [unsafe fn(&[f32]) -> f32; 3] = [sum::<1, 0>, sum::<4, 0>, sum::<1, 1536>];
 
-            const fn products<S: Stored>() -> Products {
-                Products { gemv: gemv::<S>, gemm: gemm::<S>, read: read::<S> }
+            const fn products<S: Stored, const R: usize>() -> Products {
+                Products { gemv: gemv::<S, R>, gemm: gemm::<S>, read: read::<S> }
             }
 
             $(#[target_feature(enable = $features)])?
-            unsafe fn gemv<S: Stored>(w: &[u8], x: &[f32], y: &mut [f32]) {
+            unsafe fn gemv<S: Stored, const R: usize>(w: &[u8], x: &[f32], y: &mut [f32]) {
                 // SAFETY: the caller has the instructions and the lengths.
-                unsafe { dot::gemv::<L, S>(w, x, y) }
+                unsafe { dot::gemv::<L, S, R>(w, x, y) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -230,11 +239,11 @@ macro_rules! compile {
     };
 }
 
-compile!(portable: "portable", Portable, 4 by 2);
+compile!(portable: "portable", Portable, 4 by 2, [4, 4, 4, 4]);
 #[cfg(target_arch = "x86_64")]
-compile!(avx2: "AVX2", Avx2, 4 by 2, "avx2,fma,f16c");
+compile!(avx2: "AVX2", Avx2, 4 by 2, [2, 2, 4, 4], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-compile!(avx512: "AVX-512", Avx512, 4 by 6, "avx512f,avx512vl,avx512dq");
+compile!(avx512: "AVX-512", Avx512, 4 by 6, [2, 2, 4, 4], "avx512f,avx512vl,avx512dq");
 
 #[cfg(test)]
 mod tests {
@@ -309,21 +318,22 @@ mod tests {
 
     #[test]
     fn rows_are_read_as_their_format_says() {
-        for format in WeightFormat::ALL {
-            let (w, wide) = rows(format, 3, 96, 5);
+        for (format, stride) in WeightFormat::ALL.into_iter().flat_map(|f| [32, 96, 288, 416].map(|stride| (f, stride)))
+        {
+            let (w, wide) = rows(format, 3, stride, 5);
             for kernels in Kernels::usable() {
                 let mut got = vec![f32::NAN; wide.len()];
-                kernels.read(format, w.as_slice(), 96, &mut got);
-                assert_eq!(got, wide, "{format} {}", kernels.name);
+                kernels.read(format, w.as_slice(), stride, &mut got);
+                assert_eq!(got, wide, "{format} {} {stride}", kernels.name);
             }
         }
     }
 
     #[test]
     fn products_equal_plain_sums_in_every_format() {
-        for (format, (count, stride)) in
-            WeightFormat::ALL.into_iter().flat_map(|f| [(1, 32), (3, 96), (4, 32), (9, 160)].map(|shape| (f, shape)))
-        {
+        // Widths of less than a line of groups, of whole ones, and of some and a part.
+        let shapes = [(1, 32), (3, 96), (4, 32), (9, 160), (5, 256), (6, 288), (11, 416)];
+        for (format, (count, stride)) in WeightFormat::ALL.into_iter().flat_map(|f| shapes.map(|shape| (f, shape))) {
             let ((w, wide), x) = (rows(format, count, stride, 1), values(stride, 2));
             for kernels in Kernels::usable() {
                 let mut y = vec![f32::NAN; count];
@@ -338,10 +348,10 @@ mod tests {
 
     #[test]
     fn many_tokens_give_the_bits_of_one_in_every_format() {
-        for (format, (count, stride, tokens)) in WeightFormat::ALL
-            .into_iter()
-            .flat_map(|f| [(1, 32, 2), (4, 32, 6), (7, 96, 13), (32, 160, 5)].map(|shape| (f, shape)))
-        {
+        for (format, (count, stride, tokens)) in WeightFormat::ALL.into_iter().flat_map(|f| {
+            [(1, 32, 2), (4, 32, 6), (7, 96, 13), (32, 160, 5), (6, 288, 3), (9, 64, 10), (5, 96, 17)]
+                .map(|shape| (f, shape))
+        }) {
             let ((w, _), x) = (rows(format, count, stride, 3), values(tokens * stride, 4));
             let w = w.as_slice();
             for kernels in Kernels::usable() {

@@ -7,6 +7,8 @@
 /// `prefetch` takes any address. All are inlined into functions that are compiled for that instruction set.
 pub(super) trait Lanes: Copy {
     type V: Copy;
+    /// The sixteen weights that a group of half bytes can have, in whatever form they are looked up or computed.
+    type Sixteen: Copy;
     /// Elements of a register: 8 or 16, so that padded rows hold whole registers.
     const N: usize;
 
@@ -15,13 +17,25 @@ pub(super) trait Lanes: Copy {
     unsafe fn load(from: *const f32) -> Self::V;
     /// Loads f16 bits and widens them, exactly.
     unsafe fn load_half(from: *const u16) -> Self::V;
-    /// Loads one f16 (of any alignment) into every lane, widened.
-    unsafe fn splat_half(from: *const [u8; 2]) -> Self::V;
+    /// Widens eight f16 (little endian, of any alignment).
+    unsafe fn eight_halves(from: *const [[u8; 2]; 8]) -> [f32; 8];
     /// Loads signed bytes.
     unsafe fn load_int8(from: *const u8) -> Self::V;
-    /// Loads half bytes, `N / 2` bytes: of four with eight elements, byte `j` has element `j` in its lower and element
-    /// `j + 4` in its upper half.
-    unsafe fn load_int4(from: *const u8) -> Self::V;
+    /// `scale * q + low` for every half byte `q`, rounded once.
+    unsafe fn sixteen(scale: f32, low: f32) -> Self::Sixteen;
+    /// Loads half bytes, `N / 2` bytes, and gives their weights, [arranged](Self::arranged_int4): of four bytes with eight
+    /// elements, byte `j` has element `j` in its lower and element `j + 4` in its upper half.
+    unsafe fn load_int4(from: *const u8, values: Self::Sixteen) -> Self::V;
+    /// Elements in the order in which `load_int4` gives them: the one that is cheapest to make.
+    #[inline(always)]
+    unsafe fn arranged_int4(v: Self::V) -> Self::V {
+        v
+    }
+    /// The other way round.
+    #[inline(always)]
+    unsafe fn int4_in_order(v: Self::V) -> Self::V {
+        v
+    }
     unsafe fn store(to: *mut f32, v: Self::V);
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`.
@@ -38,6 +52,8 @@ pub(super) struct Portable;
 
 impl Lanes for Portable {
     type V = [f32; 16];
+    /// Scale and low: their product with a step has 15 bits, so that there is one rounding, fused or not.
+    type Sixteen = (f32, f32);
     const N: usize = 16;
 
     #[inline(always)]
@@ -65,9 +81,11 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn splat_half(from: *const [u8; 2]) -> Self::V {
-        // SAFETY: the caller's pointer is valid for one f16.
-        [widen(u16::from_le_bytes(unsafe { *from })); 16]
+    unsafe fn eight_halves(from: *const [[u8; 2]; 8]) -> [f32; 8] {
+        let mut wide = [0.0; 8];
+        // SAFETY: the caller's pointer is valid for 8 elements.
+        widen_all(&unsafe { *from }.map(u16::from_le_bytes), &mut wide);
+        wide
     }
 
     #[inline(always)]
@@ -77,12 +95,17 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_int4(from: *const u8) -> Self::V {
+    unsafe fn sixteen(scale: f32, low: f32) -> (f32, f32) {
+        (scale, low)
+    }
+
+    #[inline(always)]
+    unsafe fn load_int4(from: *const u8, (scale, low): (f32, f32)) -> Self::V {
         // SAFETY: the caller's pointer is valid for 8 bytes.
         let bytes = unsafe { *from.cast::<[u8; 8]>() };
         std::array::from_fn(|i| {
             let byte = bytes[i / 8 * 4 + i % 4];
-            f32::from(if i % 8 < 4 { byte & 15 } else { byte >> 4 })
+            f32::from(if i % 8 < 4 { byte & 15 } else { byte >> 4 }) * scale + low
         })
     }
 
@@ -118,7 +141,7 @@ impl Lanes for Portable {
 /// A function of its own: inlined, it would be vectorised across weight rows instead of along them, which is far slower
 /// than the call.
 #[inline(never)]
-fn widen_all(halves: &[u16; 16], wide: &mut [f32; 16]) {
+fn widen_all<const N: usize>(halves: &[u16; N], wide: &mut [f32; N]) {
     for (wide, half) in wide.iter_mut().zip(halves) {
         *wide = widen(*half);
     }
@@ -155,15 +178,13 @@ mod x86 {
         }
     }
 
-    /// The half bytes of up to 8 bytes, one to a byte, in the order of [`Lanes::load_int4`].
+    /// The caller has F16C and a pointer to 8 elements.
     #[inline(always)]
-    unsafe fn halves(bytes: __m128i) -> __m128i {
-        // SAFETY: every x86-64 CPU has SSE2.
-        unsafe {
-            let low = _mm_and_si128(bytes, _mm_set1_epi8(15));
-            let high = _mm_and_si128(_mm_srli_epi16::<4>(bytes), _mm_set1_epi8(15));
-            _mm_unpacklo_epi32(low, high)
-        }
+    unsafe fn eight_halves(from: *const [[u8; 2]; 8]) -> [f32; 8] {
+        let mut wide = [0.0; 8];
+        // SAFETY: the caller's promise is the same, and there is room for 8 elements.
+        unsafe { _mm256_storeu_ps(wide.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(from.cast()))) };
+        wide
     }
 
     /// AVX2 with FMA and F16C.
@@ -172,6 +193,8 @@ mod x86 {
 
     impl Lanes for Avx2 {
         type V = __m256;
+        /// Scale and low.
+        type Sixteen = (__m256, __m256);
         const N: usize = 8;
 
         #[inline(always)]
@@ -199,9 +222,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn splat_half(from: *const [u8; 2]) -> __m256 {
-            // SAFETY: the caller has F16C and a pointer to one f16.
-            unsafe { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(*from))) }
+        unsafe fn eight_halves(from: *const [[u8; 2]; 8]) -> [f32; 8] {
+            // SAFETY: the caller has F16C and a pointer to 8 elements.
+            unsafe { eight_halves(from) }
         }
 
         #[inline(always)]
@@ -211,11 +234,20 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn load_int4(from: *const u8) -> __m256 {
-            // SAFETY: the caller has AVX2 and a pointer to 4 bytes.
+        unsafe fn sixteen(scale: f32, low: f32) -> (__m256, __m256) {
+            // SAFETY: the caller has AVX2.
+            unsafe { (_mm256_set1_ps(scale), _mm256_set1_ps(low)) }
+        }
+
+        /// Every lane has all eight elements and shifts its own down.
+        #[inline(always)]
+        unsafe fn load_int4(from: *const u8, (scale, low): (__m256, __m256)) -> __m256 {
+            // SAFETY: the caller has AVX2 with FMA, and a pointer to 4 bytes.
             unsafe {
-                let halves = halves(_mm_loadu_si32(from));
-                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(halves))
+                let eight = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+                let own = _mm256_srlv_epi32(eight, _mm256_setr_epi32(0, 8, 16, 24, 4, 12, 20, 28));
+                let steps = _mm256_cvtepi32_ps(_mm256_and_si256(own, _mm256_set1_epi32(15)));
+                _mm256_fmadd_ps(steps, scale, low)
             }
         }
 
@@ -259,6 +291,8 @@ mod x86 {
 
     impl Lanes for Avx512 {
         type V = __m512;
+        /// The weights themselves.
+        type Sixteen = __m512;
         const N: usize = 16;
 
         #[inline(always)]
@@ -286,9 +320,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn splat_half(from: *const [u8; 2]) -> __m512 {
-            // SAFETY: the caller has AVX-512F and a pointer to one f16.
-            unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(*from))) }
+        unsafe fn eight_halves(from: *const [[u8; 2]; 8]) -> [f32; 8] {
+            // SAFETY: a CPU with AVX-512F has F16C, and the caller has a pointer to 8 elements.
+            unsafe { eight_halves(from) }
         }
 
         #[inline(always)]
@@ -298,11 +332,41 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn load_int4(from: *const u8) -> __m512 {
+        unsafe fn sixteen(scale: f32, low: f32) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe {
+                let steps = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
+                _mm512_fmadd_ps(steps, _mm512_set1_ps(scale), _mm512_set1_ps(low))
+            }
+        }
+
+        /// Even lanes have the first eight elements, odd ones the second; each shifts its own down and looks it up, for
+        /// which only the lowest four bits count.
+        #[inline(always)]
+        unsafe fn load_int4(from: *const u8, values: __m512) -> __m512 {
             // SAFETY: the caller has AVX-512F and a pointer to 8 bytes.
             unsafe {
-                let halves = halves(_mm_loadl_epi64(from.cast()));
-                _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(halves))
+                let both = _mm512_set1_epi64(from.cast::<i64>().read_unaligned());
+                let shifts = _mm512_setr_epi32(0, 0, 4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28);
+                _mm512_permutexvar_ps(_mm512_srlv_epi32(both, shifts), values)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn arranged_int4(v: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe {
+                let from = _mm512_setr_epi32(0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15);
+                _mm512_permutexvar_ps(from, v)
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn int4_in_order(v: __m512) -> __m512 {
+            // SAFETY: the caller has AVX-512F.
+            unsafe {
+                let from = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 1, 5, 9, 13, 3, 7, 11, 15);
+                _mm512_permutexvar_ps(from, v)
             }
         }
 

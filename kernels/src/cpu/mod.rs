@@ -11,7 +11,6 @@ mod engine;
 mod heads;
 mod kernels;
 mod lanes;
-mod lines;
 mod math;
 mod memory;
 mod observe;

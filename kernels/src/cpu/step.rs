@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use syn1_model::Lines;
 use syn1_model::plan::padded;
 use syn1_model::spec::{Norm, Spec};
 
 use super::kernels::{Compiled, Kernels};
-use super::lines::Lines;
 use super::math::normalise;
 use super::pool::{Poisoned, Worker};
 use super::rotate::Rotations;

@@ -39,7 +39,7 @@ impl Carry {
         let mut launch = |tag: &'static str, views: &[(u32, View)]| {
             let kernel = kernels.kernel(File::Carry, &[tag], &[("QUADS", quads as f64)]);
             let one = Shot::new(&kernel, Grid::Tokens { each: quads.div_ceil(THREADS) as u32 });
-            Launch { one, many: None, binds: Binds::Shared(bind(device, &kernel, views)) }
+            Launch { one, many: None, tiled: None, binds: Binds::Shared(bind(device, &kernel, views)) }
         };
         let views = [(0, inbox.view()), (1, View::whole(x)), (2, View::whole(state))];
         // Ids come with the state, a few bytes that one copy brings.

@@ -73,7 +73,7 @@ impl Sieve {
             let passes = PASSES.map(|pass| {
                 let kernel = kernels.kernel(File::Sieve, &[pass], &[]);
                 let binds = Binds::Shared(bind(device, &kernel, &views));
-                Launch { one: Shot::new(&kernel, Grid::Tokens { each: workgroups }), many: None, binds }
+                Launch { one: Shot::new(&kernel, Grid::Tokens { each: workgroups }), many: None, tiled: None, binds }
             });
             Self { logits, passes, _kept: [upper, lower_k, lower_p, cut] }
         })?;
