@@ -1,7 +1,9 @@
 //! How weights are stored.
 
+use clap::ValueEnum;
+
 /// Weights as everyone stores them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
     /// 32 bits a weight, of which only f16's are used: the same numbers. Everyone's arithmetic is f32.
     F32,

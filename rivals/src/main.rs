@@ -47,6 +47,9 @@ struct Options {
     /// The model's shape
     #[arg(long, value_enum, default_value_t = Size::Llama135m)]
     shape: Size,
+    /// Weights to measure with, one after the other
+    #[arg(long, value_enum, value_name = "FORM,FORM,..", value_delimiter = ',', default_values_t = Form::ALL)]
+    weights: Vec<Form>,
     /// Tokens per run
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(64..=1024))]
     tokens: u16,
@@ -67,7 +70,7 @@ fn main() -> Result<()> {
     backend.void_logs();
     entry::print_head();
     let mut entries = Vec::new();
-    for form in Form::ALL {
+    for &form in &options.weights {
         let measured = measure(&options, &shape, form, &model, folder.path(), &backend)?;
         measured.iter().for_each(Entry::print);
         entries.extend(measured);

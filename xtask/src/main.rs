@@ -33,7 +33,8 @@ Usage: cargo xtask <COMMAND>
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
-                [--shape llama-135m|llama-1b] [--tokens N] [--runs N] (rivals/torch_decode.py is for a GPU)
+                [--shape llama-135m|llama-1b] [--weights FORM,..] [--tokens N] [--runs N] (rivals/torch_decode.py is
+                for a GPU)
   help          this text
 
 The commands install what they need where they may (as root on Debian, and libraries of other targets by rustup).
@@ -93,8 +94,10 @@ fn rivals(args: &[String]) -> Result<()> {
     let named = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = std::path::absolute(named.unwrap_or(root()?.join("target")))?;
     let program = target.join("release").join("syn1").with_extension(env::consts::EXE_EXTENSION);
-    let mut command = cargo_command(&["run", "--release", "--", "--syn1"]);
-    run(command.arg(program).args(args).current_dir(root()?.join("rivals")))
+    let folder = root()?.join("rivals");
+    run(cargo_command(&["test", "--release"]).current_dir(&folder))?;
+    let mut command = cargo_command(&["run", "--quiet", "--release", "--", "--syn1"]);
+    run(command.arg(program).args(args).current_dir(&folder))
 }
 
 fn cargo(args: &[&str]) -> Result<()> {
