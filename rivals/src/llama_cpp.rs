@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU32;
 use std::path::Path;
-use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use llama_cpp_2::context::LlamaContext;
@@ -27,10 +26,10 @@ pub(crate) fn load(backend: &LlamaBackend, path: &Path) -> Result<LlamaModel> {
 }
 
 impl<'a> LlamaCpp<'a> {
-    /// A context of so many positions, on all cores.
-    pub(crate) fn new(model: &'a LlamaModel, backend: &LlamaBackend, positions: usize) -> Result<Self> {
+    /// A context of so many positions, for so many threads.
+    pub(crate) fn new(model: &'a LlamaModel, backend: &LlamaBackend, positions: usize, threads: usize) -> Result<Self> {
         let positions = u32::try_from(positions)?;
-        let threads = i32::try_from(available_parallelism()?.get())?;
+        let threads = i32::try_from(threads)?;
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(positions))
             .with_n_batch(positions)

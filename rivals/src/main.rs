@@ -5,8 +5,9 @@
 //! as GGUF files, which candle and llama.cpp (bundled by [llama-cpp-2](https://crates.io/crates/llama-cpp-2)) load. Then
 //! everyone decodes in turns: a prompt of 16 tokens, and greedy tokens behind it, of which only the latter are timed.
 //!
-//! Rivals are built for this machine's own processor (`.cargo/config.toml`) and take all of its cores, as syn1 does; syn1
-//! is a process of its own for each run. What "int8" and "int4" mean differs a little, and so do the bytes that a token
+//! Rivals are built for this machine's own processor (`.cargo/config.toml`). Everyone takes all of its cores, or as many as
+//! `RAYON_NUM_THREADS` says; syn1 is a process of its own for each run. Measure with nothing else running: candle's and
+//! llama.cpp's threads wait for each other by spinning, so they lose most where one of them is not let run. What "int8" and "int4" mean differs a little, and so do the bytes that a token
 //! reads: see [`Form`].
 //!
 //! Standard output is one JSON list with an entry for each arm, in the form that `torch_decode.py` beside this describes,
@@ -88,7 +89,8 @@ fn measure(
     scratch: &Path,
     backend: &LlamaBackend,
 ) -> Result<Vec<Entry>> {
-    let tokens = usize::from(options.tokens);
+    // candle has no other setting than its environment.
+    let (tokens, threads) = (usize::from(options.tokens), candle_core::utils::get_num_threads());
     let prompt: Vec<u32> = (0..PROMPT).map(|id| (id * 37 + 11) % shape.vocab as u32).collect();
     let syn1 = Syn1::split(&options.syn1, model, form, &scratch.join(form.name()))?;
     let gguf = scratch.join(format!("{}.gguf", form.name()));
@@ -103,7 +105,7 @@ fn measure(
         rivals.push((format!("{candle}, {}", form.gguf_name()), Box::new(Quantized::load(&gguf)?)));
     }
     let llama_cpp = format!("llama.cpp (llama-cpp-2 {}), {}", version_of("llama-cpp-2"), form.gguf_name());
-    rivals.push((llama_cpp, Box::new(LlamaCpp::new(&loaded, backend, prompt.len() + tokens + 1)?)));
+    rivals.push((llama_cpp, Box::new(LlamaCpp::new(&loaded, backend, prompt.len() + tokens + 1, threads)?)));
 
     let mut decoded: Vec<Vec<Decoded>> = rivals.iter().map(|_| Vec::new()).collect();
     let mut reports = Vec::new();
@@ -115,7 +117,7 @@ fn measure(
                 decoded.push(run);
             }
         }
-        let report = syn1.decode(prompt.len(), tokens)?;
+        let report = syn1.decode(prompt.len(), tokens, threads)?;
         if round > 0 {
             reports.push(report);
         }

@@ -55,11 +55,14 @@ impl Syn1 {
     }
 
     /// One run (and one that warms up) in a process of its own.
-    pub(crate) fn decode(&self, prompt: usize, tokens: usize) -> Result<Report> {
-        let (prompt, tokens) = (prompt.to_string(), tokens.to_string());
+    pub(crate) fn decode(&self, prompt: usize, tokens: usize, threads: usize) -> Result<Report> {
+        let [prompt, tokens, threads] = [prompt, tokens, threads].map(|count| count.to_string());
         let mut command =
             self.command(&["bench", "decode", "--device", "cpu", "--nodes", "0", "--runs", "1", "--json"]);
-        command.args(["--prompt", &prompt, "--tokens", &tokens]).arg("--model").arg(&self.shards);
+        command
+            .args(["--prompt", &prompt, "--tokens", &tokens, "--threads", &threads])
+            .arg("--model")
+            .arg(&self.shards);
         answer(command)
     }
 
