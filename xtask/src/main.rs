@@ -15,7 +15,7 @@ mod suite;
 mod toolchain;
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -32,6 +32,9 @@ Usage: cargo xtask <COMMAND>
                 measure its code and stack
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
+  rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
+                [--shape llama-135m|llama-1b] [--weights FORM,..] [--tokens N] [--runs N] (rivals/torch_decode.py is
+                for a GPU)
   help          this text
 
 The commands install what they need where they may (as root on Debian, and libraries of other targets by rustup).
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Some("footprint") => footprint::check(),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
+        Some("rivals") => rivals(&args),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(())
@@ -81,6 +85,19 @@ fn peers() -> Result<()> {
     let folder = root()?.join("peers");
     run(cargo_command(&["test", "--quiet"]).current_dir(&folder))?;
     run(cargo_command(&["bench"]).current_dir(&folder))
+}
+
+/// Builds what is measured against for this machine's own processor, which the folder's cargo configuration says.
+fn rivals(args: &[String]) -> Result<()> {
+    setup::llama_cpp()?;
+    cargo(&["build", "--release", "--package", "syn1"])?;
+    let named = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = std::path::absolute(named.unwrap_or(root()?.join("target")))?;
+    let program = target.join("release").join("syn1").with_extension(env::consts::EXE_EXTENSION);
+    let folder = root()?.join("rivals");
+    run(cargo_command(&["test", "--release"]).current_dir(&folder))?;
+    let mut command = cargo_command(&["run", "--quiet", "--release", "--", "--syn1"]);
+    run(command.arg(program).args(args).current_dir(&folder))
 }
 
 fn cargo(args: &[&str]) -> Result<()> {

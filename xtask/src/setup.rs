@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fs::DirEntry;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -28,6 +29,25 @@ pub(crate) fn python() -> Result<bool> {
 pub(crate) fn cpp_compiler() -> Result<bool> {
     let compiler = || env::var_os("CXX").is_some() || answers("c++");
     ensure("a C++ compiler for libFuzzer", compiler, &["g++"])
+}
+
+/// What llama.cpp and its bindings are built with.
+pub(crate) fn llama_cpp() -> Result<()> {
+    let is_here = || answers("cmake") && answers("c++") && has_libclang();
+    if !ensure("what builds llama.cpp", is_here, &["cmake", "g++", "libclang-dev"])? {
+        bail!("nothing was measured without llama.cpp");
+    }
+    Ok(())
+}
+
+/// Where bindgen looks for it.
+fn has_libclang() -> bool {
+    let any = |folder: &Path, of: &dyn Fn(DirEntry) -> bool| {
+        folder.read_dir().is_ok_and(|mut dir| dir.any(|entry| entry.is_ok_and(of)))
+    };
+    let is_libclang = |entry: DirEntry| entry.file_name().to_string_lossy().starts_with("libclang.so");
+    let in_llvm = |entry: DirEntry| any(&entry.path().join("lib"), &is_libclang);
+    env::var_os("LIBCLANG_PATH").is_some() || answers("clang") || any(Path::new("/usr/lib"), &in_llvm)
 }
 
 /// The triple of this machine, as the compiler in use calls it.

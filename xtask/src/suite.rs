@@ -42,7 +42,10 @@ pub(crate) fn test() -> Result<()> {
 fn format() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     apart(&["fmt", "--check"])?;
-    run(cargo_command(&["fmt", "--check"]).current_dir("syn1-core/proof"))
+    for folder in ["syn1-core/proof", "rivals"] {
+        run(cargo_command(&["fmt", "--check"]).current_dir(root()?.join(folder)))?;
+    }
+    Ok(())
 }
 
 /// Among them clippy's `incompatible_msrv`: nothing that came after the promised compiler is used.
