@@ -4,6 +4,7 @@ mod agreement;
 mod chain;
 mod coding;
 mod decode;
+mod fusion;
 mod golden;
 mod quality;
 mod shape;
@@ -17,6 +18,8 @@ use anyhow::Result;
 pub(crate) enum Command {
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
+    /// What fusing kernels gains: the public single-kernel experiment with fair rivals, each verified first.
+    Fusion(fusion::Args),
     /// This machine's logits and greedy tokens beside those of a reference.
     Golden(golden::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
@@ -28,6 +31,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Decode(args) => decode::run(args).await,
+        Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Wire(args) => wire::run(args).await,
