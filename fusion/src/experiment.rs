@@ -52,6 +52,8 @@ pub struct ShapeReport {
 pub struct ArmReport {
     /// The arm.
     pub arm: Arm,
+    /// What a table calls it.
+    pub name: &'static str,
     /// Its figures, if it ran and its results are those of the reference.
     pub figures: Option<Figures>,
     /// Why there are none.
@@ -140,7 +142,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     async fn arm(&self, arm: Arm) -> Result<ArmReport, FusionError> {
-        let left_out = |why: String| ArmReport { arm, figures: None, left_out: Some(why) };
+        let left_out = |why: String| ArmReport { arm, name: arm.name(), figures: None, left_out: Some(why) };
         let candidates = match arm.candidates(&self.gpu, self.model) {
             Ok(candidates) => candidates,
             Err(why) => return Ok(left_out(why)),
@@ -170,6 +172,7 @@ impl Bench<'_> {
         let seconds = median_ms / 1e3;
         Ok(ArmReport {
             arm,
+            name: arm.name(),
             left_out: None,
             figures: Some(Figures {
                 max_error,
@@ -199,7 +202,7 @@ impl Bench<'_> {
         });
         let (program, done) = match made.await {
             Ok(made) => made,
-            Err(FusionError::Device(what)) => return Ok(Err(what)),
+            Err(FusionError::Device(what) | FusionError::Wrong(what)) => return Ok(Err(what)),
         };
         let submits = program.submits.len();
         if done < submits {

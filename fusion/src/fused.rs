@@ -74,8 +74,10 @@ pub(crate) struct Gemv {
 impl Gemv {
     /// The kernel for `rows` rows of `inputs` inputs.
     pub(crate) fn new(gpu: &Gpu<'_>, tags: &[&str], inputs: usize, rows: usize, more: &[(&str, f64)]) -> Self {
-        let lanes = (inputs / 4).min(gpu.lanes.unwrap_or(MOST_LANES)).min(MOST_LANES);
-        let tags = [tags, &[gpu.twin()]].concat();
+        let quads = 1 << (inputs / 4).ilog2();
+        let lanes = quads.min(gpu.lanes.unwrap_or(MOST_LANES)).min(MOST_LANES);
+        let format = if tags.contains(&"W16") { "W16" } else { "W32" };
+        let tags = [tags, &[gpu.twin(), format]].concat();
         let mut overrides = vec![("QUADS", (inputs / 4) as f64), ("FOURS", (rows / 4) as f64), ("LANES", lanes as f64)];
         overrides.extend(more);
         let kernel = Kernel::new(gpu.device, File::Gemv, &tags, &overrides);

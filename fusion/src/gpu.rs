@@ -24,6 +24,9 @@ pub enum FusionError {
     /// The device reported an error.
     #[error("the GPU reported: {0}")]
     Device(String),
+    /// What was computed is not what the f64 forward pass says.
+    #[error("the GPU computed {0}; nothing was timed")]
+    Wrong(String),
 }
 
 /// Work of an arm for all tokens: what is submitted, in order.

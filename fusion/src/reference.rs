@@ -30,20 +30,24 @@ pub(crate) fn error(reference: &[f64], found: &[f32]) -> f64 {
 
 /// Keys and values of the positions so far.
 #[derive(Clone, Default)]
-struct Cache {
+pub(crate) struct Cache {
     keys: Vec<Vec<f64>>,
     values: Vec<Vec<f64>>,
 }
 
 fn block(layer: &Layer, cache: &mut Cache, heads: usize, x: &mut [f64]) {
-    let width = x.len();
     let qkv = times(&layer.qkv, &normed(x));
-    cache.keys.push(qkv[width..2 * width].to_vec());
-    cache.values.push(qkv[2 * width..].to_vec());
-    let attended: Vec<f64> = (0..heads).flat_map(|head| attend(&qkv[..width], cache, head, width / heads)).collect();
-    add(x, &times(&layer.out, &attended));
+    add(x, &times(&layer.out, &attended(&qkv, cache, heads)));
     let hidden: Vec<f64> = times(&layer.up, &normed(x)).into_iter().map(gelu).collect();
     add(x, &times(&layer.down, &hidden));
+}
+
+/// Attention of a token with its queries, keys and values, which become part of the cache.
+pub(crate) fn attended(qkv: &[f64], cache: &mut Cache, heads: usize) -> Vec<f64> {
+    let width = qkv.len() / 3;
+    cache.keys.push(qkv[width..2 * width].to_vec());
+    cache.values.push(qkv[2 * width..].to_vec());
+    (0..heads).flat_map(|head| attend(&qkv[..width], cache, head, width / heads)).collect()
 }
 
 fn attend(queries: &[f64], cache: &Cache, head: usize, dim: usize) -> Vec<f64> {
@@ -58,22 +62,22 @@ fn attend(queries: &[f64], cache: &Cache, head: usize, dim: usize) -> Vec<f64> {
     part.map(|i| cache.values.iter().zip(&shares).map(|(value, share)| share * value[i]).sum::<f64>() / total).collect()
 }
 
-fn times(matrix: &[f32], x: &[f64]) -> Vec<f64> {
+pub(crate) fn times(matrix: &[f32], x: &[f64]) -> Vec<f64> {
     matrix.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(&w, x)| f64::from(w) * x).sum()).collect()
 }
 
-fn normed(x: &[f64]) -> Vec<f64> {
+pub(crate) fn normed(x: &[f64]) -> Vec<f64> {
     let count = x.len() as f64;
     let mean = x.iter().sum::<f64>() / count;
     let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
     x.iter().map(|x| (x - mean) / (variance + EPS).sqrt()).collect()
 }
 
-fn gelu(x: f64) -> f64 {
+pub(crate) fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
 }
 
-fn add(x: &mut [f64], more: &[f64]) {
+pub(crate) fn add(x: &mut [f64], more: &[f64]) {
     x.iter_mut().zip(more).for_each(|(x, more)| *x += more);
 }
 

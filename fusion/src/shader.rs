@@ -26,6 +26,8 @@ pub(crate) enum File {
     Attend,
     /// A primitive operation.
     Ops,
+    /// The largest logit.
+    Argmax,
 }
 
 impl File {
@@ -39,6 +41,7 @@ impl File {
             Self::Gemv => alone(include_str!("../wgsl/gemv.wgsl")),
             Self::Attend => alone(include_str!("../wgsl/attend.wgsl")),
             Self::Ops => alone(include_str!("../wgsl/ops.wgsl")),
+            Self::Argmax => alone(include_str!("../wgsl/argmax.wgsl")),
         }
     }
 
@@ -150,9 +153,13 @@ mod tests {
             (File::Published, vec![]),
             (File::Recompute, vec![]),
             (File::Attend, vec![]),
+            (File::Argmax, vec![]),
+            (File::Gemv, vec!["W16", "PLAIN", "STORE"]),
+            (File::Ops, vec!["EMBED", "HALVES", "ROWS", "TO4"]),
+            (File::Ops, vec!["NORM", "GAIN", "FOURS", "ROWS", "TO4"]),
         ];
         for tags in [["NORM", "KV"], ["NORM", "GELU"], ["PLAIN", "ADD"], ["PLAIN", "STORE"]] {
-            all.push((File::Gemv, tags.to_vec()));
+            all.push((File::Gemv, [&tags[..], &["W32"]].concat()));
         }
         for tags in
             ["ROW FOURS TO4", "RESULT FOURS TO4", "NORM FOURS TO4", "APPEND FOURS TO4", "SCORES FOURS CACHE TO1"]
@@ -172,7 +179,9 @@ mod tests {
                 let source = file.variant(&[&tags[..], &[twin]].concat());
                 let module = parse_str(&source)
                     .unwrap_or_else(|error| panic!("{file:?} {tags:?} {twin}: {}", error.emit_to_string(&source)));
-                let capabilities = if twin == "SG" { Capabilities::SUBGROUP } else { Capabilities::empty() };
+                // Every device reads f16 out of words.
+                let subgroups = if twin == "SG" { Capabilities::SUBGROUP } else { Capabilities::empty() };
+                let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32 | subgroups;
                 let valid = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
                 assert!(valid.is_ok(), "{file:?} {tags:?} {twin}: {}", valid.unwrap_err().emit_to_string(&source));
                 let found = bindings(&source);

@@ -2,6 +2,7 @@
 // A group of LANES threads takes four rows of W.
 //
 //   SG | NOSG                  sums by shuffles, or by a tree in workgroup memory
+//   W32 | W16                  format of the weights: f32, f16
 //   NORM | PLAIN               the factor of the norm, or none
 //   STORE | GELU | ADD | KV    the result goes to y; activated; added to `rest`; or queries to y, keys and values to kv
 
@@ -20,7 +21,8 @@ struct Token {
   position: u32,
 }
 
-@group(0) @binding(0) var<storage, read> w: array<vec4<f32>>;           // [4 * FOURS][QUADS]
+@group(0) @binding(0) var<storage, read> w: array<vec4<f32>>;           // [4 * FOURS][QUADS] //#W32
+@group(0) @binding(0) var<storage, read> w: array<vec2<u32>>;           // [4 * FOURS][QUADS], 4 f16 each //#W16
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // [QUADS]
 @group(0) @binding(2) var<uniform> token: Token;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;     // [FOURS]; KV: [QUADS]
@@ -29,6 +31,12 @@ struct Token {
 
 var<workgroup> sums: array<vec4<f32>, THREADS>; //#NOSG
 var<workgroup> stats: array<vec2<f32>, THREADS>; //#NOSG NORM
+
+// Four weights of a row.
+fn four_of(at: u32) -> vec4<f32> {
+  return w[at]; //#W32
+  return vec4(unpack2x16float(w[at].x), unpack2x16float(w[at].y)); //#W16
+}
 
 // GELU in its tanh form; the argument is clamped because some drivers' tanh is NaN for large ones.
 fn gelu(v: vec4<f32>) -> vec4<f32> {
@@ -55,7 +63,12 @@ fn main(
   for (var k = lane; k < QUADS; k += LANES) {
     let a = x[origin + k];
     let at = row + k;
-    sum += vec4(dot(w[at], a), dot(w[at + QUADS], a), dot(w[at + 2u * QUADS], a), dot(w[at + 3u * QUADS], a));
+    sum += vec4(
+      dot(four_of(at), a),
+      dot(four_of(at + QUADS), a),
+      dot(four_of(at + 2u * QUADS), a),
+      dot(four_of(at + 3u * QUADS), a),
+    );
     stat += vec2(dot(a, vec4(1.0)), dot(a, a)); //#NORM
   }
   for (var far = 1u; far < LANES; far <<= 1u) { //#SG

@@ -2,7 +2,8 @@
 //
 //   ROW        y = a's row of the token
 //   RESULT     y's row of the token = a
-//   NORM       y = layer norm of a
+//   EMBED      y = the chosen id's row of a, f16, and the token's of b
+//   NORM       y = layer norm of a; GAIN: times the first row of b, plus the second
 //   APPEND     keys and values of a (q k v) go to the KV cache y
 //   SCORES     y = a's queries times the keys of b
 //   SOFTMAX    y = softmax of each head of a
@@ -25,10 +26,13 @@ struct Token {
 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f32>>; //#FOURS
 @group(0) @binding(0) var<storage, read> a: array<f32>; //#ONES
+@group(0) @binding(0) var<storage, read> a: array<vec2<u32>>;           // [ids][QUADS], 4 f16 each //#HALVES
 @group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;           // [K|V][TOKENS][QUADS] //#CACHE
+@group(0) @binding(1) var<storage, read> b: array<vec4<f32>>;           // [rows][QUADS] //#ROWS
 @group(0) @binding(2) var<uniform> token: Token;
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>; //#TO4
 @group(0) @binding(3) var<storage, read_write> y: array<f32>;           // [HEADS][TOKENS] //#TO1
+@group(0) @binding(4) var<storage, read> ids: array<u32>;               // [TOKENS + 1] //#EMBED
 
 var<workgroup> sums: array<vec2<f32>, THREADS>; //#NORM
 var<workgroup> sums: array<f32, THREADS>; //#SOFTMAX
@@ -37,6 +41,10 @@ var<workgroup> sums: array<f32, THREADS>; //#SOFTMAX
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   let i = workgroup.x * THREADS + thread;
   if (i < QUADS) { y[i] = a[token.position * QUADS + i]; } //#ROW
+  if (i < QUADS) { //#EMBED
+    let q = a[ids[token.position] * QUADS + i]; //#EMBED
+    y[i] = vec4(unpack2x16float(q.x), unpack2x16float(q.y)) + b[token.position * QUADS + i]; //#EMBED
+  } //#EMBED
   if (i < QUADS) { y[token.position * QUADS + i] = a[i]; } //#RESULT
   if (i < QUADS) { y[i] += a[i]; } //#ADD
   if (i < QUADS) { //#GELU
@@ -87,4 +95,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let mean = sums[0].x / f32(4u * QUADS); //#NORM
   let factor = inverseSqrt(max(sums[0].y / f32(4u * QUADS) - mean * mean, 0.0) + EPS); //#NORM
   for (var k = thread; k < QUADS; k += THREADS) { y[k] = (a[k] - mean) * factor; } //#NORM
+  for (var k = thread; k < QUADS; k += THREADS) { y[k] = y[k] * b[k] + b[QUADS + k]; } //#GAIN
 }

@@ -118,7 +118,7 @@ fn table(report: &Report) -> String {
 }
 
 fn line(report: &ArmReport) -> String {
-    let name = report.arm.name();
+    let name = report.name;
     let Some(figures) = &report.figures else {
         return format!("{name:34} - {}\n", report.left_out.as_deref().unwrap_or("not measured"));
     };

@@ -6,6 +6,7 @@ mod coding;
 mod decode;
 mod fusion;
 mod golden;
+mod ops;
 mod quality;
 mod shape;
 mod text;
@@ -22,6 +23,8 @@ pub(crate) enum Command {
     Fusion(fusion::Args),
     /// This machine's logits and greedy tokens beside those of a reference.
     Golden(golden::Args),
+    /// GPT-2 124M, fused against every operation submitted by itself.
+    Ops(ops::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
     Quality(quality::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
@@ -33,6 +36,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Decode(args) => decode::run(args).await,
         Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,
+        Command::Ops(args) => ops::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
