@@ -251,7 +251,7 @@ pub const WARM_UPS: usize = 3;
 const FIRST_RUN: f64 = 4.0;
 
 /// Timed runs of each candidate of an arm.
-const TRIALS: usize = 5;
+const TRIALS: usize = 9;
 
 /// Rows that differ more than this from the f64 forward, relative to its largest value, are wrong. f32 sums in another
 /// order differ by less than 1e-5.

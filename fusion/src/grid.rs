@@ -28,10 +28,10 @@ pub(crate) fn candidates(gpu: &Gpu<'_>, model: &Model) -> Result<Vec<(usize, usi
     let most = limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x) as usize;
     let fours = model.shape.width * model.shape.width / 4;
     let mut all = Vec::new();
-    for each in [64, 128, 256, 512].into_iter().filter(|&each| each <= most) {
+    for each in [64, 256].into_iter().filter(|&each| each <= most) {
         // Neither threads without work in the widest product nor threads with too much of it.
         let sensible = |&workgroups: &usize| (fours / 64..=4 * fours).contains(&(workgroups * each));
-        all.extend([4, 8, 16, 32, 64, 128].into_iter().filter(sensible).map(|workgroups| (workgroups, each)));
+        all.extend([8, 16, 32, 64, 128].into_iter().filter(sensible).map(|workgroups| (workgroups, each)));
     }
     Ok(all)
 }

@@ -7,6 +7,7 @@
 //! bandwidth beside every ratio.
 //!
 //! It needs a device and a clock and nothing else of its surroundings, so it runs in a browser as well.
+#![deny(unsafe_code)]
 
 mod arm;
 mod experiment;

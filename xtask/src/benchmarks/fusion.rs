@@ -38,9 +38,13 @@ pub(super) fn render(raw: &[Raw], text: &mut String, files: &mut Vec<(String, St
 
 fn plot(report: &Fusion, layers: usize, title: &str) -> Result<String> {
     let shapes: Vec<&FusionShape> = report.shapes.iter().filter(|shape| shape.shape.layers == layers).collect();
-    let labels: Vec<String> = shapes.iter().map(|shape| shape.shape.width.to_string()).collect();
+    let widths = || shapes.iter().map(|shape| shape.shape.width);
+    let (first, last) = (widths().min().unwrap_or(1), widths().max().unwrap_or(1));
+    // A place for every doubling, measured or not.
+    let labels: Vec<String> = (first.ilog2()..=last.ilog2()).map(|log| (1_usize << log).to_string()).collect();
+    let place = |shape: &FusionShape| (shape.shape.width.ilog2() - first.ilog2()) as usize;
     let mut all: Vec<Line> = Vec::new();
-    for (at, arm) in shapes.iter().enumerate().flat_map(|(at, shape)| shape.arms.iter().map(move |arm| (at, arm))) {
+    for (at, arm) in shapes.iter().flat_map(|shape| shape.arms.iter().map(move |arm| (place(shape), arm))) {
         if !all.iter().any(|line| line.name == arm.name) {
             all.push(Line { name: arm.name.clone(), points: Vec::new() });
         }
