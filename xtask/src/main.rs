@@ -1,6 +1,7 @@
 //! `cargo xtask demo | test | ..`: what would otherwise be shell scripts.
 #![forbid(unsafe_code)]
 
+mod benchmarks;
 mod big_endian;
 mod documented;
 mod elf;
@@ -28,6 +29,7 @@ Usage: cargo xtask <COMMAND>
   test          everything CI runs: format, lints, every combination of features, tests on the CPU, on software Vulkan
                 and on a big-endian machine, fuzzing, footprint, package, docs
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
+  benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, and
                 measure its code and stack
   big-endian    the protocol crate's tests on an emulated big-endian machine
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Some("demo") => demo(&args),
         Some("test") => suite::test(),
         Some("fuzz") => fuzz::command(&args),
+        Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),

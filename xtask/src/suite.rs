@@ -28,6 +28,7 @@ pub(crate) fn test() -> Result<()> {
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
+    step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;
     step("package", package::publishable)?;
     step("docs", || {
         run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))

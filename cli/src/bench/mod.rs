@@ -4,8 +4,10 @@ mod agreement;
 mod chain;
 mod coding;
 mod decode;
+mod fusion;
 mod golden;
 mod hop;
+mod ops;
 mod quality;
 mod shape;
 mod text;
@@ -18,10 +20,14 @@ use anyhow::Result;
 pub(crate) enum Command {
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
+    /// What fusing kernels gains: the public single-kernel experiment with fair rivals, each verified first.
+    Fusion(fusion::Args),
     /// This machine's logits and greedy tokens beside those of a reference.
     Golden(golden::Args),
     /// One shard of a chain: microseconds from frame in to frame out, and where they go.
     Hop(hop::Args),
+    /// GPT-2 124M, fused against every operation submitted by itself.
+    Ops(ops::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
     Quality(quality::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
@@ -31,8 +37,10 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Decode(args) => decode::run(args).await,
+        Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,
         Command::Hop(args) => hop::run(args).await,
+        Command::Ops(args) => ops::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }

@@ -158,6 +158,16 @@ impl GpuDevice {
         &self.name
     }
 
+    /// The open device, for work beside the engine's. It must not outlive this: objects are let go one thread at a time.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The queue of [`Self::device`].
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
     /// Whether this is a software adapter: the CPU engine is faster.
     pub fn is_software(&self) -> bool {
         self.software

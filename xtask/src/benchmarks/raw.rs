@@ -1,0 +1,191 @@
+//! The files below `docs/benchmarks/raw`: what commands printed, and where.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// A file: the JSON that a command printed, with the command, the machine and the day.
+#[derive(Deserialize)]
+pub(super) struct Raw {
+    /// The file's name without its ending.
+    #[serde(skip)]
+    pub(super) stem: String,
+    pub(super) command: String,
+    pub(super) machine: String,
+    pub(super) date: String,
+    pub(super) report: Report,
+}
+
+/// What the benchmarks print.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Report {
+    /// `syn1 bench fusion --json`
+    Fusion(Fusion),
+    /// `syn1 bench decode --json`
+    Decode(Decode),
+    /// `syn1 bench ops --json`
+    Ops(Ops),
+    /// What other programs reach at the same work.
+    Rivals(Vec<Rival>),
+}
+
+#[derive(Deserialize)]
+pub(super) struct Fusion {
+    pub(super) device: String,
+    pub(super) subgroups: bool,
+    pub(super) shapes: Vec<FusionShape>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FusionShape {
+    pub(super) shape: Shape,
+    pub(super) weight_bytes: u64,
+    pub(super) arms: Vec<FusionArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Shape {
+    pub(super) width: usize,
+    pub(super) heads: usize,
+    pub(super) layers: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FusionArm {
+    pub(super) name: String,
+    pub(super) figures: Option<Figures>,
+    pub(super) left_out: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Figures {
+    pub(super) max_error: f64,
+    pub(super) sizes: Option<String>,
+    pub(super) dispatches: usize,
+    pub(super) submits: usize,
+    pub(super) runs: usize,
+    pub(super) median_ms: f64,
+    pub(super) min_ms: f64,
+    pub(super) max_ms: f64,
+    pub(super) tokens_per_second: f64,
+    pub(super) weight_bytes_per_second: f64,
+    pub(super) of_per_op: Option<f64>,
+    pub(super) of_recompute: Option<f64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Decode {
+    pub(super) device: String,
+    pub(super) weight_bytes_per_token: u64,
+    pub(super) kv_bytes_per_token: u64,
+    pub(super) tokens_per_second: f64,
+    pub(super) limit_bytes_per_second: f64,
+    pub(super) share_of_limit: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Ops {
+    pub(super) device: String,
+    pub(super) model: String,
+    pub(super) arms: Vec<OpsArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OpsArm {
+    pub(super) name: String,
+    /// None of an arm that does not say.
+    pub(super) dispatches_per_token: Option<usize>,
+    pub(super) submits_per_token: Option<f64>,
+    pub(super) tokens_per_second: f64,
+    pub(super) of_first: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Rival {
+    pub(super) name: String,
+    pub(super) work: String,
+    /// Without it, this is no figure of speed in tokens.
+    pub(super) tokens_per_second: Option<f64>,
+    /// Lowest and highest of the runs.
+    pub(super) spread: Option<[f64; 2]>,
+}
+
+/// The files of a folder in the order of their names.
+pub(super) fn read(folder: &Path) -> Result<Vec<Raw>> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    paths.sort();
+    let mut files = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut raw: Raw = parse(&text).with_context(|| path.display().to_string())?;
+        raw.stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        files.push(raw);
+    }
+    Ok(files)
+}
+
+fn parse(text: &str) -> Result<Raw> {
+    let raw: Raw = serde_json::from_str(text)
+        .context("not {\"command\", \"machine\", \"date\", \"report\"} around what a benchmark prints with --json")?;
+    if raw.command.is_empty() || raw.machine.is_empty() || raw.date.is_empty() {
+        bail!("command, machine and date must say how the report came about");
+    }
+    Ok(raw)
+}
+
+impl Raw {
+    /// The name that rivals have for the work of a `syn1 bench decode`: shape and weights, and the context if one is named.
+    pub(super) fn work(&self) -> Result<String> {
+        let shape = self.option("--shape").with_context(|| format!("{}: a decode without --shape", self.stem))?;
+        let weights = self.option("--weights").unwrap_or("f16");
+        let mut work = match shape.strip_prefix("tiny-") {
+            Some(width) => format!("toy-{width}"),
+            None => format!("{}-{weights}", if shape == "llama1b" { "llama-1b" } else { shape }),
+        };
+        if let Some(context) = self.option("--context") {
+            work += &format!("-{context}");
+        }
+        Ok(work)
+    }
+
+    fn option(&self, name: &str) -> Option<&str> {
+        let mut words = self.command.split_whitespace();
+        words.find(|word| *word == name).and_then(|_| words.next())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DECODE: &str = r#"{"device": "d", "weight_bytes_per_token": 8, "kv_bytes_per_token": 2,
+        "tokens_per_second": 5.0, "limit_bytes_per_second": 100.0, "share_of_limit": 0.5}"#;
+
+    fn raw(command: &str, report: &str) -> Result<Raw> {
+        parse(&format!(r#"{{"command": "{command}", "machine": "m", "date": "2026-11-21", "report": {report}}}"#))
+    }
+
+    #[test]
+    fn a_report_is_known_by_what_it_holds() {
+        assert!(matches!(raw("c", DECODE).unwrap().report, Report::Decode(_)));
+        let rivals = r#"[{"name": "n", "work": "w", "tokens_per_second": 1.0, "runs": 3}]"#;
+        assert!(matches!(raw("c", rivals).unwrap().report, Report::Rivals(list) if list.len() == 1));
+        assert!(raw("c", r#"{"something": 1}"#).is_err());
+        assert!(raw("", DECODE).is_err());
+    }
+
+    #[test]
+    fn the_work_follows_from_the_command() {
+        let work = |command: &str| raw(command, DECODE).unwrap().work().unwrap();
+        assert_eq!(work("syn1 bench decode --shape gpt2 --weights f16 --json"), "gpt2-f16");
+        assert_eq!(work("syn1 bench decode --shape llama1b --weights int8"), "llama-1b-int8");
+        assert_eq!(work("syn1 bench decode --weights f32 --shape tiny-32"), "toy-32");
+        assert_eq!(work("syn1 bench decode --shape gpt2 --context 1000"), "gpt2-f16-1000");
+        assert!(raw("syn1 bench decode", DECODE).unwrap().work().is_err());
+    }
+}
