@@ -46,8 +46,9 @@ pub(crate) fn sampler(sampling: &Sampling) -> Option<Sampler> {
 }
 
 impl Alone {
-    /// Opens the device and loads the model; `None` where it has no room for the weights as they are.
-    pub(crate) async fn start(prepared: &Arc<Prepared>, options: &DeviceOptions) -> Result<Option<Self>> {
+    /// Opens the device and loads the model, and measures which kernels are faster if it is to `tune`; `None` where it has no
+    /// room for the weights as they are.
+    pub(crate) async fn start(prepared: &Arc<Prepared>, options: &DeviceOptions, tune: bool) -> Result<Option<Self>> {
         let (asks, asked) = mpsc::channel();
         let (ready, loaded) = oneshot::channel();
         let (over, ended) = mpsc::channel();
@@ -55,7 +56,7 @@ impl Alone {
         let work = move || {
             // Sent by its drop, whatever ends this thread.
             let _over = over;
-            match engine(&prepared, &options) {
+            match engine(&prepared, &options, tune) {
                 Ok(Some((device, mut engine))) => {
                     let _ = ready.send(Ok(Some(device)));
                     while let Ok((ask, updates)) = asked.recv() {
@@ -99,7 +100,7 @@ impl Drop for Thread {
 }
 
 /// The device and the engine; none where the device has no room.
-fn engine(prepared: &Prepared, options: &DeviceOptions) -> Result<Option<(Device, AnyEngine)>> {
+fn engine(prepared: &Prepared, options: &DeviceOptions, tune: bool) -> Result<Option<(Device, AnyEngine)>> {
     let device = Device::open(&options.device, options.threads)?;
     let config = EngineConfig {
         max_positions: prepared.max_positions,
@@ -111,7 +112,8 @@ fn engine(prepared: &Prepared, options: &DeviceOptions) -> Result<Option<(Device
         return Ok(None);
     }
     let (plan, pieces) = prepared.whole()?;
-    let engine = device.engine(plan, &pieces, config)?;
+    let make = if tune { Device::tuned_engine } else { Device::engine };
+    let engine = make(&device, plan, &pieces, config)?;
     Ok(Some((device, engine)))
 }
 

@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     check_template(&tokenizer)?;
     // What is wrong with the sampling is told now rather than after the first message.
     swarm::check_ask(&prepared, &ask(&args, vec![0]))?;
-    let local = Local::ready(&prepared, args.nodes, &args.how).await?;
+    let local = Local::ready(&prepared, args.nodes, &args.how, true).await?;
 
     let is_terminal = std::io::stdin().is_terminal();
     let mut messages = begin(args.system.clone());

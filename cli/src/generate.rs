@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         speculate: args.how.speculate.into(),
     };
     swarm::check_ask(&prepared, &ask)?;
-    let local = Local::ready(&prepared, args.nodes, &args.how).await?;
+    let local = Local::ready(&prepared, args.nodes, &args.how, false).await?;
     let updates = local.generate(ask.clone())?;
     answer::print(local.by(), updates, &prepared, Question { ask, text, json: args.json }).await
 }

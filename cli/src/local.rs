@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::wire::Wire;
+use syn1_kernels::sampling::Sampler;
 
 use crate::alone::{self, Alone};
 use crate::answer::{By, Updates};
@@ -24,8 +25,8 @@ pub(crate) enum Local {
 
 impl Local {
     /// Starts what answers best and waits until it is ready: the device's own token loop for one node, whose sampler can do
-    /// what is asked and which has room for the model; else a swarm of `nodes`.
-    pub(crate) async fn ready(prepared: &Arc<Prepared>, nodes: u16, how: &TextOptions) -> Result<Self> {
+    /// what is asked and which has room for the model; else a swarm of `nodes`. What is to run `for_long` may measure first.
+    pub(crate) async fn ready(prepared: &Arc<Prepared>, nodes: u16, how: &TextOptions, for_long: bool) -> Result<Self> {
         let swarm = async || {
             let (swarm, wire) = swarm::ready_for(prepared, nodes, how).await?;
             Ok(Self::Swarm(Box::new(swarm), wire))
@@ -33,11 +34,13 @@ impl Local {
         if nodes > 1 {
             return swarm().await;
         }
-        if alone::sampler(&how.sampling.sampling()).is_none() {
+        let Some(sampler) = alone::sampler(&how.sampling.sampling()) else {
             show::say("one node behind a coordinator: the device's own sampler cannot do what is asked");
             return swarm().await;
-        }
-        let Some(alone) = Alone::start(prepared, &how.device).await? else {
+        };
+        // What measuring finds is for the likeliest tokens only.
+        let tune = for_long && sampler == Sampler::Greedy;
+        let Some(alone) = Alone::start(prepared, &how.device, tune).await? else {
             show::say("one node behind a coordinator: the device has no room for the weights as they are");
             return swarm().await;
         };

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{GpuDevice, GpuEngine, OpenError, RoundTrip};
+use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip};
 use syn1_model::{PieceBytes, Plan};
 
 pub use syn1_kernels::gpu::AdapterLine;
@@ -178,6 +178,34 @@ impl Device {
                 CpuEngine::new(plan, pieces, config, Some(*threads)).map(Box::new).map(AnyEngine::Cpu)
             }
             Kind::Gpu(gpu) => GpuEngine::new(gpu, plan, pieces, config).map(Box::new).map(AnyEngine::Gpu),
+        }
+    }
+}
+
+impl Device {
+    /// As [`Device::engine`], for a token loop that runs for long: a GPU's kernels are chosen by measuring, which can take a
+    /// second or two.
+    ///
+    /// # Errors
+    /// As [`Device::engine`].
+    pub fn tuned_engine(
+        &self,
+        plan: Plan,
+        pieces: &[PieceBytes],
+        config: EngineConfig,
+    ) -> Result<AnyEngine, EngineError> {
+        let Kind::Gpu(gpu) = &self.kind else { return self.engine(plan, pieces, config) };
+        let options = GpuOptions { persist: Persistence::Measured, ..GpuOptions::default() };
+        GpuEngine::with_options(gpu, plan, pieces, config, options).map(Box::new).map(AnyEngine::Gpu)
+    }
+}
+
+impl AnyEngine {
+    /// Whether the token loop runs many tokens in one dispatch.
+    pub fn in_one_dispatch(&self) -> bool {
+        match self {
+            Self::Cpu(_) => false,
+            Self::Gpu(engine) => engine.in_one_dispatch(),
         }
     }
 }

@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// How activations travel between nodes.
     #[command(flatten)]
     wire: WireOptions,
+    /// Take the default kernels, without measuring which are faster
+    #[arg(long)]
+    no_tune: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -65,6 +68,8 @@ struct Report {
     first_token_ms: f64,
     prefill_tokens_per_second: f64,
     tokens_per_second: f64,
+    /// The token loop runs many tokens in one dispatch.
+    in_one_dispatch: bool,
     read_bytes_per_second: f64,
     limit_bytes_per_second: f64,
     share_of_limit: f64,
@@ -131,7 +136,11 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: prompt };
     let weight_bytes = bytes_per_token(&plan);
     let kv_bytes = plan.kv_bytes_per_position() * (prompt + tokens / 2) as u64;
-    let mut engine = device.engine(plan, &pieces, config)?;
+    let mut engine = if args.no_tune {
+        device.engine(plan, &pieces, config)?
+    } else {
+        device.tuned_engine(plan, &pieces, config)?
+    };
     let slot = engine.open()?;
     let ids = prompt_ids(args, prepared);
 
@@ -159,6 +168,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
         first_token_ms: first * 1e3,
         prefill_tokens_per_second: prompt as f64 / first,
         tokens_per_second: pace,
+        in_one_dispatch: engine.in_one_dispatch(),
         read_bytes_per_second: pace * (weight_bytes + kv_bytes) as f64,
         limit_bytes_per_second: median(limits),
         share_of_limit: median(shares),
@@ -263,7 +273,7 @@ fn table(report: &Report, args: &Args) -> String {
         "first token",
         report.first_token_ms,
         report.prefill_tokens_per_second,
-        "engine, token loop on the device",
+        if report.in_one_dispatch { "token loop in one dispatch" } else { "token loop on the device" },
         report.tokens_per_second,
         report.read_bytes_per_second / 1e9,
         "limit: reading as many bytes",

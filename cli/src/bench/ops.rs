@@ -66,7 +66,7 @@ fn measure(args: &Args) -> Result<Report> {
     let gpu = Gpu::new(device.device(), device.queue());
     let begun = Instant::now();
     let clock = || begun.elapsed().as_secs_f64();
-    let bar = CountBar::new("arms", 3);
+    let bar = CountBar::new("arms", 4);
     let mut arms: Vec<ArmReport> = Vec::new();
     let naive = Naive::gpt2_124m();
     for (name, per_op) in [("each op submitted and waited for", true), ("the same ops, a submit a token", false)] {
@@ -78,32 +78,37 @@ fn measure(args: &Args) -> Result<Report> {
         bar.step();
     }
     drop(naive);
-    let tokens_per_second = fused(&device, args.runs.into())?;
-    let of_first = arms.first().map_or(1.0, |first| tokens_per_second / first.tokens_per_second);
-    arms.push(ArmReport {
-        name: "syn1's engine, fused",
-        dispatches_per_token: None,
-        submits_per_token: None,
-        runs: args.runs.into(),
-        tokens_per_second,
-        of_first,
-    });
+    let engine =
+        [("syn1's engine, 5 dispatches a layer", Persistence::Off), ("syn1's engine, tuned", Persistence::Measured)];
+    for (name, persist) in engine {
+        let tokens_per_second = fused(&device, args.runs.into(), persist)?;
+        arms.push(ArmReport {
+            name,
+            dispatches_per_token: None,
+            submits_per_token: None,
+            runs: args.runs.into(),
+            tokens_per_second,
+            of_first: arms.first().map_or(1.0, |first| tokens_per_second / first.tokens_per_second),
+        });
+        bar.step();
+    }
     drop(bar);
     Ok(Report { device: device.name().to_owned(), model: "gpt2-124m f16 (random weights)", arms })
 }
 
 /// Tokens per second of the engine at the same work.
-fn fused(device: &GpuDevice, runs: usize) -> Result<f64> {
+fn fused(device: &GpuDevice, runs: usize, persist: Persistence) -> Result<f64> {
     let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
     let prepared = shape::prepare(Shape::Gpt2, WeightFormat::F16, folder.path())?;
     let (plan, pieces) = prepared.whole()?;
     let config = EngineConfig { max_positions: TOKENS, slots: 1, max_rows: 1 };
-    let mut engine = GpuEngine::new(device, plan, &pieces, config)?;
+    let mut engine =
+        GpuEngine::with_options(device, plan, &pieces, config, GpuOptions { persist, ..GpuOptions::default() })?;
     let slot = engine.open()?;
     let mut paces = Vec::new();
     for run in 0..=runs {
         let begun = Instant::now();
-        block_on(engine.greedy(slot, 0, 0, TOKENS, &mut Vec::new()))?;
+        block_on(engine.decode(Decode::greedy(slot, 0, 0, TOKENS), |_| ControlFlow::Continue(())))?;
         if run > 0 {
             paces.push(TOKENS as f64 / begun.elapsed().as_secs_f64());
         }

@@ -20,6 +20,8 @@ pub(crate) enum Shape {
     Gpt2,
     /// Llama 3.2 1B: 16 layers, width 2048, vocabulary 128,256; a context of 8192.
     Llama1b,
+    /// SmolLM 135M: 30 layers, width 576, vocabulary 49,152; a context of 8192.
+    Llama135m,
 }
 
 impl Shape {
@@ -27,6 +29,9 @@ impl Shape {
         match self {
             Self::Gpt2 => Spec::gpt2_124m(),
             Self::Llama1b => Spec::llama_1b(),
+            Self::Llama135m => {
+                Spec { layers: 30, width: 576, heads: 9, kv_heads: 3, ffn: 1536, vocab: 49_152, ..Spec::llama_1b() }
+            }
         }
     }
 
@@ -34,6 +39,7 @@ impl Shape {
         match self {
             Self::Gpt2 => "gpt2-124m (random weights)",
             Self::Llama1b => "llama-1b (random weights)",
+            Self::Llama135m => "llama-135m (random weights)",
         }
     }
 }

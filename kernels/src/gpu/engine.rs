@@ -197,6 +197,11 @@ impl GpuEngine {
         Ok(engine)
     }
 
+    /// Whether the token loop runs many tokens in one dispatch.
+    pub fn in_one_dispatch(&self) -> bool {
+        self.persist.is_some()
+    }
+
     /// Where the time of the last step went.
     pub fn last_step(&self) -> StepTimes {
         self.last_step
