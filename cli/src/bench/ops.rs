@@ -1,12 +1,13 @@
 //! `syn1 bench ops`: GPT-2 124M in f16, fused against one submit per operation.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use syn1_fusion::{Gpu, Naive, NaiveReport, TOKENS};
-use syn1_kernels::engine::{Engine, EngineConfig};
-use syn1_kernels::gpu::{GpuDevice, GpuEngine};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig};
+use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions, Persistence};
 use syn1_model::plan::WeightFormat;
 
 use super::shape::{self, Shape};
@@ -20,7 +21,7 @@ use crate::show;
 #[command(after_help = "\
 GPT-2 124M with random f16 weights, 64 greedy tokens from the first on. The unfused arms run every layer norm, product,
 bias, GELU, residual, and the steps of attention as a dispatch of its own; their first ids are compared with a forward
-pass in f64 before they are timed. The last arm is the engine that nodes run.")]
+pass in f64 before they are timed. The last arms are the engine: as nodes run it, and tuned for a token loop on the device.")]
 pub(crate) struct Args {
     /// Device: `auto`, `gpu`, or a number or part of a name that `syn1 doctor` lists
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
