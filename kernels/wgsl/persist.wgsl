@@ -5,7 +5,7 @@
 // protocol). A flag is used once, so nothing is ever reset. Each product's first weights are loaded before its inputs are
 // waited for: weights do not depend on them.
 //
-// This needs all workgroups to be on the device at once, which no API promises: persist.rs asks the device beforehand,
+// This needs all workgroups to be on the device at once, which no API promises: the host asks the device beforehand,
 // every wait is bounded, and whoever gives up sets `status`, upon which all others stop waiting and the host falls back.
 //
 // A slot of `wire` is written once a layer (winners: once a token). Nobody overwrites what another may still have to
@@ -13,8 +13,8 @@
 //
 // A product's shape is known when the pipeline is made: persist_product.wgsl is the text of one product, repeated for each.
 //
-// Tags: W32 | W16 | W8 | W4, format of the blocks' matrices; T32 | T16 | T8, of the token embedding and the head;
-// F16 | F32, of the KV cache and of learned positions; LEARNED.
+// Tags: T32 | T16 | T8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
+// ROTATED, how positions come in.
 
 override THREADS: u32 = 512u;
 override LANES: u32 = 32u;      // threads of a subgroup
@@ -111,12 +111,13 @@ var<private> gave_up: bool;
 var<private> position: u32;
 var<private> best: vec2<u32>;
 
-// A step of a product: three chunks of two rows, and what its epilogue needs.
+// A step of a product: four chunks of two rows, and what its epilogue needs.
 struct Load {
   a0: vec4<u32>, b0: vec4<u32>,
   a1: vec4<u32>, b1: vec4<u32>,
   a2: vec4<u32>, b2: vec4<u32>,
-  sa0: u32, sb0: u32, sa1: u32, sb1: u32, sa2: u32, sb2: u32,
+  a3: vec4<u32>, b3: vec4<u32>,
+  sa0: u32, sb0: u32, sa1: u32, sb1: u32, sa2: u32, sb2: u32, sa3: u32, sb3: u32,
   aux: vec4<f32>,
   turn: vec4<f32>,
 }
@@ -305,7 +306,7 @@ fn attend(l: u32, flag: u32) {
       total = total * fade + p;
       acc = acc * fade + v * p;
     }
-    // Teams of a subgroup, then subGROUPS.
+    // Teams of a subgroup, then subgroups.
     for (var apart = HEAD8; apart < LANES; apart *= 2u) {
       let rival = subgroupShuffleXor(highest, apart);
       let higher = max(highest, rival);
@@ -452,7 +453,7 @@ fn down_follow(l: u32) {
 }
 fn head_follow(l: u32) { qkv_ahead(0u, position + 1u); }
 
-// The likeliest token of all workGROUPS, the lowest id among equals.
+// The likeliest token of all workgroups, the lowest id among equals.
 fn pick(flag: u32) -> u32 {
   var value = bitcast<f32>(0xff7fffffu);
   var id = NONE;

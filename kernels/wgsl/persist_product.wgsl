@@ -1,5 +1,7 @@
-// One product of persist.wgsl: KIND is qkv, out, up, down or head, and so is a tag; GATED where up has pairs of gate and up
-// rows; BYTES where its matrix is int8, HALVES where it is int4.
+// One product of persist.wgsl: KIND is qkv, out, up, down or head, and so is a tag.
+//
+// Further tags: W32 | W16 | W8 | W4, format of its matrix; GATED | PLAIN, whether its rows are pairs of gate and up;
+// NORMED | BARE, whether a norm precedes it; BLOCK for all but the head; OTHER for all but qkv; ADDS for out and down.
 
 override KIND_ROWS: u32 = 0u;
 override KIND_CHUNKS: u32 = 1u; // vec4s of a row, the scales behind them not counted
@@ -50,7 +52,7 @@ fn KIND_pair(unit: u32, half: u32) -> u32 {
 }
 
 fn KIND_chunk_at(step: u32, part: u32) -> u32 {
-  return ((step * 3u + part) * KIND_SLICES + warp % KIND_SLICES) * LANES + lane;
+  return ((step * 4u + part) * KIND_SLICES + warp % KIND_SLICES) * LANES + lane;
 }
 
 fn KIND_load(l: u32, pair: u32, step: u32, at: u32) {
@@ -59,29 +61,38 @@ fn KIND_load(l: u32, pair: u32, step: u32, at: u32) {
   let c0 = KIND_chunk_at(step, 0u);
   let c1 = KIND_chunk_at(step, 1u);
   let c2 = KIND_chunk_at(step, 2u);
+  let c3 = KIND_chunk_at(step, 3u);
   if (c0 < KIND_CHUNKS) {
     next.a0 = KIND_quad(l, row + c0);
     next.b0 = KIND_quad(l, other + c0);
-    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0 / 4u); //#BYTES
-    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0 / 4u); //#BYTES
-    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0); //#HALVES
-    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0); //#HALVES
+    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0 / 4u); //#W8
+    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0 / 4u); //#W8
+    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0); //#W4
+    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0); //#W4
   }
   if (c1 < KIND_CHUNKS) {
     next.a1 = KIND_quad(l, row + c1);
     next.b1 = KIND_quad(l, other + c1);
-    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1 / 4u); //#BYTES
-    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1 / 4u); //#BYTES
-    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1); //#HALVES
-    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1); //#HALVES
+    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1 / 4u); //#W8
+    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1 / 4u); //#W8
+    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1); //#W4
+    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1); //#W4
   }
   if (c2 < KIND_CHUNKS) {
     next.a2 = KIND_quad(l, row + c2);
     next.b2 = KIND_quad(l, other + c2);
-    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2 / 4u); //#BYTES
-    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2 / 4u); //#BYTES
-    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2); //#HALVES
-    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2); //#HALVES
+    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2 / 4u); //#W8
+    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2 / 4u); //#W8
+    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2); //#W4
+    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2); //#W4
+  }
+  if (c3 < KIND_CHUNKS) {
+    next.a3 = KIND_quad(l, row + c3);
+    next.b3 = KIND_quad(l, other + c3);
+    next.sa3 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c3 / 4u); //#W8
+    next.sb3 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c3 / 4u); //#W8
+    next.sa3 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c3); //#W4
+    next.sb3 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c3); //#W4
   }
   next.aux = KIND_extra(l, KIND_AUX + pair);
   let at_head = 2u * pair % (8u * HEAD8) / 4u; //#qkv
@@ -101,32 +112,32 @@ fn KIND_chunk(a: vec4<u32>, b: vec4<u32>, sa: u32, sb: u32, c: u32) -> vec2<f32>
   let x0 = inputs[c]; //#W16
   let x1 = inputs[KIND_CHUNKS + c]; //#W16
   return vec2(dot(f16s(a.xy), x0) + dot(f16s(a.zw), x1), dot(f16s(b.xy), x0) + dot(f16s(b.zw), x1)); //#W16
-  let ga = unpack2x16float(sa); //#BYTES
-  let gb = unpack2x16float(sb); //#BYTES
-  let scale = select(vec2(ga.x, gb.x), vec2(ga.y, gb.y), c / 2u % 2u == 1u); //#BYTES
-  let x0 = inputs[c]; //#BYTES
-  let x1 = inputs[KIND_CHUNKS + c]; //#BYTES
-  let x2 = inputs[2u * KIND_CHUNKS + c]; //#BYTES
-  let x3 = inputs[3u * KIND_CHUNKS + c]; //#BYTES
-  let all = 1152.0 * total(x0 + x1 + x2 + x3); //#BYTES
-  var da = dot(raised_bytes(a.x), x0) + dot(raised_bytes(a.y), x1); //#BYTES
-  var db = dot(raised_bytes(b.x), x0) + dot(raised_bytes(b.y), x1); //#BYTES
-  da += dot(raised_bytes(a.z), x2) + dot(raised_bytes(a.w), x3); //#BYTES
-  db += dot(raised_bytes(b.z), x2) + dot(raised_bytes(b.w), x3); //#BYTES
-  return scale * (vec2(da, db) - all); //#BYTES
-  let la = unpack2x16float(sa); //#HALVES
-  let lb = unpack2x16float(sb); //#HALVES
-  var sum = vec2(0.0); //#HALVES
-  var rest = vec4(0.0); //#HALVES
-  for (var i = 0u; i < 4u; i++) { //#HALVES
-    let x0 = inputs[2u * i * KIND_CHUNKS + c]; //#HALVES
-    let x1 = inputs[(2u * i + 1u) * KIND_CHUNKS + c]; //#HALVES
-    rest += x0 + x1; //#HALVES
-    sum.x += dot(raised_halves(a[i]), x0) + dot(raised_halves(a[i] >> 4u), x1); //#HALVES
-    sum.y += dot(raised_halves(b[i]), x0) + dot(raised_halves(b[i] >> 4u), x1); //#HALVES
-  } //#HALVES
-  let all = total(rest); //#HALVES
-  return vec2(la.x, lb.x) * (sum - 1024.0 * all) + vec2(la.y, lb.y) * all; //#HALVES
+  let ga = unpack2x16float(sa); //#W8
+  let gb = unpack2x16float(sb); //#W8
+  let scale = select(vec2(ga.x, gb.x), vec2(ga.y, gb.y), c / 2u % 2u == 1u); //#W8
+  let x0 = inputs[c]; //#W8
+  let x1 = inputs[KIND_CHUNKS + c]; //#W8
+  let x2 = inputs[2u * KIND_CHUNKS + c]; //#W8
+  let x3 = inputs[3u * KIND_CHUNKS + c]; //#W8
+  let all = 1152.0 * total(x0 + x1 + x2 + x3); //#W8
+  var da = dot(raised_bytes(a.x), x0) + dot(raised_bytes(a.y), x1); //#W8
+  var db = dot(raised_bytes(b.x), x0) + dot(raised_bytes(b.y), x1); //#W8
+  da += dot(raised_bytes(a.z), x2) + dot(raised_bytes(a.w), x3); //#W8
+  db += dot(raised_bytes(b.z), x2) + dot(raised_bytes(b.w), x3); //#W8
+  return scale * (vec2(da, db) - all); //#W8
+  let la = unpack2x16float(sa); //#W4
+  let lb = unpack2x16float(sb); //#W4
+  var sum = vec2(0.0); //#W4
+  var rest = vec4(0.0); //#W4
+  for (var i = 0u; i < 4u; i++) { //#W4
+    let x0 = inputs[2u * i * KIND_CHUNKS + c]; //#W4
+    let x1 = inputs[(2u * i + 1u) * KIND_CHUNKS + c]; //#W4
+    rest += x0 + x1; //#W4
+    sum.x += dot(raised_halves(a[i]), x0) + dot(raised_halves(a[i] >> 4u), x1); //#W4
+    sum.y += dot(raised_halves(b[i]), x0) + dot(raised_halves(b[i] >> 4u), x1); //#W4
+  } //#W4
+  let all = total(rest); //#W4
+  return vec2(la.x, lb.x) * (sum - 1024.0 * all) + vec2(la.y, lb.y) * all; //#W4
 }
 
 // Brings the inputs into workgroup memory: from `source` in `wire`, `x` (NONE) or the embedding of `id` (HERE).
@@ -237,6 +248,7 @@ fn KIND_run(l: u32, source: u32, wanted: u32, flag: u32, id: u32) {
         acc += KIND_chunk(now.a0, now.b0, now.sa0, now.sb0, KIND_chunk_at(step, 0u));
         acc += KIND_chunk(now.a1, now.b1, now.sa1, now.sb1, KIND_chunk_at(step, 1u));
         acc += KIND_chunk(now.a2, now.b2, now.sa2, now.sb2, KIND_chunk_at(step, 2u));
+        acc += KIND_chunk(now.a3, now.b3, now.sa3, now.sb3, KIND_chunk_at(step, 3u));
         aux = now.aux;
         turn = now.turn;
       }

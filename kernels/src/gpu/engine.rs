@@ -14,7 +14,7 @@ use super::launch::Extent;
 use super::logits::Logits;
 use super::memory::buffer;
 use super::patience::Patience;
-use super::persist::{self, Persist};
+use super::persist::{self, Persist, Size};
 use super::prepared::{Prepared, Shape, StepTimes, Stopwatch};
 use super::program::Program;
 use super::readback::Readback;
@@ -141,25 +141,25 @@ impl GpuEngine {
             return Err(device.unsupported(format!("rows of {largest} bytes, the largest binding is {most}")));
         }
         let options = GpuOptions { window_bytes: options.window_bytes.min(most), ..options };
-        let persist_size = match options.persist {
+        let persist = match options.persist {
             Persistence::Off => None,
-            Persistence::Sized { groups, threads } => match persist::obstacle(device, &plan, groups) {
-                Some(why) => return Err(device.unsupported(format!("the token loop in one dispatch: {why}"))),
-                None => Some((groups, threads)),
-            },
-            Persistence::Measured => persist::size(device, &plan)?,
+            Persistence::Sized { groups, threads } => {
+                let size = Size { groups, threads };
+                if let Some(why) = persist::obstacle(device, &plan, &config, size) {
+                    return Err(device.unsupported(format!("the token loop in one dispatch: {why}")));
+                }
+                Some(size)
+            }
+            Persistence::Measured => persist::size(device, &plan, &config)?,
         };
-        let weights = Weights::upload(device, &plan, pieces, persist_size.is_some())?;
+        let weights = Weights::upload(device, &plan, pieces, persist.is_some())?;
         let rows = config.max_rows;
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;
         let program = Program::new(device, &plan, &weights, &activations, &config, options)?;
-        let persist = match (persist_size, &weights.arena) {
-            (Some(size), Some(arena)) => {
-                let kv = program.kv_layer_bytes;
-                Some(Persist::new(device, &plan, &weights, &program.rotations, &config, kv, arena, size)?)
-            }
-            _ => None,
+        let persist = match persist.zip(weights.arena.as_ref()) {
+            Some((size, arena)) => Some(Persist::new(device, &plan, (&weights, arena), &program, &config, size)?),
+            None => None,
         };
         let (inbox, rows, carry, token_loop) = device.guarded("inbox and readback", 0, || {
             let stride = Strides::of(&plan).x;

@@ -19,7 +19,7 @@ use super::engine::{GpuEngine, Request, pass};
 use super::launch::Extent;
 use super::readback::{Pending, Readback};
 use super::sieve::Sieve;
-use crate::engine::{Decode, Engine, EngineError};
+use crate::engine::{Decode, EngineError};
 use crate::sampling::Rule;
 
 /// What the token loop needs beside the program.
@@ -219,58 +219,6 @@ impl GpuEngine {
         }
     }
 }
-
-impl GpuEngine {
-    /// Keeps the persistent kernel only if it gives the same tokens as the other kernels, and at least [`GAIN`] times as
-    /// many a second.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub(super) fn admit(&mut self) -> Result<(), EngineError> {
-        let count = TRIAL.min(self.config.max_positions);
-        let slot = self.open()?;
-        let trial = |engine: &mut Self| -> Result<(Vec<u32>, Duration), EngineError> {
-            let mut ids = Vec::with_capacity(count);
-            let sink = |id| {
-                ids.push(id);
-                ControlFlow::Continue(())
-            };
-            let begun = Instant::now();
-            pollster::block_on(engine.token_loop(Decode::greedy(slot, 0, 0, count), sink))?;
-            Ok((ids, begun.elapsed()))
-        };
-        let mut times = [Duration::MAX; 2];
-        let mut texts = [Vec::new(), Vec::new()];
-        for _ in 0..=TRIALS {
-            for (arm, (time, text)) in times.iter_mut().zip(&mut texts).enumerate() {
-                let aside = if arm == 0 { self.persist.take() } else { None };
-                let tried = trial(self);
-                if arm == 0 {
-                    self.persist = aside;
-                }
-                let (ids, took) = tried?;
-                (*text, *time) = (ids, took.min(*time));
-            }
-        }
-        self.close(slot);
-        let gain = times[0].as_secs_f64() / times[1].as_secs_f64();
-        let (is_same, name) = (texts[0] == texts[1], self.device.name());
-        tracing::debug!("{name}: the token loop in one dispatch: {gain:.2} times as fast, same tokens: {is_same}");
-        if !is_same || gain < GAIN {
-            self.persist = None;
-        }
-        Ok(())
-    }
-}
-
-/// Tokens of a trial of the persistent kernel.
-const TRIAL: usize = 48;
-
-/// Trials of each arm behind a first one that warms up.
-const TRIALS: usize = 2;
-
-/// How much faster the persistent kernel must be.
-const GAIN: f64 = 1.15;
 
 /// How many turns the next submit has.
 struct Pace {

@@ -7,6 +7,7 @@ mod errors;
 mod golden;
 mod greedy;
 mod hop;
+mod persist;
 #[path = "../plain/mod.rs"]
 mod plain;
 mod results;
