@@ -59,7 +59,11 @@ fn collected(raw: &[Raw]) -> Result<BTreeMap<&str, BTreeMap<String, Work>>> {
                 let bytes = (decode.weight_bytes_per_token + decode.kv_bytes_per_token) as f64;
                 work.limit = Some(decode.limit_bytes_per_second / bytes);
                 work.rows.push(Row {
-                    name: format!("syn1 on {}", decode.device),
+                    name: format!(
+                        "syn1 on {}{}",
+                        decode.device,
+                        if decode.in_one_dispatch { ", tokens in one dispatch" } else { "" }
+                    ),
                     tokens_per_second: decode.tokens_per_second,
                     spread: None,
                     share: Some(decode.share_of_limit),

@@ -84,6 +84,9 @@ pub(super) struct Decode {
     pub(super) tokens_per_second: f64,
     pub(super) limit_bytes_per_second: f64,
     pub(super) share_of_limit: f64,
+    /// Reports from before there was a choice have none.
+    #[serde(default)]
+    pub(super) in_one_dispatch: bool,
 }
 
 #[derive(Deserialize)]
@@ -139,7 +142,7 @@ fn parse(text: &str) -> Result<Raw> {
 }
 
 impl Raw {
-    /// The name that rivals have for the work of a `syn1 bench decode`: shape and weights, and the context if one is named.
+    /// The name that rivals have for the work of a `syn1 bench decode`: shape and weights, and the prompt if it is long.
     pub(super) fn work(&self) -> Result<String> {
         let shape = self.option("--shape").with_context(|| format!("{}: a decode without --shape", self.stem))?;
         let weights = self.option("--weights").unwrap_or("f16");
@@ -147,8 +150,8 @@ impl Raw {
             Some(width) => format!("toy-{width}"),
             None => format!("{}-{weights}", if shape == "llama1b" { "llama-1b" } else { shape }),
         };
-        if let Some(context) = self.option("--context") {
-            work += &format!("-{context}");
+        if let Some(prompt) = self.option("--prompt").filter(|prompt| prompt.len() > 2) {
+            work += &format!("-{prompt}");
         }
         Ok(work)
     }
@@ -185,7 +188,7 @@ mod tests {
         assert_eq!(work("syn1 bench decode --shape gpt2 --weights f16 --json"), "gpt2-f16");
         assert_eq!(work("syn1 bench decode --shape llama1b --weights int8"), "llama-1b-int8");
         assert_eq!(work("syn1 bench decode --weights f32 --shape tiny-32"), "toy-32");
-        assert_eq!(work("syn1 bench decode --shape gpt2 --context 1000"), "gpt2-f16-1000");
+        assert_eq!(work("syn1 bench decode --shape gpt2 --prompt 1000"), "gpt2-f16-1000");
         assert!(raw("syn1 bench decode", DECODE).unwrap().work().is_err());
     }
 }
