@@ -1,49 +1,26 @@
-//! What the coordinator answers over HTTP: shards for nodes, its state, and text for people and programs.
+//! `POST /api/generate`: text, a JSON object a line.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use syn1_model::chat::Message;
-use tower_http::services::ServeFile;
 
 use crate::core::Refusal;
-use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION};
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::server::{Generation, Shared, today};
 use crate::update::{Finish, Update};
 
-/// Serves for as long as the coordinator runs.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
-    let body = BODY_BYTES + shared.look(|core| core.config().max_positions) * BODY_BYTES_PER_POSITION;
-    let routes = axum::Router::new()
-        .route("/", get(home))
-        .route("/health", get(|| async { "ok\n" }))
-        .route("/ready", get(ready))
-        .route("/api/topology", get(topology))
-        .route("/api/generate", post(generate))
-        .route("/shards/{name}", get(shard))
-        .layer(DefaultBodyLimit::max(body))
-        .with_state(shared);
-    let listener = tokio::net::TcpListener::from_std(listener);
-    let served = async { axum::serve(listener?, routes).await };
-    if let Err(error) = served.await {
-        tracing::error!("HTTP ended: {error}");
-    }
-}
-
 /// What `POST /api/generate` takes.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Ask {
+pub(super) struct Ask {
     /// Text to continue.
     prompt: Option<String>,
     /// Token ids to continue, in place of text.
@@ -92,7 +69,8 @@ impl From<Update> for Line {
     }
 }
 
-async fn generate(State(shared): State<Arc<Shared>>, ask: Result<Json<Ask>, JsonRejection>) -> Response {
+/// Starts a request and streams it.
+pub(super) async fn generate(State(shared): State<Arc<Shared>>, ask: Result<Json<Ask>, JsonRejection>) -> Response {
     let started = async {
         let Json(ask) = ask.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
         let prompt = prompt(&shared, ask.prompt, ask.ids, ask.messages).await?;
@@ -156,42 +134,4 @@ fn refuse(refusal: &Refusal) -> Response {
         Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     (status, Json(serde_json::json!({ "error": refusal.to_string() }))).into_response()
-}
-
-async fn home(State(shared): State<Arc<Shared>>) -> String {
-    let topology = shared.look(|core| core.topology());
-    let mut page = format!("syn1 serves {} ({} layers)\n", topology.model, topology.layers);
-    page += &match topology.waiting_for {
-        None => "ready: a token has passed through every layer\n\n".into(),
-        Some(what) => format!("not ready: {what}\n\n"),
-    };
-    for node in topology.nodes {
-        let layers = node.layers.map_or_else(|| "-".into(), |(first, end)| format!("layers {first}..{end}"));
-        page += &format!("{:20} {:12} {:8} {}\n", node.name, layers, node.state, node.device);
-    }
-    page + "\nPOST /api/generate {\"prompt\": \"...\"}, or messages, streams text; GET /api/topology tells the rest.\n"
-}
-
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    match shared.look(|core| core.topology().waiting_for) {
-        None => "ready\n".into_response(),
-        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")).into_response(),
-    }
-}
-
-async fn topology(State(shared): State<Arc<Shared>>) -> Response {
-    Json(shared.look(|core| core.topology())).into_response()
-}
-
-/// The manifest, or a piece by its SHA-256; ranges are honoured.
-async fn shard(State(shared): State<Arc<Shared>>, Path(name): Path<String>, request: Request) -> Response {
-    let file = match name.as_str() {
-        "manifest.json" => "syn1.json".into(),
-        hash if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => format!("{hash}.bin"),
-        _ => return (StatusCode::NOT_FOUND, "no such shard: ask for manifest.json or a SHA-256\n").into_response(),
-    };
-    match ServeFile::new(shared.shards().join(file)).try_call(request).await {
-        Ok(response) => response.into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot read the shard: {error}\n")).into_response(),
-    }
 }
