@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use syn1_model::plan::WeightFormat;
 use wgpu::{
-    BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType,
-    ComputePipelineDescriptor, PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor,
-    ShaderRuntimeChecks, ShaderSource, ShaderStages,
+    BindGroup, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType,
+    CommandEncoder, CommandEncoderDescriptor, ComputePassDescriptor, ComputePipelineDescriptor,
+    PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor, ShaderRuntimeChecks, ShaderSource,
+    ShaderStages,
 };
 
 use super::device::GpuDevice;
@@ -95,6 +96,21 @@ pub(super) struct Kernel {
     pub(super) layout: BindGroupLayout,
 }
 
+impl Kernel {
+    /// Commands that run it `times` times, on `workgroups` workgroups each.
+    pub(super) fn encode(&self, device: &GpuDevice, binds: &BindGroup, workgroups: u32, times: u32) -> CommandEncoder {
+        let mut encoder = device.device.create_command_encoder(&CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, binds, &[]);
+        for _ in 0..times {
+            pass.dispatch_workgroups(workgroups, 1, 1);
+        }
+        drop(pass);
+        encoder
+    }
+}
+
 /// A file, its tags, and the bits of its overrides' values.
 type Key = (File, Vec<&'static str>, Vec<(&'static str, u64)>);
 
@@ -115,7 +131,7 @@ impl<'a> Kernels<'a> {
         Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
     }
 
-    /// Kernels that have neither KV caches nor subgroup operations.
+    /// Kernels of texts that have no variants by KV cache or subgroups.
     pub(super) fn plain(device: &'a GpuDevice) -> Self {
         Self::new(device, WeightFormat::F16, None)
     }
@@ -133,18 +149,24 @@ impl<'a> Kernels<'a> {
         if let Some(kernel) = self.made.get(&key) {
             return kernel.clone();
         }
-        let source = variant(file, &key.1);
+        let label = format!("{file:?} {}", key.1.join(" "));
+        let kernel = self.compile(&label, variant(file, &key.1), overrides);
+        self.made.insert(key, kernel.clone());
+        kernel
+    }
+
+    /// The kernel of `source`, this crate's own text, with values for its overrides.
+    pub(super) fn compile(&mut self, label: &str, source: String, overrides: &[(&str, f64)]) -> Kernel {
         let layout = self.layout(bindings(&source));
         let device = &self.device.device;
-        let label = format!("{file:?} {}", key.1.join(" "));
-        let module = trusted(device, &label, source);
+        let module = trusted(device, label, source);
         let pipeline_layout = device.create_pipeline_layout(&PipelineLayoutDescriptor {
-            label: Some(&label),
+            label: Some(label),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let pipeline = device.create_compute_pipeline(&ComputePipelineDescriptor {
-            label: Some(&label),
+            label: Some(label),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
@@ -155,9 +177,7 @@ impl<'a> Kernels<'a> {
             },
             cache: None,
         });
-        let kernel = Kernel { pipeline, layout };
-        self.made.insert(key, kernel.clone());
-        kernel
+        Kernel { pipeline, layout }
     }
 
     fn layout(&mut self, bindings: Vec<(u32, BufferBindingType)>) -> BindGroupLayout {
@@ -234,7 +254,7 @@ fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
 
 /// A module without injected bounds checks, loop bounds and division guards, which would cost a decode step 17 to 40 %.
 #[allow(unsafe_code)]
-pub(super) fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
+fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor = ShaderModuleDescriptor { label: Some(label), source: ShaderSource::Wgsl(source.into()) };
     // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
     // the bindings; rows are bounded by the step's and by the room of their window, positions by the context that KV

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use syn1_model::plan::{Plan, WeightFormat};
+use syn1_model::plan::Plan;
 use wgpu::{BufferUsages, Features};
 
 use super::super::device::GpuDevice;
@@ -122,7 +122,7 @@ pub(in super::super) fn size(
 /// What the device says.
 fn residents(device: &GpuDevice) -> Result<u32, EngineError> {
     let (kernel, binds, state, readback) = device.guarded("the residency probe", 0, || {
-        let kernel = Kernels::new(device, WeightFormat::F16, None).kernel(File::Resident, &[], &[]);
+        let kernel = Kernels::plain(device).kernel(File::Resident, &[], &[]);
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let state = buffer(device, "residency", 8, usage);
         let binds = bind(device, &kernel, &[(0, View::whole(&state))]);
@@ -130,12 +130,7 @@ fn residents(device: &GpuDevice) -> Result<u32, EngineError> {
     })?;
     let all_meet = |groups: u32| -> Result<bool, EngineError> {
         device.queue.write_buffer(&state, 0, &[0; 8]);
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        pass.dispatch_workgroups(groups, 1, 1);
-        drop(pass);
+        let mut encoder = kernel.encode(device, &binds, groups, 1);
         readback.copy(&mut encoder, &state, 8);
         let pending = readback.start(8, device.queue.submit([encoder.finish()]));
         let mut met = false;
