@@ -51,10 +51,10 @@ pub(super) enum File {
     Read,
     /// Whole tokens in one dispatch.
     Persist,
-    /// How many workgroups stay on the device.
-    Resident,
     /// One product of it.
     PersistProduct,
+    /// How many workgroups stay on the device.
+    Resident,
     /// The look at subgroups.
     Probe,
 }
@@ -82,8 +82,8 @@ impl File {
             Self::Sieve => include_str!("../../wgsl/sieve.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
             Self::Persist => include_str!("../../wgsl/persist.wgsl"),
-            Self::Resident => include_str!("../../wgsl/resident.wgsl"),
             Self::PersistProduct => include_str!("../../wgsl/persist_product.wgsl"),
+            Self::Resident => include_str!("../../wgsl/resident.wgsl"),
             Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
     }
@@ -126,8 +126,7 @@ pub(super) struct Kernels<'a> {
 impl<'a> Kernels<'a> {
     /// Kernels for KV caches in `kv` (f32 or f16), with subgroup operations if the sizes (smallest, largest) of subgroups are given.
     pub(super) fn new(device: &'a GpuDevice, kv: WeightFormat, subgroups: Option<(u32, u32)>) -> Self {
-        let kv = if kv == WeightFormat::F32 { "F32" } else { "F16" };
-        let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, kv];
+        let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, cached(kv)];
         Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
     }
 
@@ -218,6 +217,11 @@ pub(super) fn gathered(format: WeightFormat) -> (&'static str, usize) {
     }
 }
 
+/// The tag of a KV cache in `format`.
+pub(super) fn cached(format: WeightFormat) -> &'static str {
+    if format == WeightFormat::F32 { "F32" } else { "F16" }
+}
+
 /// The text of `file` with the lines of `tags`.
 pub(super) fn variant(file: File, tags: &[&str]) -> String {
     let mut out = String::new();
@@ -232,7 +236,7 @@ pub(super) fn variant(file: File, tags: &[&str]) -> String {
 }
 
 /// The bindings that a shader declares, one a line.
-fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
+pub(super) fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
     let mut found = Vec::new();
     for line in source.lines() {
         let Some((number, rest)) = line.strip_prefix("@group(0) @binding(").and_then(|rest| rest.split_once(')'))
@@ -259,8 +263,8 @@ fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderMo
     // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
     // the bindings; rows are bounded by the step's and by the room of their window, positions by the context that KV
     // caches and rotary tables are made for; ids are checked against the vocabulary before they are used; every loop is
-    // bounded by an override or a uniform; and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run
-    // every kernel.
+    // bounded by an override or a uniform, or, where workgroups wait for each other (persist.wgsl, resident.wgsl), by a
+    // number of tries; and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run every kernel.
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
 
