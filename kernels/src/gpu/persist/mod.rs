@@ -104,8 +104,15 @@ impl Persist {
         bind(&self.device, &self.kernel, &views.map(|(binding, buffer)| (binding, View::whole(buffer))))
     }
 
-    /// Writes what the next submit's dispatch is to do: `turns` tokens.
-    pub(super) fn prepare(&self, turns: u32) {
+    /// Records the dispatch of `turns` tokens, and writes for the next submit how many they are.
+    pub(super) fn record(&self, pass: &mut ComputePass<'_>, binds: &BindGroup, turns: u32) {
+        self.prepare(turns);
+        pass.set_pipeline(&self.kernel.pipeline);
+        pass.set_bind_group(0, binds, &[]);
+        pass.dispatch_workgroups(self.groups, 1, 1);
+    }
+
+    fn prepare(&self, turns: u32) {
         let used = turns * (self.layers + 1);
         let flag = match self.flag.load(Ordering::Relaxed).checked_add(used) {
             Some(_) => self.flag.load(Ordering::Relaxed),
@@ -118,13 +125,6 @@ impl Persist {
         self.flag.store(flag + used, Ordering::Relaxed);
         let control = Control { turns, flag, patience: PATIENCE, pad: 0 };
         self.device.queue.write_buffer(&self.control, 0, bytemuck::bytes_of(&control));
-    }
-
-    /// Records the dispatch.
-    pub(super) fn record(&self, pass: &mut ComputePass<'_>, binds: &BindGroup) {
-        pass.set_pipeline(&self.kernel.pipeline);
-        pass.set_bind_group(0, binds, &[]);
-        pass.dispatch_workgroups(self.groups, 1, 1);
     }
 }
 
