@@ -9,6 +9,7 @@ use wgpu::{BufferUsages, Features};
 use super::super::device::GpuDevice;
 use super::super::engine::GpuEngine;
 use super::super::memory::{View, bind, buffer};
+use super::super::program::kv_layer_bytes;
 use super::super::readback::Readback;
 use super::super::shader::{File, Kernels};
 use super::super::weights::Arena;
@@ -82,7 +83,7 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
     if limits.max_storage_buffers_per_shader_stage < BINDINGS {
         return Some(format!("the device binds fewer than {BINDINGS} buffers"));
     }
-    let kv = plan.kv_bytes_per_position() * config.max_positions as u64 + KV_SLACK * plan.layers.len() as u64;
+    let kv = kv_layer_bytes(plan, config) * plan.layers.len() as u64;
     let largest = Arena::bytes(plan).into_iter().chain([kv]).max().unwrap_or(0);
     let most = limits.max_storage_buffer_binding_size;
     (largest > most).then(|| format!("weights or KV cache have {largest} bytes, one binding {most}"))
@@ -207,5 +208,19 @@ const PROBE_THREADS: u32 = 1024;
 /// Storage buffers that the kernel binds.
 const BINDINGS: u32 = 13;
 
-/// Bytes that a layer's KV cache may have beyond its positions: a few positions' slack, and the padding to whole offsets.
-const KV_SLACK: u64 = 1 << 17;
+#[cfg(test)]
+mod tests {
+    use super::super::super::shader::{bindings, variant};
+    use super::*;
+
+    #[test]
+    fn the_text_declares_as_many_buffers_as_a_device_is_asked_for() {
+        for (tables, kv) in [("W32", "F32"), ("W16", "F16"), ("W8", "F16")] {
+            for positions in ["LEARNED", "ROTATED"] {
+                let text = variant(File::Persist, &[tables, kv, positions]);
+                assert_eq!(bindings(&text).len(), BINDINGS as usize, "{tables} {kv} {positions}");
+                assert_eq!(text.matches("@binding(").count(), BINDINGS as usize, "{tables} {kv} {positions}");
+            }
+        }
+    }
+}
