@@ -19,6 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
 use crate::limits::GOODBYE;
+use crate::recovery::Recovery;
 use crate::request::Generate;
 use crate::update::{Event, Topology, Update};
 use crate::{http, link};
@@ -174,6 +175,11 @@ impl Server {
     /// The swarm as it is now.
     pub fn topology(&self) -> Topology {
         self.shared.look(Core::topology)
+    }
+
+    /// What was lost and regained since the start.
+    pub fn recovery(&self) -> Recovery {
+        self.shared.look(Core::recovery)
     }
 
     /// What happens in the swarm from now on.

@@ -87,6 +87,7 @@ impl Model {
             wire: Wire::everywhere(wire),
             slots,
             chunk: 16,
+            relay_bytes: 16 << 20,
             tokenizer: self.folder.tokenizer().cloned(),
         };
         let shards = self.shards.path().to_owned();
