@@ -10,6 +10,7 @@ use syn1_core::control::{Assign, Control};
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
 use crate::placement::{Offer, Unplaced, place, predicted_ns};
+use crate::reason::reason;
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::update::{Event, Update};
@@ -19,6 +20,8 @@ pub(crate) struct Chain {
     pub(crate) parts: Vec<(NodeId, Range<usize>)>,
     pub(crate) loaded: BTreeSet<NodeId>,
     pub(crate) predicted_ns: u64,
+    /// Why it is as it is, for people.
+    pub(crate) reason: String,
     pub(crate) ready: bool,
     /// Requests that every node of it has room for.
     pub(crate) slots: usize,
@@ -47,6 +50,8 @@ impl Core {
         };
         self.generation = self.generation.wrapping_add(1);
         let predicted_ns = predicted_ns(&offers, &parts);
+        let needed = (format, self.demand(format).bytes());
+        let reason = reason(policy, needed, &offers, &parts, |node| self.name(ids[node]));
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
         let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
@@ -66,7 +71,7 @@ impl Core {
         }
         self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
         let chunk = usize::try_from(rows).unwrap_or(chunk).clamp(1, chunk);
-        self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, ready: false, slots, chunk });
+        self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, reason, ready: false, slots, chunk });
     }
 
     /// There is no chain, and unless it is `waiting` for what comes by itself, nothing to wait for either.

@@ -17,6 +17,7 @@ use crate::chain::Chain;
 use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE};
 use crate::placement::{Offer, Policy};
 use crate::request::{EPOCH, Generate, Request};
+use crate::timing::Timings;
 use crate::update::{Event, Update};
 use crate::wire::Wire;
 
@@ -94,6 +95,7 @@ pub struct Core {
     pub(crate) waiting: VecDeque<Request>,
     pub(crate) last_request: u32,
     pub(crate) last_node: u32,
+    pub(crate) timings: Timings,
     pub(crate) actions: VecDeque<Action>,
 }
 
@@ -131,6 +133,7 @@ impl Core {
             waiting: VecDeque::new(),
             last_request: 0,
             last_node: 0,
+            timings: Timings::default(),
             actions: VecDeque::new(),
         }
     }
@@ -201,6 +204,7 @@ impl Core {
             }
             Control::Closed(closed) => {
                 let compute = Duration::from_micros(closed.compute_us);
+                self.timings.closed(from, closed.request, compute);
                 self.closed(now, from, closed.request, compute);
             }
             // News of an assignment or a route that has been replaced.
@@ -214,6 +218,7 @@ impl Core {
 
     /// A data frame from a node.
     pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
+        self.timings.answered(now, from, header, payload.len());
         // A request that is over, or whose node was sent away, may still have frames on their way.
         let Some(request) = self.requests.get_mut(&header.request) else { return };
         if request.closing.is_some() || header.epoch != EPOCH || !self.nodes.contains_key(&from) {
@@ -240,6 +245,7 @@ impl Core {
     /// A node's link is gone. Requests that passed through it fail with its name; the others wait for a new chain.
     pub fn gone(&mut self, now: Duration, node: NodeId, why: &str) {
         let Some(gone) = self.nodes.remove(&node) else { return };
+        self.timings.gone(node);
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
             self.place_at = Some(now + PLACE_SETTLE);

@@ -47,7 +47,7 @@ impl Core {
             self.send(node, &Control::Open(open));
         }
         if let Some((header, payload)) = first {
-            self.send_data(id, 0, header, payload);
+            self.send_data(now, id, 0, header, payload);
         }
     }
 
@@ -55,12 +55,12 @@ impl Core {
         match next {
             Next::Send(frames) => {
                 for (hop, header, payload) in frames {
-                    self.send_data(id, hop, header, payload);
+                    self.send_data(now, id, hop, header, payload);
                 }
             }
             Next::Tokens(updates, frame) => {
                 if let Some((header, payload)) = frame {
-                    self.send_data(id, 0, header, payload);
+                    self.send_data(now, id, 0, header, payload);
                 }
                 self.tokens(now, id, updates);
             }
@@ -159,11 +159,13 @@ impl Core {
         self.start_waiting(now);
     }
 
-    pub(crate) fn send_data(&mut self, id: u32, hop: usize, header: Header, payload: Vec<u8>) {
-        let node = self.chain.as_ref().and_then(|chain| chain.parts.get(hop)).map(|part| part.0);
+    pub(crate) fn send_data(&mut self, now: Duration, id: u32, hop: usize, header: Header, payload: Vec<u8>) {
+        let parts = self.chain.as_ref().map_or(&[][..], |chain| &chain.parts);
+        let (node, is_last) = (parts.get(hop).map(|part| part.0), hop + 1 == parts.len());
         let (Some(node), Some(request)) = (node, self.requests.get_mut(&id)) else { return };
         request.figures.frames += 1;
         request.figures.bytes += (Header::LEN + payload.len()) as u64;
+        self.timings.sent(now, node, is_last, &header, payload.len());
         self.actions.push_back(Action::Send(node, header, payload));
     }
 }

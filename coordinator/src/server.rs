@@ -15,9 +15,10 @@ use syn1_core::{Header, Millis, Negotiated};
 use syn1_identity::{Key, Keys};
 use syn1_model::date::Date;
 use syn1_model::plan::WeightFormat;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
+use crate::feed::{Feed, Told};
 use crate::limits::GOODBYE;
 use crate::request::Generate;
 use crate::update::{Event, Topology, Update};
@@ -110,6 +111,8 @@ struct State {
     links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
+    /// The same for those who watch over HTTP.
+    feed: Feed,
     /// The event loop has ended.
     over: bool,
 }
@@ -140,6 +143,7 @@ impl Server {
                 links: HashMap::new(),
                 requests: HashMap::new(),
                 watchers: Vec::new(),
+                feed: Feed::new(),
                 over: false,
             }),
             started: Instant::now(),
@@ -282,6 +286,11 @@ impl Shared {
         self.lock().tell(event);
     }
 
+    /// The latest events and those to come; `None` when too many watch already.
+    pub(crate) fn watch(&self) -> Option<(Vec<Told>, broadcast::Receiver<Told>)> {
+        self.lock().feed.watch()
+    }
+
     /// Milliseconds since the start, for sessions.
     pub(crate) fn millis(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64)
@@ -325,6 +334,7 @@ impl State {
     fn tell(&mut self, event: Event) {
         tracing::info!(?event);
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
+        self.feed.tell(event);
     }
 }
 

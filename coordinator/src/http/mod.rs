@@ -1,6 +1,9 @@
-//! What the coordinator answers over HTTP, a file per subject: shards for nodes, the swarm's state, and text.
+//! What the coordinator answers over HTTP, a file per subject: pages for people, shards for nodes, the swarm's state and
+//! events, and text.
 
+mod events;
 mod generate;
+mod pages;
 mod shards;
 mod swarm;
 
@@ -17,10 +20,11 @@ use crate::server::Shared;
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     let body = BODY_BYTES + shared.look(|core| core.config().max_positions) * BODY_BYTES_PER_POSITION;
     let routes = axum::Router::new()
-        .route("/", get(swarm::home))
+        .merge(pages::routes())
         .route("/health", get(swarm::health))
         .route("/ready", get(swarm::ready))
         .route("/api/topology", get(swarm::topology))
+        .route("/api/events", get(events::events))
         .route("/api/generate", post(generate::generate))
         .route("/shards/{name}", get(shards::shard))
         .layer(DefaultBodyLimit::max(body))
