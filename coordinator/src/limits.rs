@@ -73,6 +73,28 @@ pub(crate) const OWN: usize = 16;
 /// A goodbye that takes longer than this is not waited for.
 pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
 
+/// Passes through the chain whose hops' times are kept: a picture of the latest tokens, and medians that a single slow one
+/// does not move.
+pub(crate) const MAX_PASSES: usize = 48;
+
+/// Frames, and requests, of one node that are timed at once: a node that never answers is not to fill the memory.
+pub(crate) const MAX_TIMED: usize = 1024;
+
+/// Events that who comes later still sees.
+pub(crate) const MAX_PAST_EVENTS: usize = 100;
+
+/// Events that may wait for one watcher; who is behind by more is told the present state instead.
+pub(crate) const WATCHER_BACKLOG: usize = 256;
+
+/// Watchers of the events over HTTP: each costs a state and figures twice a second.
+pub(crate) const MAX_WATCHERS: usize = 128;
+
+/// Between two reports of figures: often enough for eyes, seldom enough to cost no token anything.
+pub(crate) const FIGURES_EVERY: Duration = Duration::from_millis(500);
+
+/// A watcher hears something at least so often: proxies cut connections that are silent for a minute.
+pub(crate) const WATCHER_SILENCE: Duration = Duration::from_secs(15);
+
 /// Bytes of an HTTP body for each position of the context: no token is longer in any common tokenizer.
 pub(crate) const BODY_BYTES_PER_POSITION: usize = 128;
 

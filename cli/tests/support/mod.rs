@@ -94,7 +94,17 @@ impl Model {
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front: Front::default(), keys, allow }).expect("free ports")
+        Server::start(ServerConfig {
+            core,
+            shards,
+            pack,
+            tcp: local,
+            http: local,
+            front: Front::default(),
+            keys,
+            allow,
+        })
+        .expect("free ports")
     }
 }
 
