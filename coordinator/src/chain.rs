@@ -22,7 +22,7 @@ pub(crate) struct Chain {
     pub(crate) ready: bool,
     /// Requests that every node of it has room for.
     pub(crate) slots: usize,
-    /// Rows of a prefill chunk that its slowest node computes in reasonable time.
+    /// Rows of a prefill chunk that all its nodes take, and the slowest computes in reasonable time.
     pub(crate) chunk: usize,
 }
 
@@ -50,6 +50,8 @@ impl Core {
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
         let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
+        let taken = parts.iter().filter_map(|(id, _)| Some(self.nodes.get(id)?.max_rows));
+        let chunk = taken.min().unwrap_or(chunk).clamp(1, chunk);
         for (id, layers) in &parts {
             if let Some(node) = self.nodes.get_mut(id) {
                 (node.progressed, node.done_bytes) = (now, 0);
