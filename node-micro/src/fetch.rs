@@ -76,14 +76,14 @@ async fn file<B: Board>(
     loop {
         let before = at;
         let mut too_long = false;
-        let got = board.fetch(port, name, before, &mut |bytes| {
+        let mut part = |bytes: &[u8]| {
             too_long |= bytes.len() > most - at;
             if !too_long {
                 at += bytes.len();
                 take(bytes);
             }
-        });
-        let got = got.await;
+        };
+        let got = board.fetch(port, name, before, &mut part).await;
         attempts = if at > before { 0 } else { attempts + 1 };
         match got {
             _ if too_long => return Err(FetchError::Length),

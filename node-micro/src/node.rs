@@ -106,8 +106,6 @@ enum Job {
 enum Next {
     Wait,
     Start(Job),
-    /// Nothing is left to do for what was assigned before.
-    Drop,
     End(Reason),
 }
 
@@ -138,7 +136,7 @@ impl<B: Board, T: Transmit> Node<'_, B, T> {
                 Some(job) => self.perform(rx, memory, job).await?,
             };
             match next {
-                Next::Wait | Next::Drop => {}
+                Next::Wait => {}
                 Next::Start(job) => todo = Some(job),
                 Next::End(reason) => return Ok(reason),
             }

@@ -27,7 +27,7 @@ struct Request {
 }
 
 /// Why a request cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum RequestError {
     NotLoaded,
     Slots(usize),
