@@ -22,7 +22,7 @@ use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::WeightFormat;
 use syn1_model::split::split;
-use syn1_node_host::{DeviceChoice, HostConfig};
+use syn1_node_host::{DeviceChoice, HostConfig, Trust};
 use tokio::sync::oneshot;
 
 /// A folder of the repository.
@@ -93,7 +93,17 @@ impl Model {
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front: Front::default(), keys, allow }).expect("free ports")
+        Server::start(ServerConfig {
+            core,
+            shards,
+            pack,
+            tcp: local,
+            http: local,
+            front: Front::default(),
+            keys,
+            allow,
+        })
+        .expect("free ports")
     }
 }
 
@@ -111,6 +121,7 @@ impl Node {
     pub fn join(server: &Server, name: &str, device: &DeviceChoice, weights: Option<PathBuf>, cache: &Path) -> Self {
         let config = HostConfig {
             join: format!("tcp://{}", server.tcp()).parse().expect("an address"),
+            trust: Trust::System,
             name: name.into(),
             keys: Keys::generate().expect("random numbers"),
             expect: Some(coordinator_keys().public()),
