@@ -32,7 +32,7 @@ impl Core {
 
     /// What stands between now and a ready model.
     pub(crate) fn waits_for(&self) -> String {
-        let Some(chain) = &self.chain else { return self.unplaced.clone() };
+        let Some(chain) = self.chain.as_ref().filter(|chain| self.is_held(chain)) else { return self.unplaced.clone() };
         let missing = chain.parts.iter().filter(|part| !chain.loaded.contains(&part.0));
         let missing: Vec<String> = missing.map(|part| self.name(part.0)).collect();
         if missing.is_empty() {
