@@ -5,6 +5,7 @@ mod benchmarks;
 mod big_endian;
 #[allow(dead_code, reason = "what drives the browser comes with the pages and the browser's node")]
 mod browser;
+mod c;
 mod documented;
 mod elf;
 mod footprint;
@@ -33,8 +34,10 @@ Usage: cargo xtask <COMMAND>
                 and on a big-endian machine, fuzzing, footprint, package, docs
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
-  footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, and
-                measure its code and stack
+  footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
+                in its library for C, and measure its code and stack
+  c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
+                an emulated Cortex-M3, and what the library takes of flash and memory
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::command(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
+        Some("c") => c(),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
         Some("pages") => pages::command(),
@@ -87,6 +91,13 @@ fn demo(args: &[String]) -> Result<()> {
 fn big_endian() -> Result<()> {
     if !big_endian::check()? {
         bail!("the tests did not run");
+    }
+    Ok(())
+}
+
+fn c() -> Result<()> {
+    if !c::check()? {
+        bail!("not all of it ran");
     }
     Ok(())
 }
