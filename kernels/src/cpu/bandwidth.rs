@@ -1,6 +1,8 @@
 //! How fast this machine reads memory: the limit of a decode step, which reads every weight once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use web_time::Instant;
 
 use syn1_model::Lines;
 

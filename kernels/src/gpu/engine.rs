@@ -202,6 +202,15 @@ impl GpuEngine {
         self.persist.is_some()
     }
 
+    /// Waits until all that the engine is made of is known to be there. A browser's GPU says only then what went wrong;
+    /// elsewhere this is nothing to wait for.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] where the device has no room, or [`EngineError::Device`].
+    pub async fn settled(&self) -> Result<(), EngineError> {
+        self.device.settled().await
+    }
+
     /// Where the time of the last step went.
     pub fn last_step(&self) -> StepTimes {
         self.last_step
@@ -374,7 +383,7 @@ impl Engine for GpuEngine {
         };
         let mut times = StepTimes::default();
         let mut watch = Stopwatch::start();
-        self.inbox.fill(&self.device, state, mail)?;
+        self.inbox.fill(&self.device, state, mail).await?;
         times.upload = watch.lap();
         // From here on the positions behind are overwritten, also by a step that fails.
         self.set_have(step.slot, step.position);
@@ -389,7 +398,7 @@ impl Engine for GpuEngine {
         self.record_ahead(step.slot, step.position + rows, rows, wanted);
         times.ahead = watch.lap();
         if let Some((pending, Outcome { readback, .. })) = pending.zip(self.outcome(shape)) {
-            let waited = pending.wait(&self.device, &self.patience);
+            let waited = pending.wait(&self.device, &self.patience).await;
             times.wait = watch.lap();
             let (width, stride) = match &self.logits {
                 Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
@@ -404,7 +413,7 @@ impl Engine for GpuEngine {
             times.read = watch.lap();
             self.patience.came(times.ahead + times.wait);
         } else {
-            self.device.wait(None)?;
+            self.device.idle().await?;
             times.wait = watch.lap();
         }
         self.last_step = times;
