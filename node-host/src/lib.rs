@@ -11,7 +11,6 @@ mod lane;
 mod laptop;
 pub mod measure;
 mod pieces;
-mod room;
 mod serve;
 
 pub use device::{AnyEngine, Device, DeviceChoice, DeviceError};

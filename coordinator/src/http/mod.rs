@@ -3,6 +3,7 @@
 mod generate;
 mod shards;
 mod swarm;
+mod web;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/api/topology", get(swarm::topology))
         .route("/api/generate", post(generate::generate))
         .route("/shards/{name}", get(shards::shard))
+        .route("/web/{name}", get(web::web))
         .layer(DefaultBodyLimit::max(body))
         .with_state(shared);
     let listener = tokio::net::TcpListener::from_std(listener);

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use web_time::Instant;
-
 use syn1_model::Lines;
+use web_time::Instant;
 
 use super::kernels::{Kernels, Sum};
 use super::lanes::Lanes;

@@ -195,6 +195,11 @@ impl GpuDevice {
         &self.queue
     }
 
+    /// Whether the device was lost: it will not compute again.
+    pub fn is_lost(&self) -> bool {
+        self.faults.lost.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// Whether this is a software adapter: the CPU engine is faster.
     pub fn is_software(&self) -> bool {
         self.software
