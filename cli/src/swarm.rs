@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use syn1_coordinator::core::{Core, CoreConfig};
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::{Policy, Unplaced};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
@@ -172,6 +173,7 @@ pub(crate) fn server_config(
         pack: prepared.pack(),
         tcp: local,
         http: local,
+        front: Front::default(),
         keys,
         allow: Vec::new(),
     }

@@ -5,19 +5,24 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+pub mod code;
 pub mod core;
 mod deadlines;
+pub mod door;
 mod draft;
+pub mod front;
 mod http;
 mod limits;
 mod link;
 pub mod placement;
+pub mod qr;
 pub mod request;
 mod routing;
 pub mod sample;
 pub mod server;
 mod stop;
 pub mod text;
+pub mod tls;
 pub mod update;
 mod view;
 mod weights;

@@ -60,3 +60,26 @@ pub(crate) const BODY_BYTES_PER_POSITION: usize = 128;
 
 /// Bytes of an HTTP body beside the prompt.
 pub(crate) const BODY_BYTES: usize = 64 << 10;
+
+/// HTTP connections at a time: a browser opens six, so this is a room full of people; each holds some 20 KiB.
+pub(crate) const MAX_HTTP: usize = 512;
+
+/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included: a connection that
+/// says nothing must not hold a place.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Between two looks at this machine's addresses and at the certificate's files.
+pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(60);
+
+/// Wrong join codes that an address may send in a [`GUESS_WINDOW`]: more than a person mistypes. Of 31^8 codes a guesser
+/// tries so 7,200 in a day, one in 10^8.
+pub(crate) const GUESSES: u32 = 5;
+
+/// See [`GUESSES`].
+pub(crate) const GUESS_WINDOW: Duration = Duration::from_secs(60);
+
+/// Addresses whose wrong codes are counted: when there are more, nobody new is listened to until the window ends.
+pub(crate) const MAX_GUESSERS: usize = 1024;
+
+/// Keys that came in by a code and are remembered: more than any swarm has nodes.
+pub(crate) const MAX_MEMBERS: usize = 4096;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
@@ -92,7 +93,7 @@ impl Model {
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow }).expect("free ports")
+        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front: Front::default(), keys, allow }).expect("free ports")
     }
 }
 

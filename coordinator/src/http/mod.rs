@@ -1,6 +1,12 @@
-//! What the coordinator answers over HTTP, a file per subject: shards for nodes, the swarm's state, and text.
+//! What the coordinator answers over HTTP, a file per subject: shards for nodes, the swarm's state, text, nodes that join by
+//! WebSocket, and how a device comes in.
 
+mod asker;
 mod generate;
+mod join;
+mod node;
+mod plain;
+mod serve;
 mod shards;
 mod swarm;
 mod web;
@@ -23,13 +29,16 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/ready", get(swarm::ready))
         .route("/api/topology", get(swarm::topology))
         .route("/api/generate", post(generate::generate))
+        .route("/api/join", get(join::join))
+        .route("/ca.crt", get(join::authority))
+        .route("/node", get(node::node))
         .route("/shards/{name}", get(shards::shard))
         .route("/web/{name}", get(web::web))
         .layer(DefaultBodyLimit::max(body))
-        .with_state(shared);
-    let listener = tokio::net::TcpListener::from_std(listener);
-    let served = async { axum::serve(listener?, routes).await };
-    if let Err(error) = served.await {
-        tracing::error!("HTTP ended: {error}");
-    }
+        .with_state(shared.clone());
+    let routes = match &shared.certificates {
+        Some(_) => routes.layer(axum::middleware::from_fn(plain::guard)),
+        None => routes,
+    };
+    serve::serve(listener, routes, shared.certificates.as_ref()).await;
 }
