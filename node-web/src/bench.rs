@@ -17,7 +17,7 @@ use crate::timer::sleep;
 /// # Errors
 /// A sentence.
 pub(crate) async fn run(options: BenchOptions, told: &dyn Fn(Value)) -> Result<Value, String> {
-    let BenchOptions { shape, weights, tokens, prompt, runs, device, adapter } = options;
+    let BenchOptions { shape, weights, tokens, prompt, runs, device, adapter, tiles } = options;
     let spec = shape.spec();
     if tokens < 2 || prompt == 0 || runs == 0 || prompt + tokens > spec.max_positions {
         return Err(format!(
@@ -25,7 +25,7 @@ pub(crate) async fn run(options: BenchOptions, told: &dyn Fn(Value)) -> Result<V
             spec.max_positions
         ));
     }
-    let device = Device::choose(device, &adapter, &|_| ()).await?.device;
+    let device = Device::choose(device, &adapter, tiles, &|_| ()).await?.device;
     let plan = Plan::new(&spec, weights, 0..spec.layers);
     let total = plan.pieces.len() + runs + 1;
     let at = async |done: usize, text: &str| {
@@ -47,21 +47,21 @@ pub(crate) async fn run(options: BenchOptions, told: &dyn Fn(Value)) -> Result<V
     drop(pieces);
     let slot = engine.open().map_err(|error| error.to_string())?;
     let ids: Vec<u32> = (0..prompt as u32).map(|id| (id * 37 + 11) % spec.vocab as u32).collect();
-    let (mut firsts, mut paces, mut limits) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut firsts, mut paces) = (Vec::new(), Vec::new());
     for run in 0..=runs {
         at(made + run, if run == 0 { "warming up" } else { "measuring" }).await;
         let first = prefill(&mut engine, slot, &ids).await?;
         let pace = tokens as f64 / decode(&mut engine, slot, prompt, tokens).await?;
-        let limit = device.read_bandwidth(weight_bytes).await? as f64;
         // The first run warms up.
         if run > 0 {
             firsts.push(first);
             paces.push(pace);
-            limits.push(limit);
         }
     }
     drop(engine);
-    let (first, pace, limit) = (median(firsts), median(paces), median(limits));
+    at(total, "reading memory").await;
+    let limit = device.read_bandwidth(weight_bytes).await? as f64;
+    let (first, pace) = (median(firsts), median(paces));
     let read = pace * (weight_bytes + kv_bytes) as f64;
     Ok(json!({
         "model": shape.name(),

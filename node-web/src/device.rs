@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{self, GpuDevice, GpuEngine};
+use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions};
 use syn1_model::{PieceBytes, Plan};
 use web_time::Instant;
 
@@ -34,6 +34,7 @@ pub(crate) enum Device {
     /// The browser's GPU, with what is known of its name.
     Gpu {
         name: String,
+        options: GpuOptions,
     },
     Cpu,
 }
@@ -55,12 +56,17 @@ impl Drop for Open {
 }
 
 impl Device {
-    /// Opens what is wanted and tests it. `name` is what the browser says of its adapter; `told` gets what a page wants to
-    /// know.
+    /// Opens what is wanted and tests it. `name` is what the browser says of its adapter; software makes kernels for several
+    /// rows only with `tiles`; `told` gets what a page wants to know.
     ///
     /// # Errors
     /// A sentence, where the GPU is demanded and is not there or computes garbage.
-    pub(crate) async fn choose(choice: Choice, name: &str, told: &dyn Fn(Value)) -> Result<Chosen, String> {
+    pub(crate) async fn choose(
+        choice: Choice,
+        name: &str,
+        tiles: bool,
+        told: &dyn Fn(Value),
+    ) -> Result<Chosen, String> {
         let on_cpu = |why: &str| Chosen { device: Self::Cpu, line: format!("{why}computing on the CPU, 1 thread") };
         if choice == Choice::Cpu {
             return Ok(on_cpu(""));
@@ -71,8 +77,9 @@ impl Device {
             if choice == Choice::Auto && open.0.is_software() {
                 return Err(format!("{name} is software, which is slower"));
             }
+            let options = GpuOptions { tiles: tiles || !open.0.is_software(), ..GpuOptions::default() };
             let begun = Instant::now();
-            let tested = test(&open).await;
+            let tested = test(&open, options).await;
             let (worst, cause) = match &tested {
                 Ok(worst) if *worst <= selftest::LIMIT => (Some(*worst), None),
                 Ok(worst) => (
@@ -91,9 +98,10 @@ impl Device {
             }));
             match cause {
                 Some(cause) => Err(cause),
-                None => {
-                    Ok(Chosen { device: Self::Gpu { name: name.to_owned() }, line: format!("computing on {name}") })
-                }
+                None => Ok(Chosen {
+                    device: Self::Gpu { name: name.to_owned(), options },
+                    line: format!("computing on {name}"),
+                }),
             }
         };
         match tried.await {
@@ -110,7 +118,7 @@ impl Device {
     /// The device's name in listings.
     pub(crate) fn name(&self) -> String {
         match self {
-            Self::Gpu { name } => format!("{name} (WebGPU)"),
+            Self::Gpu { name, .. } => format!("{name} (WebGPU)"),
             Self::Cpu => syn1_kernels::cpu::describe(),
         }
     }
@@ -121,7 +129,7 @@ impl Device {
     /// A sentence, when the GPU fails.
     pub(crate) async fn memory_bytes(&self, most: u64) -> Result<u64, String> {
         match self {
-            Self::Gpu { name } => {
+            Self::Gpu { name, .. } => {
                 let open = Self::open(name).await?;
                 gpu::memory_bytes(&open.0, most).await.map_err(|error| error.to_string())
             }
@@ -135,7 +143,7 @@ impl Device {
     /// A sentence, when the device fails.
     pub(crate) async fn read_bandwidth(&self, bytes: u64) -> Result<u64, String> {
         let read = match self {
-            Self::Gpu { name } => gpu::read_bandwidth(&Self::open(name).await?.0).await,
+            Self::Gpu { name, .. } => gpu::read_bandwidth(&Self::open(name).await?.0).await,
             Self::Cpu => {
                 let bytes = usize::try_from(bytes.min(MOST_READ)).unwrap_or(usize::MAX);
                 syn1_kernels::cpu::read_bandwidth(bytes, 1).map(|read| read as u64)
@@ -162,9 +170,9 @@ impl Device {
                 let engine = CpuEngine::new(plan, pieces, config, Some(1)).map_err(said)?;
                 Ok(TabEngine { kind: Kind::Cpu(Box::new(engine)), failed })
             }
-            Self::Gpu { name } => {
+            Self::Gpu { name, options } => {
                 let open = Self::open(name).await?;
-                let engine = GpuEngine::new(&open.0, plan, pieces, config).map_err(said)?;
+                let engine = GpuEngine::with_options(&open.0, plan, pieces, config, *options).map_err(said)?;
                 engine.settled().await.map_err(said)?;
                 Ok(TabEngine { kind: Kind::Gpu(Box::new(engine), open), failed })
             }
@@ -173,10 +181,10 @@ impl Device {
 }
 
 /// The worst case.
-async fn test(open: &Open) -> Result<f64, EngineError> {
+async fn test(open: &Open, options: GpuOptions) -> Result<f64, EngineError> {
     let mut worst: f64 = 0.0;
     for case in selftest::cases() {
-        let mut gpu = GpuEngine::new(&open.0, case.plan.clone(), &case.pieces, case.config)?;
+        let mut gpu = GpuEngine::with_options(&open.0, case.plan.clone(), &case.pieces, case.config, options)?;
         gpu.settled().await?;
         let mut cpu = CpuEngine::new(case.plan, &case.pieces, case.config, Some(1))?;
         let right = selftest::logits(&mut cpu).await?;

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use serde_json::Value;
 use syn1_core::{Identity, Millis};
@@ -98,9 +99,14 @@ impl Host for Machine<'_> {
         }
         let plan = Plan::new(&manifest.spec, manifest.format, layers.clone());
         room::check(&plan, &assignment.engine, self.offered_bytes.get())?;
-        let told = |at| {
-            (self.events)(NodeEvent::Loading(at).json());
+        let last = Cell::new(None::<Instant>);
+        let told = |at: Progress| {
             progress(at);
+            let soon = last.get().is_some_and(|last| last.elapsed() < TOLD_EVERY);
+            if !soon || at.done_bytes == at.total_bytes {
+                last.set(Some(Instant::now()));
+                (self.events)(NodeEvent::Loading(at).json());
+            }
         };
         let Gathered { pieces, fetched_bytes } = self.source().gather(&plan, &manifest, &told).await?;
         let mut engine = self.device.engine(plan, &pieces, assignment.engine, &self.failed).await?;
@@ -190,6 +196,8 @@ fn modest_bytes() -> u64 {
     gigabytes.map_or(1 << 30, |gigabytes| (gigabytes * f64::from(1 << 29)) as u64)
 }
 
+/// How often a page is told of a download.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// Rows of a data frame that a tab takes.
 pub(crate) const MAX_ROWS: u16 = 512;
 /// What KV caches may take beside a small model's weights.

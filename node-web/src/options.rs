@@ -51,6 +51,8 @@ pub(crate) struct BenchOptions {
     pub(crate) runs: usize,
     pub(crate) device: Choice,
     pub(crate) adapter: String,
+    /// Kernels for several token rows also on software: it takes longer to make them.
+    pub(crate) tiles: bool,
 }
 
 impl Default for BenchOptions {
@@ -63,6 +65,7 @@ impl Default for BenchOptions {
             runs: 5,
             device: Choice::Auto,
             adapter: String::new(),
+            tiles: false,
         }
     }
 }

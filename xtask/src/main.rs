@@ -3,7 +3,6 @@
 
 mod benchmarks;
 mod big_endian;
-#[allow(dead_code, reason = "what drives the browser comes with the pages and the browser's node")]
 mod browser;
 mod documented;
 mod elf;
@@ -80,6 +79,10 @@ fn main() -> ExitCode {
 }
 
 fn demo(args: &[String]) -> Result<()> {
+    // Without the browser's node the demo is a demo all the same.
+    if let Err(error) = web::build() {
+        eprintln!("note: without the browser's node: {error:#}");
+    }
     cargo(&["build", "--release", "--package", "syn1"])?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     cargo(&[&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &args].concat())

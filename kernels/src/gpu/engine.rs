@@ -63,6 +63,9 @@ pub struct GpuOptions {
     pub carried: bool,
     /// Many token rows go through matrix units, where the device has them: inputs are rounded to f16 there.
     pub cooperative: bool,
+    /// Several token rows go by kernels of their own; else by those of one row, so that there are fewer to make: a browser's
+    /// software adapter takes a second for each.
+    pub tiles: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
     /// Whether the token loop may run as one dispatch.
@@ -103,7 +106,7 @@ pub(super) struct Request {
 impl Default for GpuOptions {
     fn default() -> Self {
         let persist = Persistence::Off;
-        Self { subgroups: true, carried: true, cooperative: true, window_bytes: WINDOW, persist }
+        Self { subgroups: true, carried: true, cooperative: true, tiles: true, window_bytes: WINDOW, persist }
     }
 }
 

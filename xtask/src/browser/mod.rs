@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-pub(crate) use page::{Page, Scheme, View};
+pub(crate) use page::{Page, View};
 use pipe::Pipe;
 
 /// A browser with a fresh profile. Dropping it ends it.
@@ -105,6 +105,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::browser::page::Scheme;
 
     #[test]
     fn a_page_is_drawn_asked_and_waited_for() {
