@@ -15,12 +15,14 @@ use syn1_core::{Header, Millis, Negotiated};
 use syn1_identity::{Key, KeyFileError, Keys};
 use syn1_model::date::Date;
 use syn1_model::plan::WeightFormat;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
 use crate::door::Door;
+use crate::feed::{Feed, Told};
 use crate::front::{Front, JoinLink};
 use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS};
+use crate::recovery::Recovery;
 use crate::request::Generate;
 use crate::tls::{Certificates, TlsError};
 use crate::update::{Event, Topology, Update};
@@ -127,6 +129,8 @@ struct State {
     links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
+    /// The same for those who watch over HTTP.
+    feed: Feed,
     /// The event loop has ended.
     over: bool,
 }
@@ -164,6 +168,7 @@ impl Server {
                 links: HashMap::new(),
                 requests: HashMap::new(),
                 watchers: Vec::new(),
+                feed: Feed::new(),
                 over: false,
             }),
             started: Instant::now(),
@@ -203,6 +208,11 @@ impl Server {
     /// The swarm as it is now.
     pub fn topology(&self) -> Topology {
         self.shared.look(Core::topology)
+    }
+
+    /// What was lost and regained since the start.
+    pub fn recovery(&self) -> Recovery {
+        self.shared.look(Core::recovery)
     }
 
     /// What happens in the swarm from now on.
@@ -311,6 +321,11 @@ impl Shared {
         self.lock().tell(event);
     }
 
+    /// The latest events and those to come; `None` when too many watch already.
+    pub(crate) fn watch(&self) -> Option<(Vec<Told>, broadcast::Receiver<Told>)> {
+        self.lock().feed.watch()
+    }
+
     /// Milliseconds since the start, for sessions.
     pub(crate) fn millis(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64)
@@ -370,6 +385,7 @@ impl State {
     fn tell(&mut self, event: Event) {
         tracing::info!(?event);
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
+        self.feed.tell(event);
     }
 }
 

@@ -36,6 +36,7 @@ fn config() -> ServerConfig {
         max_positions: 64,
         slots: 1,
         chunk: 8,
+        relay_bytes: 1 << 20,
         tokenizer: None,
     };
     let keys = Keys::from_secret(&[1; 32]);

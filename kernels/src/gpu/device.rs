@@ -172,9 +172,9 @@ impl GpuDevice {
             scopes: Default::default(),
             _end,
         };
-        if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
+        if subgroups.is_some_and(|(min, max)| min != max) {
             // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
-            let full = full_subgroups(&opened, sizes).await.unwrap_or(false);
+            let full = full_subgroups(&opened).await.unwrap_or(false);
             opened.subgroups = subgroups.filter(|_| full);
         }
         Ok(opened)

@@ -33,15 +33,7 @@ pub async fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
     })?;
     device.settled().await?;
     let time = async |reads: u32| -> Result<Duration, EngineError> {
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        for _ in 0..reads {
-            pass.dispatch_workgroups(WORKGROUPS, 1, 1);
-        }
-        drop(pass);
-        let commands = encoder.finish();
+        let commands = kernel.encode(device, &binds, WORKGROUPS, reads).finish();
         let start = Instant::now();
         device.queue.submit([commands]);
         device.idle().await?;
@@ -93,12 +85,7 @@ pub async fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, E
         Ok(start.elapsed())
     };
     let mapped = async |patience: &mut Patience| {
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
-        drop(pass);
+        let mut encoder = kernel.encode(device, &binds, 1, 1);
         readback.copy(&mut encoder, &sink, 16);
         let commands = encoder.finish();
         let start = Instant::now();

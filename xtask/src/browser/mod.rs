@@ -104,8 +104,8 @@ const ALWAYS: [&str; 10] = [
 mod tests {
     use std::time::Duration;
 
+    use super::page::Scheme;
     use super::*;
-    use crate::browser::page::Scheme;
 
     #[test]
     fn a_page_is_drawn_asked_and_waited_for() {
