@@ -3,7 +3,6 @@
 
 mod benchmarks;
 mod big_endian;
-#[allow(dead_code, reason = "what drives the browser comes with the pages and the browser's node")]
 mod browser;
 mod c;
 mod documented;
@@ -17,7 +16,9 @@ mod powerset;
 mod setup;
 mod spec;
 mod suite;
+mod tabs;
 mod toolchain;
+mod web;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ Usage: cargo xtask <COMMAND>
                 (--once stops after the text; by default the coordinator goes on serving until Ctrl-C)
   test          everything CI runs: format, lints, every combination of features, tests on the CPU, on software Vulkan
                 and on a big-endian machine, fuzzing, footprint, package, docs
+  web           build the browser's node, which the coordinator serves once it is built anew
+  tabs          the tests of browser tabs as nodes, in headless Chromium with WebGPU on the CPU
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
@@ -57,6 +60,8 @@ fn main() -> ExitCode {
     let done = match command.as_deref() {
         Some("demo") => demo(&args),
         Some("test") => suite::test(),
+        Some("web") => web::build(),
+        Some("tabs") => tabs(),
         Some("fuzz") => fuzz::command(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
@@ -83,9 +88,20 @@ fn main() -> ExitCode {
 }
 
 fn demo(args: &[String]) -> Result<()> {
+    // Without the browser's node the demo is a demo all the same.
+    if let Err(error) = web::build() {
+        eprintln!("note: without the browser's node: {error:#}");
+    }
     cargo(&["build", "--release", "--package", "syn1"])?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     cargo(&[&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &args].concat())
+}
+
+fn tabs() -> Result<()> {
+    if !tabs::test()? {
+        bail!("the tests did not run");
+    }
+    Ok(())
 }
 
 fn big_endian() -> Result<()> {

@@ -11,6 +11,7 @@ mod plain;
 mod serve;
 mod shards;
 mod swarm;
+mod web;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/ca.crt", get(join::authority))
         .route("/node", get(node::node))
         .route("/shards/{name}", get(shards::shard))
+        .route("/web/{name}", get(web::web))
         .layer(DefaultBodyLimit::max(body))
         .with_state(shared.clone());
     let routes = match &shared.certificates {
