@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::wire::Wire;
@@ -28,12 +29,23 @@ fn server() -> Server {
         max_positions: 64,
         slots: 1,
         chunk: 8,
+        relay_bytes: 1 << 20,
         tokenizer: None,
     };
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
     let keys = Keys::from_secret(&[1; 32]);
     let shards = std::env::temp_dir();
-    Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow: Vec::new() }).unwrap()
+    Server::start(ServerConfig {
+        core,
+        shards,
+        pack,
+        tcp: local,
+        http: local,
+        front: Front::default(),
+        keys,
+        allow: Vec::new(),
+    })
+    .unwrap()
 }
 
 /// A connection that has asked for `path`.

@@ -38,6 +38,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/shards/{name}", get(shards::shard))
         .route("/web/{name}", get(web::web))
         .layer(DefaultBodyLimit::max(body))
+        .layer(axum::middleware::map_request(serve::impatient))
         .with_state(shared.clone());
     let routes = match &shared.certificates {
         Some(_) => routes.layer(axum::middleware::from_fn(plain::guard)),
