@@ -9,6 +9,7 @@ use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
 use crate::context;
+use crate::doors::{self, DoorOptions};
 use crate::keys;
 use crate::machine::reachable;
 use crate::model;
@@ -22,8 +23,14 @@ use crate::swarm::{check_nodes, server_config};
 #[command(after_help = "\
 On this machine:      syn1 coordinator --tcp 0.0.0.0:7700 --http 0.0.0.0:7780
 On another one:       syn1 node --join tcp://THIS-MACHINE:7700
-Then, from anywhere:  curl -N http://THIS-MACHINE:7780/api/generate -d '{\"prompt\": \"A lifetime\"}' \\
-                        -H 'content-type: application/json'
+Then, from anywhere:  curl -N http://THIS-MACHINE:7780/v1/completions -H 'content-type: application/json' \\
+                        -d '{\"prompt\": \"A lifetime\", \"max_tokens\": 64, \"stream\": true}'
+Or in Python:         from openai import OpenAI
+                      client = OpenAI(base_url=\"http://THIS-MACHINE:7780/v1\", api_key=\"KEY, or anything without keys\")
+                      client.completions.create(model=client.models.list().data[0].id, prompt=\"A lifetime\")
+
+Models with a chat template answer client.chat.completions.create(..) too. /ready says whether a token has passed
+through the whole chain, /metrics has figures for Prometheus.
 
 Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
 it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
@@ -52,6 +59,8 @@ pub(crate) struct Args {
     /// encrypted [default: any node]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
+    #[command(flatten)]
+    doors: DoorOptions,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
     #[arg(long)]
     json: bool,
@@ -67,8 +76,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let key = keys.public();
     let mut config = server_config(&prepared, policy, &wire, args.slots.into(), keys);
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
+    config.doors = args.doors.doors()?;
+    let warning = doors::warning(&config.doors, args.http);
     let server = Server::start(config)?;
     let mut events = server.events();
+    if let Some(warning) = warning {
+        show::say(&warning);
+    }
     if args.json {
         let addresses = serde_json::json!({
             "tcp": server.tcp(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use syn1_coordinator::core::{Core, CoreConfig};
+use syn1_coordinator::doors::Doors;
 use syn1_coordinator::placement::{Policy, Unplaced};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
@@ -174,6 +175,7 @@ pub(crate) fn server_config(
         http: local,
         keys,
         allow: Vec::new(),
+        doors: Doors::default(),
     }
 }
 

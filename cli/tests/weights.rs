@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use support::{Model, Running, collect, coordinator_keys, greedy, ready, repository, syn1};
 use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::doors::Doors;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Packed, Server, ServerConfig};
 use syn1_coordinator::update::Event;
@@ -96,7 +97,9 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
     });
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (keys, allow) = (coordinator_keys(), Vec::new());
-    let server = Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow }).unwrap();
+    let doors = Doors::default();
+    let config = ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow, doors };
+    let server = Server::start(config).unwrap();
     let mut events = server.events();
     for name in ["a", "b"] {
         let config = HostConfig {

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,9 +19,13 @@ use syn1_model::plan::WeightFormat;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
+use crate::doors::{Client, Doors};
 use crate::limits::GOODBYE;
+use crate::metrics::Metrics;
+use crate::rate::Rate;
 use crate::request::Generate;
 use crate::update::{Event, Topology, Update};
+use crate::watch::Watch;
 use crate::{http, link};
 
 /// Where the coordinator listens and what it serves.
@@ -39,6 +44,8 @@ pub struct ServerConfig {
     pub keys: Keys,
     /// The keys of the nodes that may join; empty: any node may.
     pub allow: Vec<Key>,
+    /// Who may ask over HTTP, and how much.
+    pub doors: Doors,
 }
 
 /// Splits the model in a format. It blocks for as long as that takes, on a thread of its own; an error is one line that
@@ -93,10 +100,15 @@ pub(crate) struct Shared {
     pub(crate) max_payload: u32,
     pub(crate) keys: Keys,
     pub(crate) allow: Vec<Key>,
+    pub(crate) doors: Doors,
+    pub(crate) metrics: Metrics,
+    rate: Option<Mutex<Rate>>,
     /// Held by every link of a node that was let in.
     pub(crate) linked: Arc<()>,
     state: Mutex<State>,
     started: Instant,
+    /// Seconds since 1970 at the start.
+    since: u64,
     sooner: Notify,
     stop: Notify,
 }
@@ -109,6 +121,7 @@ struct State {
     packs: mpsc::UnboundedSender<WeightFormat>,
     links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
+    watch: Watch,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
     /// The event loop has ended.
     over: bool,
@@ -127,11 +140,15 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Runtime)?;
         let (packs, asked) = mpsc::unbounded_channel();
+        let metrics = Metrics::default();
         let shared = Arc::new(Shared {
             max_payload: link::max_payload(&config.core),
             pack: config.pack,
             keys: config.keys,
             allow: config.allow,
+            rate: config.doors.per_minute.map(|per_minute| Mutex::new(Rate::new(per_minute))),
+            doors: config.doors,
+            metrics: metrics.clone(),
             linked: Arc::new(()),
             state: Mutex::new(State {
                 core: Core::new(config.core),
@@ -139,10 +156,12 @@ impl Server {
                 packs,
                 links: HashMap::new(),
                 requests: HashMap::new(),
+                watch: Watch::new(metrics),
                 watchers: Vec::new(),
                 over: false,
             }),
             started: Instant::now(),
+            since: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             sooner: Notify::new(),
             stop: Notify::new(),
         });
@@ -199,12 +218,21 @@ impl Generation {
     pub async fn next(&mut self) -> Option<Update> {
         self.updates.recv().await
     }
+
+    /// [`next`](Self::next), for whoever waits for several.
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Update>> {
+        self.updates.poll_recv(context)
+    }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
         let id = self.id;
-        self.shared.with(|core, now| core.cancel(now, id));
+        self.shared.with_state(|state, now| {
+            state.requests.remove(&id);
+            state.watch.cancelled(id);
+            state.core.cancel(now, id);
+        });
     }
 }
 
@@ -233,9 +261,11 @@ impl Shared {
             return Err(Refusal::Busy("the coordinator has ended: start it again".into()));
         }
         let now = self.started.elapsed();
+        let prompt_tokens = ask.prompt.len();
         let id = state.core.submit(now, ask)?;
         // Before its first update can be acted on.
         state.requests.insert(id, sender);
+        state.watch.asked(id, prompt_tokens, now);
         state.act(now);
         Ok(Generation { id, updates, shared: self.clone() })
     }
@@ -257,7 +287,10 @@ impl Shared {
 
     /// Forgets a link whose task has ended.
     pub(crate) fn disconnected(&self, node: NodeId, why: &str) {
-        self.lock().links.remove(&node);
+        let mut state = self.lock();
+        state.links.remove(&node);
+        state.watch.unlinked(node);
+        drop(state);
         self.with(|core, now| core.gone(now, node, why));
     }
 
@@ -278,8 +311,31 @@ impl Shared {
         }
     }
 
+    /// A data frame that a node sent; `spent` says how long the coordinator had it.
+    pub(crate) fn data(&self, node: NodeId, header: &Header, payload: &[u8], spent: impl FnOnce() -> Duration) {
+        self.with_state(|state, now| {
+            state.watch.received(node, header, now);
+            state.core.data(now, node, header, payload);
+            state.core.spent(header.request, spent());
+        });
+    }
+
     pub(crate) fn event(&self, event: Event) {
         self.lock().tell(event);
+    }
+
+    /// Seconds from 1970 to this coordinator's start.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Counts a request of this client.
+    ///
+    /// # Errors
+    /// It asks too often: how long to wait.
+    pub(crate) fn take(&self, client: Client) -> Result<(), Duration> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        rate.lock().unwrap_or_else(PoisonError::into_inner).take(client, self.started.elapsed())
     }
 
     /// Milliseconds since the start, for sessions.
@@ -301,6 +357,7 @@ impl State {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::Send(node, header, payload) => {
+                    self.watch.sent(node, &header, now, || self.core.name(node));
                     let stuck = self.links.get(&node).is_some_and(|link| link.try_send((header, payload)).is_err());
                     if stuck {
                         self.links.remove(&node);
@@ -309,6 +366,7 @@ impl State {
                 }
                 Action::Close(node) => drop(self.links.remove(&node)),
                 Action::Update(id, update) => {
+                    self.watch.update(id, &update, now);
                     let last = !matches!(update, Update::Token { .. });
                     let told = self.requests.get(&id).is_some_and(|request| request.send(update).is_ok());
                     if last || !told {
@@ -324,6 +382,7 @@ impl State {
 
     fn tell(&mut self, event: Event) {
         tracing::info!(?event);
+        self.watch.event(&event);
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
     }
 }

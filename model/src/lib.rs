@@ -47,6 +47,7 @@ pub mod spec;
 pub mod split;
 mod store;
 mod threads;
+mod token_bytes;
 pub mod tokenizer;
 pub mod tokenizer_config;
 pub mod weights;

@@ -1,13 +1,18 @@
 //! What the coordinator answers over HTTP, a file per subject: shards for nodes, the swarm's state, and text.
 
+mod error;
 mod generate;
+mod guard;
+mod metrics;
+mod openai;
 mod shards;
 mod swarm;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION};
@@ -23,8 +28,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/api/topology", get(swarm::topology))
         .route("/api/generate", post(generate::generate))
         .route("/shards/{name}", get(shards::shard))
+        .route("/metrics", get(metrics::metrics))
+        .nest("/v1", openai::routes())
         .layer(DefaultBodyLimit::max(body))
-        .with_state(shared);
+        // The last is the outermost.
+        .layer(from_fn_with_state(shared.clone(), guard::doors))
+        .layer(guard::cors(&shared))
+        .layer(from_fn_with_state(shared.clone(), guard::places))
+        .with_state(shared)
+        .into_make_service_with_connect_info::<SocketAddr>();
     let listener = tokio::net::TcpListener::from_std(listener);
     let served = async { axum::serve(listener?, routes).await };
     if let Err(error) = served.await {

@@ -1,0 +1,16 @@
+//! `GET /metrics`: figures for monitoring.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use crate::server::Shared;
+
+/// OpenMetrics text, which Prometheus reads.
+pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let (topology, slots) = shared.look(|core| (core.topology(), core.chain.as_ref().map_or(0, |chain| chain.slots)));
+    let text = shared.metrics.text(&topology, slots);
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
+}
