@@ -8,8 +8,8 @@ use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
+use crate::access::{self, AccessOptions};
 use crate::context;
-use crate::doors::{self, DoorOptions};
 use crate::keys;
 use crate::machine::reachable;
 use crate::model;
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
     #[command(flatten)]
-    doors: DoorOptions,
+    access: AccessOptions,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
     #[arg(long)]
     json: bool,
@@ -76,8 +76,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let key = keys.public();
     let mut config = server_config(&prepared, policy, &wire, args.slots.into(), keys);
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
-    config.doors = args.doors.doors()?;
-    let warning = doors::warning(&config.doors, args.http);
+    config.access = args.access.access()?;
+    let warning = access::warning(&config.access, args.http);
     let server = Server::start(config)?;
     let mut events = server.events();
     if let Some(warning) = warning {

@@ -1,6 +1,7 @@
 //! The one command people type: `syn1 demo | generate | chat | coordinator | node | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
+mod access;
 mod alone;
 mod answer;
 mod bench;
@@ -10,7 +11,6 @@ mod context;
 mod coordinator;
 mod demo;
 mod doctor;
-mod doors;
 mod generate;
 mod interrupt;
 mod keys;

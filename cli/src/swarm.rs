@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::{Core, CoreConfig};
-use syn1_coordinator::doors::Doors;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::{Policy, Unplaced};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
@@ -173,9 +174,10 @@ pub(crate) fn server_config(
         pack: prepared.pack(),
         tcp: local,
         http: local,
+        front: Front::default(),
         keys,
         allow: Vec::new(),
-        doors: Doors::default(),
+        access: Access::default(),
     }
 }
 
@@ -192,6 +194,7 @@ fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -
         max_positions: prepared.max_positions,
         slots,
         chunk: PREFILL_ROWS.min(prepared.max_positions),
+        relay_bytes: RELAY_BYTES,
         tokenizer: prepared.tokenizer.clone(),
     }
 }
@@ -215,3 +218,7 @@ async fn first_failure(nodes: &mut [JoinHandle<Result<(), HostError>>]) -> anyho
 
 /// Rows of a prefill chunk: enough to reuse each weight many times, few enough that a second request waits only briefly.
 pub(crate) const PREFILL_ROWS: usize = 64;
+
+/// Bytes of activations that are kept for a node's successor: sixteen requests with 4,096 positions at 1,536 bytes a row and
+/// boundary, three boundaries, and a small part of what a machine that serves a model has.
+const RELAY_BYTES: usize = 256 << 20;

@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::json;
 use support::chat_model::chat_model;
 use support::{Golden, Model, Node, collect, greedy, ready, repository};
-use syn1_coordinator::doors::Doors;
+use syn1_coordinator::access::Access;
 use syn1_coordinator::placement::Policy;
 use syn1_core::{Codec, Form};
 use syn1_model::WeightFormat;
@@ -26,7 +26,7 @@ async fn the_openai_client_finds_what_it_knows() {
     };
     let form = Form::plain(Codec::F32);
     let key = "a-key-for-the-client";
-    let locked = Doors { users: vec![key.parse().unwrap()], ..Doors::default() };
+    let locked = Access { users: vec![key.parse().unwrap()], ..Access::default() };
 
     let folder = chat_model("</s>");
     let model = Model::split(folder.path().to_str().unwrap(), WeightFormat::F16);
@@ -35,7 +35,7 @@ async fn the_openai_client_finds_what_it_knows() {
     let bundled = Model::split("models/tiny-rust-docs", WeightFormat::F16);
     let text = bundled.server(Policy::Exactly(1), form, 4);
     let _text = join(&text, "only", &bundled);
-    let rare = Doors { per_minute: NonZeroU32::new(6), ..locked };
+    let rare = Access { per_minute: NonZeroU32::new(6), ..locked };
     let empty = bundled.server_with(Policy::Exactly(1), form, 1, Vec::new(), rare);
     ready(&chat).await;
     ready(&text).await;

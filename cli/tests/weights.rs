@@ -8,8 +8,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use support::{Model, Running, collect, coordinator_keys, greedy, ready, repository, syn1};
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
-use syn1_coordinator::doors::Doors;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Packed, Server, ServerConfig};
 use syn1_coordinator::update::Event;
@@ -97,9 +98,18 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
     });
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (keys, allow) = (coordinator_keys(), Vec::new());
-    let doors = Doors::default();
-    let config = ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow, doors };
-    let server = Server::start(config).unwrap();
+    let server = Server::start(ServerConfig {
+        core,
+        shards,
+        pack,
+        tcp: local,
+        http: local,
+        front: Front::default(),
+        keys,
+        allow,
+        access: Access::default(),
+    })
+    .unwrap();
     let mut events = server.events();
     for name in ["a", "b"] {
         let config = HostConfig {

@@ -4,24 +4,37 @@
 //! weights beyond serving their files.
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod chain;
+pub mod code;
 pub mod core;
 mod deadlines;
-pub mod doors;
+pub mod door;
 mod draft;
+mod feed;
+pub mod front;
+mod heal;
 mod http;
+mod inbox;
 mod limits;
 mod link;
 mod logprobs;
+mod mend;
 mod metrics;
 pub mod placement;
+pub mod qr;
 mod rate;
+mod reason;
+pub mod recovery;
 pub mod request;
+mod route;
 mod routing;
 pub mod sample;
 pub mod server;
 mod stop;
 pub mod text;
+pub mod timing;
+pub mod tls;
 pub mod update;
 mod view;
 mod watch;

@@ -2,7 +2,7 @@
 //! ours; nothing that a client sends becomes a label.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::recovery::Recovery;
 use crate::update::Topology;
 
 /// Counters that are counted as things happen, and gauges that are read off when somebody looks. Cloning is cheap.
@@ -54,7 +55,7 @@ impl MetricConstructor<Histogram> for Seconds {
 
 type Float = Gauge<f64, AtomicU64>;
 
-/// What is read off the topology.
+/// What is read off the state.
 #[derive(Clone, Default)]
 struct Gauges {
     ready: Gauge,
@@ -68,6 +69,13 @@ struct Gauges {
     layer_time: Family<Labels<1>, Float>,
     memory: Family<Labels<1>, Gauge>,
     read: Family<Labels<1>, Gauge>,
+    losses: Counter,
+    rerouted: Counter,
+    restarted: Counter,
+    replayed_rows: Counter,
+    lost: Counter,
+    kept: Gauge,
+    longest_pause: Float,
 }
 
 impl Default for Metrics {
@@ -96,6 +104,21 @@ impl Default for Metrics {
         registry.register_with_unit("node_memory", memory, Unit::Bytes, state.memory.clone());
         let read = "Bytes that a node reads in a second, by its own measurement";
         registry.register("node_read_bytes_per_second", read, state.read.clone());
+
+        let recovery = [
+            ("losses", "Nodes that were lost while they held layers", &state.losses),
+            ("requests_rerouted", "Requests that went on through other nodes", &state.rerouted),
+            ("requests_restarted", "Requests that were computed once more from their tokens", &state.restarted),
+            ("rows_replayed", "Rows that a node was fed to hold what another one held", &state.replayed_rows),
+            ("requests_lost", "Requests that ended because no node could be had", &state.lost),
+        ];
+        for (name, help, counter) in recovery {
+            registry.register(name, help, counter.clone());
+        }
+        let kept = "Activations that are kept for replays";
+        registry.register_with_unit("replay", kept, Unit::Bytes, state.kept.clone());
+        let pause = "The longest time from a loss to the first token behind it";
+        registry.register_with_unit("longest_pause", pause, Unit::Seconds, state.longest_pause.clone());
 
         let metrics = Self {
             registry: Arc::default(),
@@ -145,13 +168,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Everything as text, with the state that `topology` shows and as many KV caches as the chain has.
-    pub(crate) fn text(&self, topology: &Topology, slots: usize) -> String {
+    /// Reads off the state: what `topology` shows, as many KV caches as the chain has, and what was lost and regained.
+    pub(crate) fn read(&self, topology: &Topology, slots: usize, recovery: &Recovery) {
         self.state.read(topology, slots);
-        self.encode()
+        self.state.recovery(recovery);
     }
 
-    /// As text, with the state that was read last.
+    /// Everything as text, with the state that was read last.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
@@ -165,6 +188,20 @@ impl Metrics {
 }
 
 impl Gauges {
+    fn recovery(&self, recovery: &Recovery) {
+        for (counter, count) in [
+            (&self.losses, recovery.losses),
+            (&self.rerouted, recovery.rerouted),
+            (&self.restarted, recovery.restarted),
+            (&self.replayed_rows, recovery.replayed_rows),
+            (&self.lost, recovery.failed),
+        ] {
+            counter.inner().store(count, Ordering::Relaxed);
+        }
+        self.kept.set(recovery.kept_bytes as i64);
+        self.longest_pause.set(recovery.longest_pause.as_secs_f64());
+    }
+
     fn read(&self, topology: &Topology, slots: usize) {
         self.ready.set(topology.ready.into());
         self.running.set(topology.running as i64);

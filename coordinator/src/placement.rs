@@ -132,7 +132,7 @@ pub fn predicted_ns(offers: &[Offer], parts: &[Part]) -> u64 {
 }
 
 /// What parts of the model weigh, KV caches included.
-struct Scales {
+pub(crate) struct Scales {
     layers: usize,
     /// Any layer by itself.
     block: u64,
@@ -145,7 +145,7 @@ struct Scales {
 }
 
 impl Scales {
-    fn new(demand: &Demand<'_>) -> Self {
+    pub(crate) fn new(demand: &Demand<'_>) -> Self {
         let Demand { spec, format, max_positions, slots } = *demand;
         let weigh = |pieces: &[Piece]| pieces.iter().map(|piece| piece_bytes(spec, format, *piece)).sum::<u64>();
         let kv = Plan::new(spec, format, 0..1).kv_bytes(max_positions, slots);
@@ -162,7 +162,7 @@ impl Scales {
     }
 
     /// Bytes that a layer range takes.
-    fn bytes(&self, layers: Range<usize>) -> u64 {
+    pub(crate) fn bytes(&self, layers: Range<usize>) -> u64 {
         let (first, last) = (layers.start == 0, layers.end == self.layers);
         let ends = if first { self.embed } else { 0 } + if last { self.head } else { 0 };
         self.block * layers.len() as u64 + ends - if first && last { self.shared } else { 0 }

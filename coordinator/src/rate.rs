@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::doors::Client;
+use crate::access::Client;
 use crate::limits::{MAX_CLIENTS, RATE_BURST};
 
 /// The buckets of all clients that asked lately.

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
-use syn1_coordinator::doors::Doors;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
@@ -36,6 +37,7 @@ fn config() -> ServerConfig {
         max_positions: 64,
         slots: 1,
         chunk: 8,
+        relay_bytes: 1 << 20,
         tokenizer: None,
     };
     let keys = Keys::from_secret(&[1; 32]);
@@ -47,8 +49,9 @@ fn config() -> ServerConfig {
         tcp: local,
         http: local,
         keys,
+        front: Front::default(),
         allow: Vec::new(),
-        doors: Doors::default(),
+        access: Access::default(),
     }
 }
 

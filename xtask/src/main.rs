@@ -3,6 +3,8 @@
 
 mod benchmarks;
 mod big_endian;
+#[allow(dead_code, reason = "what drives the browser comes with the pages and the browser's node")]
+mod browser;
 mod documented;
 mod elf;
 mod footprint;

@@ -20,6 +20,12 @@ pub(crate) fn software_vulkan() -> Result<bool> {
     ensure("software Vulkan for the GPU kernels", driver, &["libvulkan1", "mesa-vulkan-drivers"])
 }
 
+/// Chromium, in which the browser's node and the pages are tested. Says whether it is here.
+#[allow(dead_code, reason = "as the browser")]
+pub(crate) fn chromium() -> Result<bool> {
+    ensure("Chromium for the browser's node and the pages", crate::browser::is_here, &["chromium"])
+}
+
 /// Python, in which the protocol's second implementation is written. Says whether it is here.
 pub(crate) fn python() -> Result<bool> {
     ensure("Python 3 for the protocol's second implementation", || answers("python3"), &["python3"])

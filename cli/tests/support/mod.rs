@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
-use syn1_coordinator::doors::Doors;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
@@ -76,11 +77,11 @@ impl Model {
 
     /// A server that lets in the nodes with the keys of `allow`; any if there are none.
     pub fn server_for(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>) -> Server {
-        self.server_with(policy, wire, slots, allow, Doors::default())
+        self.server_with(policy, wire, slots, allow, Access::default())
     }
 
-    /// The same behind doors.
-    pub fn server_with(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>, doors: Doors) -> Server {
+    /// The same behind access.
+    pub fn server_with(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>, access: Access) -> Server {
         let spec = self.folder.spec().clone();
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let core = CoreConfig {
@@ -95,13 +96,24 @@ impl Model {
             wire: Wire::everywhere(wire),
             slots,
             chunk: 16,
+            relay_bytes: 16 << 20,
             tokenizer: self.folder.tokenizer().cloned(),
         };
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        let config = ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow, doors };
-        Server::start(config).expect("free ports")
+        Server::start(ServerConfig {
+            core,
+            shards,
+            pack,
+            tcp: local,
+            http: local,
+            front: Front::default(),
+            keys,
+            allow,
+            access,
+        })
+        .expect("free ports")
     }
 }
 

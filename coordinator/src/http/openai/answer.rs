@@ -78,7 +78,10 @@ impl Question {
         }
         let (waiting_for, model, room, manifest) = shared.look(|core| {
             let config = core.config();
-            (core.topology().waiting_for, config.name.clone(), config.max_positions, config.manifest_sha256)
+            // A chain that has lost a node is about to be whole again: requests wait for that in the queue.
+            let mends = core.chain.as_ref().is_some_and(|chain| chain.broken.is_some());
+            let waiting_for = core.topology().waiting_for.filter(|_| !mends);
+            (waiting_for, config.name.clone(), config.max_positions, config.manifest_sha256)
         });
         if let Some(what) = waiting_for {
             let why = format!("the model is not ready: {what}");

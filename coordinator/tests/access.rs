@@ -6,8 +6,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
-use syn1_coordinator::doors::Doors;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::wire::Wire;
@@ -19,7 +20,7 @@ use syn1_model::spec::Spec;
 const USER: &str = "user-key-0123456789";
 const ADMIN: &str = "admin-key-0123456789";
 
-fn server(doors: Doors) -> Server {
+fn server(access: Access) -> Server {
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let core = CoreConfig {
         name: "toy".into(),
@@ -33,16 +34,19 @@ fn server(doors: Doors) -> Server {
         max_positions: 64,
         slots: 1,
         chunk: 8,
+        relay_bytes: 1 << 20,
         tokenizer: None,
     };
     let (keys, allow) = (Keys::from_secret(&[1; 32]), Vec::new());
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-    let config = ServerConfig { core, shards: std::env::temp_dir(), pack, tcp: local, http: local, keys, allow, doors };
+    let shards = std::env::temp_dir();
+    let front = Front { names: vec!["syn1.example.org".into()], ..Front::default() };
+    let config = ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access };
     Server::start(config).unwrap()
 }
 
-fn locked() -> Doors {
-    Doors { users: vec![USER.parse().unwrap()], admins: vec![ADMIN.parse().unwrap()], ..Doors::default() }
+fn locked() -> Access {
+    Access { users: vec![USER.parse().unwrap()], admins: vec![ADMIN.parse().unwrap()], ..Access::default() }
 }
 
 /// Status and the whole answer, head included.
@@ -96,8 +100,7 @@ fn text_needs_a_users_key_and_figures_an_admins() {
 
 #[test]
 fn a_name_that_a_stranger_owns_is_no_way_in() {
-    let doors = Doors { hosts: vec!["syn1.example.org".into()], ..Doors::default() };
-    let server = server(doors);
+    let server = server(Access::default());
     let status = |line: &str, host: &str| ask(&server, line, &[("host", host)], "").0;
     for line in ["GET /api/topology", "GET /v1/models", "GET /metrics", "GET /"] {
         assert_eq!(status(line, "evil.example:7780"), 403, "{line}");
@@ -111,14 +114,14 @@ fn a_name_that_a_stranger_owns_is_no_way_in() {
 #[test]
 fn pages_of_other_sites_ask_only_where_that_is_allowed() {
     let origin = ("origin", "https://chat.example.org");
-    let closed = server(Doors::default());
+    let closed = server(Access::default());
     let (status, answer) = ask(&closed, "GET /v1/models", &[origin], "");
     assert!(status == 403 && answer.contains("--cors") && !answer.contains("access-control-allow"), "{answer}");
     let own = format!("http://{}", closed.http());
     let host = closed.http().to_string();
     assert_eq!(ask(&closed, "GET /v1/models", &[("host", &host), ("origin", &own)], "").0, 200);
 
-    let allowed = Doors { origins: vec!["https://chat.example.org".parse().unwrap()], ..locked() };
+    let allowed = Access { origins: vec!["https://chat.example.org".parse().unwrap()], ..locked() };
     let server = server(allowed);
     let preflight = [
         origin,
@@ -143,7 +146,7 @@ fn pages_of_other_sites_ask_only_where_that_is_allowed() {
 fn whoever_asks_too_often_waits_and_others_do_not() {
     let other = "other-key-0123456789";
     let users = vec![USER.parse().unwrap(), other.parse().unwrap()];
-    let server = server(Doors { per_minute: NonZeroU32::new(6), users, ..Doors::default() });
+    let server = server(Access { per_minute: NonZeroU32::new(6), users, ..Access::default() });
     let models = |key: &str| ask(&server, "GET /v1/models", &[("authorization", &bearer(key))], "");
     assert_eq!(models(USER).0, 200);
     let (status, answer) = models(USER);
@@ -158,7 +161,7 @@ fn whoever_asks_too_often_waits_and_others_do_not() {
 
 #[test]
 fn what_is_not_there_is_told_in_the_shape_of_the_api() {
-    let server = server(Doors::default());
+    let server = server(Access::default());
     let (status, answer) = ask(&server, "POST /v1/completions", &[], "{\"prompt\": [1, 2]}");
     // The toy has no tokenizer.
     assert!(status == 400 && answer.contains("/api/generate"), "{answer}");

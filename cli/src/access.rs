@@ -1,4 +1,4 @@
-//! Options of the doors: API keys, pages of other sites, names, and rates.
+//! Who may ask over HTTP: API keys, pages of other sites, and rates.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -7,11 +7,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use syn1_coordinator::doors::{ApiKey, Doors, Origin};
+use syn1_coordinator::access::{Access, ApiKey};
+use syn1_coordinator::front::Origin;
 
 /// Who may ask over HTTP.
 #[derive(Args, Clone, Default)]
-pub(crate) struct DoorOptions {
+pub(crate) struct AccessOptions {
     /// Give text only to who sends this key (`Authorization: Bearer KEY`), or one of a file's, which has a key a line; can
     /// be given several times. A file keeps keys out of process lists [default: text for everybody]
     #[arg(long, value_name = "KEY|FILE", env = "SYN1_API_KEY", hide_env_values = true)]
@@ -19,36 +20,32 @@ pub(crate) struct DoorOptions {
     /// A key, or a file of keys, that opens everything; with one, /metrics opens to no other
     #[arg(long, value_name = "KEY|FILE", env = "SYN1_ADMIN_KEY", hide_env_values = true)]
     admin_key: Vec<String>,
-    /// Let pages of this web site ask, https://chat.example.org say, or * for all; can be given several times
+    /// Let pages of this web site ask, https://chat.example.org say; can be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<Origin>,
-    /// A public name by which this coordinator is asked, behind a proxy say; addresses and local names need none
-    #[arg(long, value_name = "NAME")]
-    host: Vec<String>,
     /// Requests for text in a minute by one key, or from one address without keys; 0 for any number
     #[arg(long, value_name = "N", default_value_t = 600)]
     rate: u32,
 }
 
-impl DoorOptions {
-    /// The doors, their keys read.
+impl AccessOptions {
+    /// Who may ask, the keys read.
     ///
     /// # Errors
     /// A file that cannot be read or has no key, and a text that is no key.
-    pub(crate) fn doors(&self) -> Result<Doors> {
-        Ok(Doors {
+    pub(crate) fn access(&self) -> Result<Access> {
+        Ok(Access {
             users: keys("--api-key", &self.api_key)?,
             admins: keys("--admin-key", &self.admin_key)?,
             origins: self.cors.clone(),
-            hosts: self.host.clone(),
             per_minute: NonZeroU32::new(self.rate),
         })
     }
 }
 
-/// What is said where others can reach doors that have no keys.
-pub(crate) fn warning(doors: &Doors, http: SocketAddr) -> Option<String> {
-    (doors.are_open() && !http.ip().is_loopback()).then(|| {
+/// What is said where others can reach what has no keys.
+pub(crate) fn warning(access: &Access, http: SocketAddr) -> Option<String> {
+    (access.is_open() && !http.ip().is_loopback()).then(|| {
         format!(
             "note: whoever reaches port {} can ask for text, and nothing is encrypted; --api-key KEY|FILE asks for a key",
             http.port()
@@ -115,11 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn only_open_doors_that_others_reach_are_warned_of() {
-        let at = |address: &str| warning(&Doors::default(), address.parse().unwrap());
+    fn only_what_is_open_to_others_is_warned_of() {
+        let at = |address: &str| warning(&Access::default(), address.parse().unwrap());
         assert_eq!(at("127.0.0.1:7780"), None);
         assert!(at("0.0.0.0:7780").unwrap().contains("--api-key"));
-        let locked = Doors { users: vec!["a-key-long-enough".parse().unwrap()], ..Doors::default() };
+        let locked = Access { users: vec!["a-key-long-enough".parse().unwrap()], ..Access::default() };
         assert_eq!(warning(&locked, "0.0.0.0:7780".parse().unwrap()), None);
     }
 }

@@ -8,26 +8,25 @@ use std::str::FromStr;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::front::Origin;
 use crate::limits::{MAX_API_KEY_BYTES, MIN_API_KEY_BYTES};
 
 /// The rules of the HTTP server. By default everybody may ask, but no web page of another site.
 #[derive(Clone, Debug, Default)]
-pub struct Doors {
+pub struct Access {
     /// Keys that text is given for; none: it is given to everybody.
     pub users: Vec<ApiKey>,
     /// Keys that open everything. Without one the users' keys do.
     pub admins: Vec<ApiKey>,
     /// Web sites whose pages may ask.
     pub origins: Vec<Origin>,
-    /// Names by which this coordinator is asked, besides its addresses and names that only a local network has.
-    pub hosts: Vec<String>,
     /// Requests for text in a minute, by one key or from one address; `None` for any number.
     pub per_minute: Option<NonZeroU32>,
 }
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Realm {
     /// Weights and links for nodes, and what is shown to everybody: state and pages.
     Open,
     /// Text.
@@ -45,53 +44,53 @@ pub(crate) enum Client {
     Address(IpAddr),
 }
 
-impl Doors {
-    /// Which door a path leads to.
-    pub(crate) fn to(path: &str) -> Door {
+impl Access {
+    /// What a path is for.
+    pub(crate) fn realm(path: &str) -> Realm {
         match path {
-            "/metrics" => Door::Admin,
-            "/api/generate" => Door::User,
-            _ if path == "/v1" || path.starts_with("/v1/") => Door::User,
-            _ => Door::Open,
+            "/metrics" => Realm::Admin,
+            "/api/generate" => Realm::User,
+            _ if path == "/v1" || path.starts_with("/v1/") => Realm::User,
+            _ => Realm::Open,
         }
     }
 
     /// Whether anybody may ask for text.
-    pub fn are_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.users.is_empty() && self.admins.is_empty()
     }
 
-    /// The key behind `Bearer`, if it opens this door. Takes as long for one key as for another.
-    pub(crate) fn unlock(&self, door: Door, presented: &str) -> Option<Client> {
+    /// The key behind `Bearer`, if it is good for this. Takes as long for one key as for another.
+    pub(crate) fn unlock(&self, realm: Realm, presented: &str) -> Option<Client> {
         let digest = digest(presented);
         let any = |keys: &[ApiKey]| keys.iter().fold(Choice::from(0), |found, key| found | key.0.ct_eq(&digest));
         let (user, admin) = (any(&self.users), any(&self.admins));
-        let opens = match door {
-            Door::Admin if !self.admins.is_empty() => admin,
+        let opens = match realm {
+            Realm::Admin if !self.admins.is_empty() => admin,
             _ => user | admin,
         };
         bool::from(opens).then_some(Client::Key(digest))
     }
 
-    /// Whether a browser may have been led here under a name that its attacker owns (DNS rebinding): every name does that
-    /// the public DNS may have, unless it is said to be this coordinator's.
-    pub(crate) fn knows_host(&self, host: &str) -> bool {
-        let name = without_port(host).trim_end_matches('.').to_ascii_lowercase();
-        let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
-        let is_local = !name.contains('.') || LOCAL.iter().any(|suffix| name.ends_with(suffix));
-        is_address || is_local || self.hosts.iter().any(|host| host.eq_ignore_ascii_case(&name))
-    }
-
-    /// Whether a page of `origin` may ask the server that it calls `host`.
+    /// Whether a page of `origin` may ask the server that it calls `host`: a page of its own, or one of a listed site.
     pub(crate) fn knows_origin(&self, origin: &str, host: Option<&str>) -> bool {
         let same = |host: &str| origin.split_once("://").is_some_and(|(_, its)| its.eq_ignore_ascii_case(host));
-        host.is_some_and(same) || self.allows(origin)
+        host.is_some_and(same) || self.lists(origin)
     }
 
-    /// Whether `origin` is one of those that were allowed.
-    pub(crate) fn allows(&self, origin: &str) -> bool {
-        self.origins.iter().any(|known| known.0 == "*" || known.0.eq_ignore_ascii_case(origin))
+    /// Whether `origin` is one of those that are listed.
+    pub(crate) fn lists(&self, origin: &str) -> bool {
+        origin.parse().is_ok_and(|origin| self.origins.contains(&origin))
     }
+}
+
+/// Whether no stranger can have led a browser here under the name `host` (DNS rebinding): it is an address, a name that the
+/// public DNS does not have, or one of `names`, which are said to be this coordinator's.
+pub(crate) fn is_known_host(host: &str, names: &[String]) -> bool {
+    let name = without_port(host).trim_end_matches('.').to_ascii_lowercase();
+    let is_address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+    let is_local = !name.contains('.') || LOCAL.iter().any(|suffix| name.ends_with(suffix));
+    is_address || is_local || names.iter().any(|own| own.eq_ignore_ascii_case(&name))
 }
 
 /// Names that no public DNS has, so that no stranger owns one (RFC 6761, 6762, 8375, and ICANN's `.internal`).
@@ -158,29 +157,6 @@ fn digest(key: &str) -> [u8; 32] {
     Sha256::digest(key.as_bytes()).into()
 }
 
-/// A web site: scheme, host and port, as browsers send it; or `*` for all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin(String);
-
-/// A text that is no origin.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no origin: write scheme and host, and the port where it is not the usual one, as in https://chat.example.org"
-)]
-pub struct OriginError(String);
-
-impl FromStr for Origin {
-    type Err = OriginError;
-
-    fn from_str(text: &str) -> Result<Self, OriginError> {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        let is_host = |host: &str| {
-            !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte))
-        };
-        if text == "*" || host.is_some_and(is_host) { Ok(Self(text.into())) } else { Err(OriginError(text.into())) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,14 +169,14 @@ mod tests {
     }
 
     #[test]
-    fn a_key_opens_its_own_doors_and_an_admins_opens_all() {
-        let doors = Doors { users: keys(&[USER]), admins: keys(&[ADMIN]), ..Doors::default() };
-        let opens = |door, key| doors.unlock(door, key).is_some();
-        assert!(opens(Door::User, USER) && opens(Door::User, ADMIN) && opens(Door::Admin, ADMIN));
-        assert!(!opens(Door::Admin, USER) && !opens(Door::User, "user-key-012345678") && !opens(Door::User, ""));
-        let doors = Doors { users: keys(&[USER]), ..Doors::default() };
-        assert!(doors.unlock(Door::Admin, USER).is_some() && doors.unlock(Door::Admin, ADMIN).is_none());
-        assert!(!doors.are_open() && Doors::default().are_open());
+    fn a_users_key_opens_text_and_an_admins_opens_all() {
+        let access = Access { users: keys(&[USER]), admins: keys(&[ADMIN]), ..Access::default() };
+        let opens = |realm, key| access.unlock(realm, key).is_some();
+        assert!(opens(Realm::User, USER) && opens(Realm::User, ADMIN) && opens(Realm::Admin, ADMIN));
+        assert!(!opens(Realm::Admin, USER) && !opens(Realm::User, "user-key-012345678") && !opens(Realm::User, ""));
+        let access = Access { users: keys(&[USER]), ..Access::default() };
+        assert!(access.unlock(Realm::Admin, USER).is_some() && access.unlock(Realm::Admin, ADMIN).is_none());
+        assert!(!access.is_open() && Access::default().is_open());
     }
 
     #[test]
@@ -213,7 +189,7 @@ mod tests {
 
     #[test]
     fn only_names_that_a_stranger_can_own_are_unknown() {
-        let doors = Doors { hosts: vec!["syn1.example.org".into()], ..Doors::default() };
+        let names = ["syn1.example.org".to_owned()];
         for host in [
             "127.0.0.1:7780",
             "[::1]:7780",
@@ -225,26 +201,21 @@ mod tests {
             "Syn1.Example.org:443",
             "syn1.example.org.",
         ] {
-            assert!(doors.knows_host(host), "{host}");
+            assert!(is_known_host(host, &names), "{host}");
         }
         for host in ["evil.example", "127.0.0.1.evil.example:7780", "evil.example:7780", "local.evil.example", "1.2.3"]
         {
-            assert!(!doors.knows_host(host), "{host}");
+            assert!(!is_known_host(host, &names), "{host}");
         }
     }
 
     #[test]
-    fn pages_of_other_sites_are_unknown_unless_allowed() {
-        let doors = Doors { origins: vec!["https://chat.example.org".parse().unwrap()], ..Doors::default() };
-        assert!(doors.knows_origin("http://127.0.0.1:7780", Some("127.0.0.1:7780")));
-        assert!(doors.knows_origin("https://chat.example.org", Some("127.0.0.1:7780")));
+    fn pages_of_other_sites_are_unknown_unless_listed() {
+        let access = Access { origins: vec!["https://chat.example.org".parse().unwrap()], ..Access::default() };
+        assert!(access.knows_origin("http://127.0.0.1:7780", Some("127.0.0.1:7780")));
+        assert!(access.knows_origin("https://chat.example.org", Some("127.0.0.1:7780")));
         for origin in ["http://127.0.0.1:80", "https://evil.example", "null", "https://chat.example.org.evil.example"] {
-            assert!(!doors.knows_origin(origin, Some("127.0.0.1:7780")), "{origin}");
-        }
-        let all = Doors { origins: vec!["*".parse().unwrap()], ..Doors::default() };
-        assert!(all.knows_origin("null", None));
-        for wrong in ["chat.example.org", "https://", "https://a/b", "ftp://a", ""] {
-            assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
+            assert!(!access.knows_origin(origin, Some("127.0.0.1:7780")), "{origin}");
         }
     }
 
@@ -258,12 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn text_and_figures_have_doors_and_nodes_have_none() {
-        assert_eq!(Doors::to("/v1/chat/completions"), Door::User);
-        assert_eq!(Doors::to("/api/generate"), Door::User);
-        assert_eq!(Doors::to("/metrics"), Door::Admin);
+    fn text_and_figures_are_kept_apart_from_what_is_open() {
+        assert_eq!(Access::realm("/v1/chat/completions"), Realm::User);
+        assert_eq!(Access::realm("/api/generate"), Realm::User);
+        assert_eq!(Access::realm("/metrics"), Realm::Admin);
         for path in ["/", "/health", "/ready", "/shards/manifest.json", "/v1x", "/node"] {
-            assert_eq!(Doors::to(path), Door::Open, "{path}");
+            assert_eq!(Access::realm(path), Realm::Open, "{path}");
         }
     }
 }
