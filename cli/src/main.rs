@@ -1,6 +1,7 @@
 //! The one command people type: `syn1 demo | generate | chat | coordinator | node | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
+mod access;
 mod alone;
 mod answer;
 mod bench;
