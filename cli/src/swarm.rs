@@ -15,7 +15,7 @@ use syn1_coordinator::update::Event;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
-use syn1_node_host::{HostConfig, HostError, HostEvent};
+use syn1_node_host::{HostConfig, HostError, HostEvent, Trust};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -48,6 +48,7 @@ impl Swarm {
         for number in 1..=nodes {
             let config = HostConfig {
                 join: join.parse()?,
+                trust: Trust::System,
                 name: local_name(number),
                 keys: Keys::generate()?,
                 expect: Some(keys.public()),

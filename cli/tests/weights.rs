@@ -18,7 +18,7 @@ use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
 use syn1_model::plan::WeightFormat;
 use syn1_model::split::split;
-use syn1_node_host::{DeviceChoice, HostConfig};
+use syn1_node_host::{DeviceChoice, HostConfig, Trust};
 
 #[test]
 fn weights_that_do_not_fit_are_packed_smaller_and_the_text_is_that_of_the_smaller_ones() {
@@ -112,6 +112,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
     for name in ["a", "b"] {
         let config = HostConfig {
             join: format!("tcp://{}", server.tcp()).parse().unwrap(),
+            trust: Trust::System,
             name: name.into(),
             keys: Keys::generate().unwrap(),
             expect: None,

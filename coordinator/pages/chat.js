@@ -227,7 +227,7 @@ function showFigures() {
     const who = busy.length ? `${list(busy)} computing` : null;
     figures.textContent = [speed ?? waitingFor(), who].filter(Boolean).join(" · ");
   } else {
-    figures.textContent = busy.length ? `${list(busy)} computing for others` : "";
+    figures.textContent = busy.length && topology?.running ? `${list(busy)} computing for others` : "";
   }
 }
 
@@ -266,7 +266,7 @@ function showEmpty() {
   empty.replaceChildren(
     el("h1", {}, model),
     el("p", {}, `${model} ${about}`),
-    ready ? null : notReady(waiting_for),
+    ready ? "" : notReady(waiting_for),
     el("ul", { className: "examples" }, EXAMPLES[chat ? "chat" : "plain"].map(example)),
   );
 }
@@ -445,12 +445,11 @@ watch((event) => {
       byId("length-limit").textContent = `The context holds ${topology.max_positions.toLocaleString("en")}, prompt included.`;
       text.placeholder = topology.chat ? `Ask ${topology.model}` : "Text to continue";
       say(byId("text-label"), topology.chat ? "Message" : "Text to continue");
-      say(byId("send"), topology.chat ? "Send" : "Continue");
       showEmpty();
     }
   } else if (event.event === "figures") {
     busy = computing.take(event.data);
-    if (topology) topology = { ...topology, queued: event.data.queued };
+    if (topology) topology = { ...topology, queued: event.data.queued, running: event.data.running };
     if (running) for (const name of busy) running.nodes.add(name);
   }
   showFigures();

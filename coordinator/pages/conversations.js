@@ -17,7 +17,7 @@ export function fresh() {
 
 /** What it is called: how it begins. */
 export function title(conversation) {
-  const text = (conversation.messages[0]?.content ?? "").trim().replace(/\s+/g, " ");
+  const text = (conversation.messages[0]?.content ?? "").replace(/[\s#*`>]+/g, " ").trim();
   return text.length > 60 ? `${text.slice(0, 59)}…` : text || "New conversation";
 }
 

@@ -1,5 +1,7 @@
 // The coordinator's events, for as long as the page is looked at.
 
+import { el } from "/pages/dom.js";
+
 /**
  * Calls `on(event)` for every event of `GET /api/events`, `on({event: "open"})`
  * before the first and `on({event: "offline"})` when nothing comes any more.
@@ -54,7 +56,8 @@ export function showState(element, event) {
     const { ready, model, nodes } = event.data;
     const devices = nodes.filter((node) => node.layers).length;
     element.className = ready ? "state good" : "state wait";
-    element.textContent = ready ? `ready on ${devices} device${devices === 1 ? "" : "s"}` : "not ready";
+    element.textContent = ready ? "ready" : "not ready";
+    if (ready) element.append(el("span", { className: "wide" }, ` on ${devices} device${devices === 1 ? "" : "s"}`));
     element.title = ready ? model : event.data.waiting_for;
   } else if (event.event === "offline") {
     element.className = "state bad";

@@ -14,11 +14,20 @@ let serving = null;
 
 // Before
 
-byId("code").value = decodeURIComponent(location.hash.slice(1)).replace(/^code=/, "");
+byId("code").value = fragment();
 // The code is in the field; it need not stay in what is shown, shared or kept in the history.
 if (location.hash) history.replaceState(null, "", location.pathname + location.search);
 
 const asked = ask();
+
+/** The code in the link that brought somebody here. */
+function fragment() {
+  try {
+    return decodeURIComponent(location.hash.slice(1));
+  } catch {
+    return location.hash.slice(1);
+  }
+}
 prepare();
 
 async function ask() {
@@ -36,26 +45,35 @@ async function ask() {
 }
 
 function showInvitation() {
-  const { url, code, qr_svg, ca_fingerprint } = invitation;
+  const { url, needs_code, code, code_expires_s, qr_svg, ca_fingerprint, ca_url } = invitation;
   const isSecure = url.startsWith("https:");
+  const link = code ? `${url}#${code}` : url;
   byId("other").replaceChildren(
     el("p", {}, "Open this on a phone or any other device in the same network:"),
     // As a picture, and not as markup of this page.
-    qr_svg ? el("img", { className: "qr", alt: `QR code of ${url}`, src: `data:image/svg+xml,${encodeURIComponent(qr_svg)}` }) : "",
-    el("p", {}, el("a", { href: url }, url), " ", copyButton("Copy", () => url)),
-    code ? el("p", {}, "Join code: ", el("strong", { className: "mono code-word" }, code)) : "",
-    ca_fingerprint ? certificate(ca_fingerprint) : "",
+    qr_svg ? el("img", { className: "qr", alt: `QR code of ${link}`, src: `data:image/svg+xml,${encodeURIComponent(qr_svg)}` }) : "",
+    el("p", {}, el("a", { href: url }, url), " ", copyButton("Copy the link", () => link)),
+    code ? el("p", {}, "Join code: ", el("strong", { className: "mono code-word" }, code), lasts(code_expires_s)) : "",
+    needs_code && !code ? el("p", {}, "It asks for a join code, which only the coordinator's own machine shows: on this page there, and in its terminal.") : "",
+    ca_fingerprint ? certificate(ca_fingerprint, ca_url) : "",
     isSecure ? "" : el("p", { className: "fine" }, "This link is http: browsers on other devices give such a page no WebGPU. Start the coordinator with ", el("code", {}, "--tls auto"), " for a link that has it."),
   );
-  if (code && !byId("code").value) byId("code").placeholder = "see beside";
+  byId("code-field").hidden = !needs_code;
+  byId("code").required = needs_code;
+  if (code && !byId("code").value) byId("code").value = code;
 }
 
-function certificate(fingerprint) {
+/** How long a code is good for. */
+function lasts(seconds) {
+  return seconds > 0 ? el("span", { className: "fine" }, ` for ${seconds < 120 ? `${seconds} s` : `${Math.round(seconds / 60)} minutes`}`) : "";
+}
+
+function certificate(fingerprint, url) {
   return el(
     "details",
     {},
     el("summary", {}, "The browser there warns of the certificate"),
-    el("p", {}, "It was made by this coordinator, so no browser knows it. Either go on past the warning once, or install ", el("a", { href: "/ca.crt" }, "its certificate authority"), " on that device, which ends the warnings. Compare its SHA-256 first:"),
+    el("p", {}, "It was made by this coordinator, so no browser knows it. Either go on past the warning once, or install ", el("a", { href: url ?? "/ca.crt" }, "its certificate authority"), " on that device, which ends the warnings. Compare its SHA-256 first:"),
     el("p", { className: "mono fine" }, fingerprint),
   );
 }

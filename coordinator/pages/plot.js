@@ -26,13 +26,17 @@ export function plot(arms, room) {
     chart.append(svg("text", { x: 0, y: y + 13 }, fitting(arm.name, width)));
     chart.append(svg("rect", { class: `bar ${arm.origin === "browser" ? "n0" : "n1"}`, x: 0, y: y + 18, width: Math.max(x(arm.rate), 1), height: 18 }));
     if (arm.limit) chart.append(svg("line", { class: "limit", x1: x(arm.limit), x2: x(arm.limit), y1: y + 15, y2: y + 39 }));
-    chart.append(svg("text", { class: "strong", x: x(Math.max(arm.rate, arm.limit ?? 0)) + 8, y: y + 32 }, `${rate(arm.rate)} tok/s`));
+    const end = x(arm.rate);
+    const limit = arm.limit ? x(arm.limit) : Infinity;
+    // Beside the bar, unless the limit stands there.
+    const from = limit > end - 4 && limit < end + RIGHT + 8 ? limit : end;
+    chart.append(svg("text", { class: "strong", x: from + 8, y: y + 32 }, `${rate(arm.rate)} tok/s`));
   });
   return chart;
 }
 
 /** About as much of a name as fits at 12 px; the table has all of it. */
 function fitting(name, width) {
-  const most = Math.floor(width / 6.3);
+  const most = Math.floor(width / 6.9);
   return name.length > most ? `${name.slice(0, most - 1)}…` : name;
 }

@@ -106,7 +106,7 @@ function nodeCard(node, colour) {
   const does = isBusy ? "computing" : STATES[state] ?? state;
   const kind = isBusy ? "busy" : state === "unable" ? "unable" : "";
   const facts = [
-    node.layers && ["Layers", layers(node.layers, topology.layers)],
+    node.layers && ["Layers", layers(node.layers, topology.layers).replace(/^layers? /, "")],
     layer_us > 0 && ["A layer takes", micros(layer_us)],
     memory_bytes > 0 && ["Offers", bytes(memory_bytes)],
     read_bytes_per_s > 0 && ["Reads", `${bytes(read_bytes_per_s)}/s`],
@@ -173,7 +173,7 @@ const SENTENCES = {
   refused: ({ node, why }) => `${node} was turned away: ${why}`,
   left: ({ node, why }) => `${node} left: ${why}`,
   placed: (parts) => `The layers were shared out: ${list(parts.map((part) => `${part.node} has ${layers(part.layers)}`))}`,
-  unplaced: ({ why }) => `The model lies nowhere: ${why}`,
+  unplaced: ({ why }) => `Not placed: ${why}`,
   packing: ({ format, needed_bytes, why }) => `${why}: packing ${format} (${bytes(needed_bytes)})`,
   loaded: ({ node, fetched_bytes }) =>
     fetched_bytes ? `${node} has its layers, ${bytes(fetched_bytes)} were fetched` : `${node} has its layers, nothing was fetched`,

@@ -28,7 +28,7 @@ pub(crate) struct Chain {
     pub(crate) broken: Option<Broken>,
     /// Requests that every node of it has room for.
     pub(crate) slots: usize,
-    /// Rows of a prefill chunk that its slowest node computes in reasonable time.
+    /// Rows of a prefill chunk that all its nodes take, and the slowest computes in reasonable time.
     pub(crate) chunk: usize,
 }
 
@@ -97,7 +97,8 @@ impl Core {
         let left: Vec<NodeId> =
             before.iter().map(|part| part.0).filter(|id| parts.iter().all(|p| p.0 != *id)).collect();
         self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
-        let most = self.config.chunk;
+        let taken = parts.iter().filter_map(|(id, _)| Some(self.nodes.get(id)?.max_rows));
+        let most = taken.fold(self.config.chunk, usize::min).max(1);
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
         self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk });
         self.reroute(now, &was, &left);
@@ -105,13 +106,14 @@ impl Core {
     }
 
     fn assign(&mut self, now: Duration, (id, layers): (NodeId, Range<usize>)) {
+        let most = self.nodes.get(&id).map_or(0, |node| node.max_rows);
         let assign = Assign {
             generation: self.generation,
             first_layer: layers.start as u16,
             end_layer: layers.end as u16,
             max_positions: self.config.max_positions as u32,
             slots: self.config.slots as u16,
-            max_rows: self.config.chunk as u16,
+            max_rows: self.config.chunk.min(most).max(1) as u16,
         };
         let Some(node) = self.nodes.get_mut(&id) else { return };
         (node.progressed, node.done_bytes) = (now, 0);

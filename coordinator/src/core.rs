@@ -112,6 +112,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     /// What its frames may carry.
     pub(crate) flags: Flags,
+    /// Rows of a frame that it takes, whatever form they travel in.
+    pub(crate) max_rows: usize,
     pub(crate) device: String,
     /// What it told last, be it for a format before.
     pub(crate) offer: Option<Offer>,
@@ -180,6 +182,7 @@ impl Core {
         let node = Node {
             name: address.into(),
             flags: negotiated.flags,
+            max_rows: rows_a_frame(negotiated, self.config.spec.width),
             device: String::new(),
             offer: None,
             announced: self.config.format,
@@ -452,6 +455,12 @@ impl Core {
         }
         name
     }
+}
+
+/// Rows of a data frame that a link carries as f32, the longest form and the one that any other falls back to.
+fn rows_a_frame(negotiated: &Negotiated, width: usize) -> usize {
+    let payload = usize::try_from(negotiated.max_payload).unwrap_or(usize::MAX);
+    usize::from(negotiated.max_rows).min(payload / (4 * width.max(1)))
 }
 
 /// What a node says of itself, fit for a terminal: no control characters, and not empty.

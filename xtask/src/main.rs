@@ -12,6 +12,7 @@ mod footprint;
 mod fuzz;
 mod logged;
 mod package;
+mod pages;
 mod powerset;
 mod setup;
 mod spec;
@@ -42,6 +43,8 @@ Usage: cargo xtask <COMMAND>
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
                 [--shape llama-135m|llama-1b] [--weights FORM,..] [--tokens N] [--runs N] (rivals/torch_decode.py is
                 for a GPU)
+  pages         try the coordinator's pages in headless Chromium
+  screenshots   draw them into docs/screenshots, or all of them into a folder: [FOLDER]
   help          this text
 
 The commands install what they need where they may (as root on Debian, and libraries of other targets by rustup).
@@ -60,6 +63,8 @@ fn main() -> ExitCode {
         Some("c") => c(),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
+        Some("pages") => pages::command(),
+        Some("screenshots") => pages::screenshots(&args),
         Some("rivals") => rivals(&args),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");

@@ -21,7 +21,6 @@ pub(crate) fn software_vulkan() -> Result<bool> {
 }
 
 /// Chromium, in which the browser's node and the pages are tested. Says whether it is here.
-#[allow(dead_code, reason = "as the browser")]
 pub(crate) fn chromium() -> Result<bool> {
     ensure("Chromium for the browser's node and the pages", crate::browser::is_here, &["chromium"])
 }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, c, cargo, cargo_command, documented, footprint, fuzz, logged, package, powerset, root, run, setup, spec,
+    big_endian, c, cargo, cargo_command, documented, footprint, fuzz, logged, package, pages, powerset, root, run,
+    setup, spec,
 };
 
 /// Runs them all.
@@ -23,6 +24,7 @@ pub(crate) fn test() -> Result<()> {
     let bare = step("every combination of features", powerset::check)?;
     step("tests", || tests(vulkan, python))?;
     step("examples", examples)?;
+    let pages = step("pages in a browser", pages::check)?;
     let big_endian = step("tests on a big-endian machine", big_endian::check)?;
     step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
@@ -35,7 +37,7 @@ pub(crate) fn test() -> Result<()> {
         run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("an example in the docs of every public item", documented::check)?;
-    let all = vulkan && python && bare && big_endian && fuzzed && footprint && c;
+    let all = vulkan && python && bare && pages && big_endian && fuzzed && footprint && c;
     let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
     println!("{what}, in {} s", begun.elapsed().as_secs());
     Ok(())

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
-use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION};
+use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION, MAX_HTTP};
 use crate::server::Shared;
 
 /// Serves for as long as the coordinator runs.
@@ -41,5 +41,5 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         Some(_) => routes.layer(axum::middleware::from_fn(plain::guard)),
         None => routes,
     };
-    serve::serve(listener, routes, shared.certificates.as_ref()).await;
+    serve::serve(listener, MAX_HTTP, routes, shared.certificates.as_ref()).await;
 }

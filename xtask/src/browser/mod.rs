@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-pub(crate) use page::{Page, Scheme, View};
+pub(crate) use page::{Page, View};
 use pipe::Pipe;
 
 /// A browser with a fresh profile. Dropping it ends it.
@@ -104,6 +104,7 @@ const ALWAYS: [&str; 10] = [
 mod tests {
     use std::time::Duration;
 
+    use super::page::Scheme;
     use super::*;
 
     #[test]
