@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use syn1_coordinator::code::Code;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
@@ -89,16 +88,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         });
         show::out(&format!("{addresses}\n"))?;
     } else {
-        let scheme = link.page.split_once(':').map_or("http", |(scheme, _)| scheme);
         show::out(&format!(
-            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}\n{}  \
-             people ask:  {scheme}://{}/\n",
+            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}{}\n{}  \
+             people ask:  {}/\n",
             prepared.name,
             prepared.spec.layers,
             why.map_or_else(String::new, |why| format!(" ({why})")),
             reachable(server.tcp()),
+            if link.code.is_some() && !server.tcp().ip().is_loopback() { " (if --allow names its key)" } else { "" },
             front::lines(&link, server.http(), std::io::stdout().is_terminal()),
-            reachable(server.http())
+            link.page.trim_end_matches("/join"),
         ))?;
     }
     let mut progress = SwarmProgress::lines();
@@ -113,15 +112,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             },
             () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
         }
-        let before = std::mem::replace(&mut link, server.join_link());
-        let is_same = |(code, _): &(Code, _)| before.code.as_ref().is_some_and(|(before, _)| before == code);
-        match &link.code {
-            Some(code) if is_same(code) => {}
-            None if before.code.is_none() => {}
-            _ if args.json => show::out(&format!("{}\n", serde_json::json!({ "join": link.url() })))?,
-            Some(_) => show::say(&format!("the join code has expired; the new link is {}", link.url())),
-            None => show::say("the join code has expired: nodes that never joined are not let in any more"),
+        let next = server.join_link();
+        if front::code(&next) != front::code(&link) {
+            match args.json {
+                true => show::out(&format!("{}\n", serde_json::json!({ "join": next.url() })))?,
+                false => show::say(&front::expired(&next)),
+            }
         }
+        link = next;
     }
     anyhow::bail!("the coordinator's event loop ended")
 }

@@ -104,8 +104,8 @@ pub(crate) const BODY_BYTES: usize = 64 << 10;
 /// HTTP connections at a time: a browser opens six, so this is a room full of people; each holds some 20 KiB.
 pub(crate) const MAX_HTTP: usize = 512;
 
-/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included: a connection that
-/// says nothing must not hold a place.
+/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included, and between two parts
+/// of a body: a connection that says nothing must not hold a place.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Between two looks at this machine's addresses and at the certificate's files.

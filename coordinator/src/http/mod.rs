@@ -11,6 +11,7 @@ mod plain;
 mod serve;
 mod shards;
 mod swarm;
+mod web;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -35,7 +36,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/ca.crt", get(join::authority))
         .route("/node", get(node::node))
         .route("/shards/{name}", get(shards::shard))
+        .route("/web/{name}", get(web::web))
         .layer(DefaultBodyLimit::max(body))
+        .layer(axum::middleware::map_request(serve::impatient))
         .with_state(shared.clone());
     let routes = match &shared.certificates {
         Some(_) => routes.layer(axum::middleware::from_fn(plain::guard)),
