@@ -5,6 +5,7 @@ mod benchmarks;
 mod big_endian;
 mod documented;
 mod elf;
+mod firmware;
 mod footprint;
 mod fuzz;
 mod logged;
@@ -32,6 +33,9 @@ Usage: cargo xtask <COMMAND>
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, and
                 measure its code and stack
+  firmware [ARGS]
+                build the firmware, hold it to its budgets, and run it in QEMU in chains with native nodes:
+                [--power-cuts N], by default 3
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::command(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
+        Some("firmware") => firmware::command(&args),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
         Some("rivals") => rivals(&args),

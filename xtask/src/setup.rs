@@ -25,6 +25,11 @@ pub(crate) fn python() -> Result<bool> {
     ensure("Python 3 for the protocol's second implementation", || answers("python3"), &["python3"])
 }
 
+/// QEMU's Arm boards, which run the firmware. Says whether they are here.
+pub(crate) fn qemu_arm() -> Result<bool> {
+    ensure("QEMU for the firmware", || answers("qemu-system-arm"), &["qemu-system-arm"])
+}
+
 /// A C++ compiler, which builds libFuzzer. Says whether it is here.
 pub(crate) fn cpp_compiler() -> Result<bool> {
     let compiler = || env::var_os("CXX").is_some() || answers("c++");

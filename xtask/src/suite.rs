@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, cargo, cargo_command, documented, footprint, fuzz, logged, package, powerset, root, run, setup, spec,
+    big_endian, cargo, cargo_command, documented, firmware, footprint, fuzz, logged, package, powerset, root, run, setup, spec,
 };
 
 /// Runs them all.
@@ -27,6 +27,7 @@ pub(crate) fn test() -> Result<()> {
     step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
+    let qemu = or_note("firmware", step("firmware in QEMU", || firmware::check(firmware::POWER_CUTS)))?;
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
     step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;
     step("package", package::publishable)?;
@@ -34,7 +35,7 @@ pub(crate) fn test() -> Result<()> {
         run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("an example in the docs of every public item", documented::check)?;
-    let all = vulkan && python && bare && big_endian && fuzzed && footprint;
+    let all = vulkan && python && bare && big_endian && fuzzed && footprint && qemu == Some(true);
     let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
     println!("{what}, in {} s", begun.elapsed().as_secs());
     Ok(())
@@ -43,7 +44,7 @@ pub(crate) fn test() -> Result<()> {
 fn format() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     apart(&["fmt", "--check"])?;
-    for folder in ["syn1-core/proof", "rivals"] {
+    for folder in ["syn1-core/proof", "rivals", "firmware", "firmware/qemu"] {
         run(cargo_command(&["fmt", "--check"]).current_dir(root()?.join(folder)))?;
     }
     Ok(())
