@@ -7,6 +7,7 @@ mod browser;
 mod c;
 mod documented;
 mod elf;
+mod firmware;
 mod footprint;
 mod fuzz;
 mod logged;
@@ -41,6 +42,9 @@ Usage: cargo xtask <COMMAND>
                 in its library for C, and measure its code and stack
   c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
                 an emulated Cortex-M3, and what the library takes of flash and memory
+  firmware [ARGS]
+                build the firmware, hold it to its budgets, and run it in QEMU in chains with native nodes:
+                [--power-cuts N], by default 3
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
         Some("c") => c(),
+        Some("firmware") => firmware::command(&args),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
         Some("pages") => pages::command(),

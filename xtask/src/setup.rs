@@ -57,6 +57,11 @@ fn make_openai_client() -> Result<()> {
     run(Command::new(python).args(quiet).arg(requirements))
 }
 
+/// QEMU's Arm boards, which run the firmware. Says whether they are here.
+pub(crate) fn qemu_arm() -> Result<bool> {
+    ensure("QEMU for the firmware", || answers("qemu-system-arm"), &["qemu-system-arm"])
+}
+
 /// A C++ compiler, which builds libFuzzer. Says whether it is here.
 pub(crate) fn cpp_compiler() -> Result<bool> {
     let compiler = || env::var_os("CXX").is_some() || answers("c++");

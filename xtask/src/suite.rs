@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, c, cargo, cargo_command, documented, footprint, fuzz, logged, package, pages, powerset, root, run,
-    setup, spec, tabs,
+    big_endian, c, cargo, cargo_command, documented, firmware, footprint, fuzz, logged, package, pages, powerset, root,
+    run, setup, spec, tabs,
 };
 
 /// Runs them all.
@@ -32,6 +32,7 @@ pub(crate) fn test() -> Result<()> {
     let tabs = step("browser tabs as nodes", tabs::test)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
     let c = step("C: header, example and vectors, also on an emulated Cortex-M3", c::check)?;
+    let qemu = or_note("firmware", step("firmware in QEMU", || firmware::check(firmware::POWER_CUTS)))?;
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
     step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;
     step("package", package::publishable)?;
@@ -40,6 +41,7 @@ pub(crate) fn test() -> Result<()> {
     })?;
     step("an example in the docs of every public item", documented::check)?;
     let all = vulkan && python && openai && bare && pages && big_endian && fuzzed && tabs && footprint && c;
+    let all = all && qemu == Some(true);
     let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
     println!("{what}, in {} s", begun.elapsed().as_secs());
     Ok(())
@@ -48,7 +50,7 @@ pub(crate) fn test() -> Result<()> {
 fn format() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     apart(&["fmt", "--check"])?;
-    for folder in ["syn1-core/proof", "syn1-c/header", "syn1-c/library", "rivals"] {
+    for folder in ["syn1-core/proof", "syn1-c/header", "syn1-c/library", "rivals", "firmware", "firmware/qemu"] {
         run(cargo_command(&["fmt", "--check"]).current_dir(root()?.join(folder)))?;
     }
     Ok(())
