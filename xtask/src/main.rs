@@ -29,6 +29,8 @@ Usage: cargo xtask <COMMAND>
   test          everything CI runs: format, lints, every combination of features, tests on the CPU, on software Vulkan
                 and on a big-endian machine, fuzzing, footprint, package, docs
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
+  sim [ARGS]    a swarm in one thread, with nodes that die, hang and come back: [--seeds N] [--from SEED], by default 10,000;
+                `test` plays 1,000
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, and
                 measure its code and stack
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Some("demo") => demo(&args),
         Some("test") => suite::test(),
         Some("fuzz") => fuzz::command(&args),
+        Some("sim") => sim(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
         Some("big-endian") => big_endian(),
@@ -75,6 +78,11 @@ fn demo(args: &[String]) -> Result<()> {
     cargo(&["build", "--release", "--package", "syn1"])?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     cargo(&[&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &args].concat())
+}
+
+fn sim(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--quiet", "--release", "--package", "syn1-sim", "--"][..], &args].concat())
 }
 
 fn big_endian() -> Result<()> {
