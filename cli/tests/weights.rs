@@ -86,6 +86,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
         max_positions: 64,
         slots: 1,
         chunk: 16,
+        relay_bytes: 1 << 20,
         tokenizer: None,
     };
     let (shards, out) = (model.shards.path().to_owned(), smaller.clone());

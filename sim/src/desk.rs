@@ -81,6 +81,7 @@ impl Desk {
         let now = self.now();
         if now >= self.tick_at {
             self.core.tick(now);
+            self.tick_at = Duration::MAX;
         }
         self.act();
         for port in &mut self.ports {
@@ -201,7 +202,7 @@ impl Desk {
     /// Has itself woken when something is due that no frame brings.
     fn arm(&mut self) {
         let now = self.now();
-        self.tick_at = self.core.next_tick(now).max(now);
+        self.tick_at = self.tick_at.min(self.core.next_tick(now));
         let sessions = self.ports.iter().filter(|port| !port.over).map(|port| port.session.poll_timeout().0 * 1000);
         let next = sessions.min().unwrap_or(u64::MAX).min(self.tick_at.as_micros() as u64);
         let next = next.saturating_sub(self.ahead_us).max(self.world.now_us() + 1);

@@ -161,6 +161,8 @@ impl Stage {
         for _ in 0..count {
             self.join(self.plot.strong(), false);
         }
+        // Whoever asks before they are measured may be told that they are too few.
+        self.until(self.world.now_us() + 10_000_000, |_| false)?;
         self.submit(ask(&self.world));
         let end = self.world.now_us() + PATIENCE_US;
         self.until(end, Self::all_ended)?;
