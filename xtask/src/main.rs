@@ -37,6 +37,8 @@ Usage: cargo xtask <COMMAND>
   web           build the browser's node, which the coordinator serves once it is built anew
   tabs          the tests of browser tabs as nodes, in headless Chromium with WebGPU on the CPU
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
+  sim [ARGS]    a swarm in one thread, with nodes that die, hang and come back: [--seeds N] [--from SEED], by default 10,000;
+                `test` plays 1,000
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
                 in its library for C, and measure its code and stack
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Some("web") => web::build(),
         Some("tabs") => tabs(),
         Some("fuzz") => fuzz::command(&args),
+        Some("sim") => sim(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
         Some("c") => c(),
@@ -107,6 +110,11 @@ fn tabs() -> Result<()> {
         bail!("the tests did not run");
     }
     Ok(())
+}
+
+fn sim(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--quiet", "--release", "--package", "syn1-sim", "--"][..], &args].concat())
 }
 
 fn big_endian() -> Result<()> {
