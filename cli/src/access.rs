@@ -46,10 +46,7 @@ impl AccessOptions {
 /// What is said where others can reach what has no keys.
 pub(crate) fn warning(access: &Access, http: SocketAddr) -> Option<String> {
     (access.is_open() && !http.ip().is_loopback()).then(|| {
-        format!(
-            "note: whoever reaches port {} can ask for text, and nothing is encrypted; --api-key KEY|FILE asks for a key",
-            http.port()
-        )
+        format!("note: whoever reaches port {} can ask for text: --api-key KEY|FILE asks for a key", http.port())
     })
 }
 

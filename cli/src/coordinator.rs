@@ -29,12 +29,12 @@ With phones:          syn1 coordinator --http 0.0.0.0:7780 --tls auto, and scan 
 Then, from anywhere:  curl -N http://THIS-MACHINE:7780/v1/completions -H 'content-type: application/json' \\
                         -d '{\"prompt\": \"A lifetime\", \"max_tokens\": 64, \"stream\": true}'
 Or in Python:         from openai import OpenAI
-                      client = OpenAI(base_url=\"http://THIS-MACHINE:7780/v1\", api_key=\"KEY, or anything without keys\")
+                      client = OpenAI(base_url=\"http://THIS-MACHINE:7780/v1\", api_key=\"KEY\")
                       client.completions.create(model=client.models.list().data[0].id, prompt=\"A lifetime\")
-
-Models with a chat template answer client.chat.completions.create(..) too. /ready says whether a token has passed
-through the whole chain, /metrics has figures for Prometheus.
 Boards speak plain TCP: --tcp 0.0.0.0:7700, with their keys in --allow or with --join-code none.
+
+Chat models answer client.chat.completions.create(..), too. Without --api-key any KEY will do. /ready says whether a
+token has passed through the whole chain, /metrics has figures for Prometheus.
 
 Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
 it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
@@ -61,8 +61,8 @@ pub(crate) struct Args {
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text stays
-    /// open to all, and only --tls encrypts [default: any node, or any with the join code]
+    /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text
+    /// has keys of its own (--api-key), and only --tls encrypts [default: any node, or any with the join code]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
     #[command(flatten)]
