@@ -10,6 +10,7 @@ mod context;
 mod coordinator;
 mod demo;
 mod doctor;
+mod front;
 mod generate;
 mod interrupt;
 mod keys;

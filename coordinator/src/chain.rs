@@ -10,7 +10,8 @@ use syn1_core::control::{Assign, Control};
 use crate::core::{Action, Core, NodeId, Shard};
 use crate::heal::Broken;
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
-use crate::placement::{Offer, Part, Unplaced, place, predicted_ns};
+use crate::placement::{Offer, Part, Policy, Unplaced, place, predicted_ns};
+use crate::reason::reason;
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::update::{Event, Update};
@@ -20,13 +21,17 @@ pub(crate) struct Chain {
     pub(crate) parts: Vec<(NodeId, Range<usize>)>,
     pub(crate) loaded: BTreeSet<NodeId>,
     pub(crate) predicted_ns: u64,
+    /// Why it is as it is, for people.
+    pub(crate) reason: String,
     pub(crate) ready: bool,
     /// It has lost a node since it was ready last.
     pub(crate) broken: Option<Broken>,
     /// Requests that every node of it has room for.
     pub(crate) slots: usize,
-    /// Rows of a prefill chunk that its slowest node computes in reasonable time.
+    /// Rows of a prefill chunk that all its nodes take, and the slowest computes in reasonable time.
     pub(crate) chunk: usize,
+    /// The most that it has been since the chain was placed: frames of so many rows may have to be sent again.
+    pub(crate) widest: usize,
 }
 
 impl Chain {
@@ -43,9 +48,12 @@ impl Core {
         if !self.may_place() {
             return;
         }
-        let (ids, offers) = self.able();
+        let (ids, offers) = self.able(0);
         match place(&self.demand(self.config.format), &offers, self.config.policy) {
-            Ok(parts) => self.lay(now, &ids, &offers, parts),
+            Ok(parts) => {
+                let reason = self.reason(self.config.policy, &ids, &offers, &parts);
+                self.lay(now, &ids, &offers, parts, reason);
+            }
             Err(why) => {
                 if let Err(why) = self.fall_back(why, &offers) {
                     self.cannot_place(why.to_string(), matches!(why, Unplaced::Nodes { .. }));
@@ -54,22 +62,30 @@ impl Core {
         }
     }
 
-    /// The nodes that may take layers, and what each offers.
-    pub(crate) fn able(&self) -> (Vec<NodeId>, Vec<Offer>) {
-        let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none() && !node.owes_profile);
+    /// The nodes that may take layers in frames of this many rows, and what each offers.
+    pub(crate) fn able(&self, rows: usize) -> (Vec<NodeId>, Vec<Offer>) {
+        let able =
+            self.nodes.iter().filter(|(_, node)| node.unable.is_none() && !node.owes_profile && node.max_rows >= rows);
         able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip()
+    }
+
+    /// Why parts that were placed by `policy` lie where they lie.
+    pub(crate) fn reason(&self, policy: Policy, ids: &[NodeId], offers: &[Offer], parts: &[Part]) -> String {
+        let format = self.config.format;
+        reason(policy, (format, self.demand(format).bytes()), offers, parts, |node| self.name(ids[node]))
     }
 
     /// Makes a chain of these parts, or the one there is into one of them. Each node is told its layers, but for those that
     /// hold or load them already: their KV caches stay.
-    pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>) {
+    pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>, reason: String) {
         self.generation = self.generation.wrapping_add(1);
         let predicted_ns = predicted_ns(offers, &parts);
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
         let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
         let old = self.chain.take();
-        let (before, broken) = old.map_or_else(Default::default, |chain| (chain.parts, chain.broken));
+        let (before, broken, widest) =
+            old.map_or_else(Default::default, |chain| (chain.parts, chain.broken, chain.widest));
         let stays = |core: &Self, (node, layers): &(NodeId, Range<usize>)| {
             let shard = core.nodes.get(node).and_then(|node| node.shard.as_ref());
             shard.is_some_and(|shard| shard.layers == *layers)
@@ -85,21 +101,24 @@ impl Core {
         let left: Vec<NodeId> =
             before.iter().map(|part| part.0).filter(|id| parts.iter().all(|p| p.0 != *id)).collect();
         self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
-        let most = self.config.chunk;
+        let taken = parts.iter().filter_map(|(id, _)| Some(self.nodes.get(id)?.max_rows));
+        let most = taken.fold(self.config.chunk, usize::min).max(1);
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
-        self.chain = Some(Chain { parts, loaded, predicted_ns, ready: false, broken, slots, chunk });
+        let widest = widest.max(chunk);
+        self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk, widest });
         self.reroute(now, &was, &left);
         self.go_on(now);
     }
 
-    fn assign(&mut self, now: Duration, (id, layers): (NodeId, Range<usize>)) {
+    pub(crate) fn assign(&mut self, now: Duration, (id, layers): (NodeId, Range<usize>)) {
+        let most = self.nodes.get(&id).map_or(0, |node| node.max_rows);
         let assign = Assign {
             generation: self.generation,
             first_layer: layers.start as u16,
             end_layer: layers.end as u16,
             max_positions: self.config.max_positions as u32,
             slots: self.config.slots as u16,
-            max_rows: self.config.chunk as u16,
+            max_rows: self.config.chunk.min(most).max(1) as u16,
         };
         let Some(node) = self.nodes.get_mut(&id) else { return };
         (node.progressed, node.done_bytes) = (now, 0);

@@ -20,6 +20,7 @@ use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX
 use crate::placement::{Offer, Policy};
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
+use crate::timing::Timings;
 use crate::update::{Event, Update};
 use crate::wire::Wire;
 
@@ -103,6 +104,7 @@ pub struct Core {
     pub(crate) recovery: Recovery,
     /// When time passed last.
     pub(crate) ticked: Duration,
+    pub(crate) timings: Timings,
     pub(crate) actions: VecDeque<Action>,
 }
 
@@ -110,6 +112,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     /// What its frames may carry.
     pub(crate) flags: Flags,
+    /// Rows of a frame that it takes, whatever form they travel in.
+    pub(crate) max_rows: usize,
     pub(crate) device: String,
     /// What it told last, be it for a format before.
     pub(crate) offer: Option<Offer>,
@@ -139,6 +143,13 @@ pub(crate) struct Shard {
     pub(crate) slots: Option<usize>,
 }
 
+impl Shard {
+    /// Its layers, if the node has them.
+    pub(crate) fn loaded(&self) -> Option<Range<usize>> {
+        self.slots.map(|_| self.layers.clone())
+    }
+}
+
 impl Core {
     /// A coordinator without nodes.
     pub fn new(config: CoreConfig) -> Self {
@@ -156,6 +167,7 @@ impl Core {
             last_node: 0,
             recovery: Recovery::default(),
             ticked: Duration::ZERO,
+            timings: Timings::default(),
             actions: VecDeque::new(),
         }
     }
@@ -177,6 +189,7 @@ impl Core {
         let node = Node {
             name: address.into(),
             flags: negotiated.flags,
+            max_rows: rows_a_frame(negotiated, self.config.spec.width),
             device: String::new(),
             offer: None,
             announced: self.config.format,
@@ -229,6 +242,7 @@ impl Core {
             }
             Control::Closed(closed) => {
                 let compute = Duration::from_micros(closed.compute_us);
+                self.timings.closed(from, closed.request, compute);
                 self.closed(now, from, closed.request, compute);
             }
             // News of an assignment or a route that has been replaced.
@@ -242,6 +256,7 @@ impl Core {
 
     /// A data frame from a node.
     pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
+        self.timings.answered(now, from, header, payload.len());
         let Some(node) = self.nodes.get_mut(&from) else { return };
         let heard = std::mem::replace(&mut node.heard, now);
         // A request that is over, or whose node was sent away, may still have frames on their way.
@@ -270,6 +285,7 @@ impl Core {
     /// A node's link is gone. Requests that pass through it go on where they stand as soon as another node has its layers.
     pub fn gone(&mut self, now: Duration, node: NodeId, why: &str) {
         let Some(gone) = self.nodes.remove(&node) else { return };
+        self.timings.gone(node);
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
             self.place_at = Some(now + PLACE_SETTLE);
@@ -386,6 +402,7 @@ impl Core {
             }
         } else {
             self.heal(now);
+            self.warm(now);
         }
     }
 
@@ -446,6 +463,12 @@ impl Core {
         }
         name
     }
+}
+
+/// Rows of a data frame that a link carries as f32, the longest form and the one that any other falls back to.
+fn rows_a_frame(negotiated: &Negotiated, width: usize) -> usize {
+    let payload = usize::try_from(negotiated.max_payload).unwrap_or(usize::MAX);
+    usize::from(negotiated.max_rows).min(payload / (4 * width.max(1)))
 }
 
 /// What a node says of itself, fit for a terminal: no control characters, and not empty.

@@ -5,9 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+pub mod code;
 pub mod core;
 mod deadlines;
+pub mod door;
 mod draft;
+mod feed;
+pub mod front;
 mod heal;
 mod http;
 mod inbox;
@@ -15,6 +19,8 @@ mod limits;
 mod link;
 mod mend;
 pub mod placement;
+pub mod qr;
+mod reason;
 pub mod recovery;
 pub mod request;
 mod route;
@@ -23,6 +29,8 @@ pub mod sample;
 pub mod server;
 mod stop;
 pub mod text;
+pub mod timing;
+pub mod tls;
 pub mod update;
 mod view;
 mod weights;

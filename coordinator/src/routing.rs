@@ -8,7 +8,7 @@ use syn1_core::{Control, Flags, Header};
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::request::{self, Closing, Generate, Next, Request};
 use crate::text;
-use crate::update::{Event, Finish, Finished, Update};
+use crate::update::{Finish, Finished, Update};
 
 impl Core {
     pub(crate) fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
@@ -49,18 +49,20 @@ impl Core {
         let Some(chain) = &self.chain else { return };
         let Some(request) = self.requests.get_mut(&id).filter(|request| request.closing.is_none()) else { return };
         let (mut opens, mut frames) = (Vec::new(), Vec::new());
+        let last = chain.parts.len().saturating_sub(1);
         for (hop, (node, _)) in chain.parts.iter().enumerate().filter(|(_, part)| chain.loaded.contains(&part.0)) {
             opens.extend(request.open(hop).map(|open| (*node, open)));
             while let Some((header, payload)) = request.route.due(now, hop) {
                 request.figures.frames += 1;
                 request.figures.bytes += (Header::LEN + payload.len()) as u64;
-                frames.push((*node, header, payload));
+                frames.push((hop, *node, header, payload));
             }
         }
         for (node, open) in opens {
             self.send(node, &Control::Open(open));
         }
-        for (node, header, payload) in frames {
+        for (hop, node, header, payload) in frames {
+            self.timings.sent(now, node, hop == last, &header, payload.len());
             self.actions.push_back(Action::Send(node, header, payload));
         }
         self.account(id);
@@ -77,7 +79,6 @@ impl Core {
                 self.stamp(now, id);
                 self.tokens(now, id, updates);
                 self.finish(id, text, reason);
-                self.passed(now);
             }
         }
     }
@@ -90,8 +91,8 @@ impl Core {
         self.stamp(now, id);
         if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
             self.actions.extend(updates.into_iter().map(|update| Action::Update(id, update)));
+            self.passed(now, None);
         }
-        self.passed(now);
     }
 
     pub(crate) fn stamp(&mut self, now: Duration, id: u32) {
@@ -152,7 +153,7 @@ impl Core {
     pub(crate) fn end(&mut self, now: Duration, id: u32) {
         let Some(request) = self.remove(id) else { return };
         if request.is_proof {
-            self.proved(request.figures.total);
+            self.passed(now, Some(request.figures.total));
         } else {
             self.finished(request);
         }
@@ -164,13 +165,6 @@ impl Core {
         if let Some(Closing { text, reason, .. }) = request.closing {
             let finished = Finished { text, reason, figures: request.figures };
             self.actions.push_back(Action::Update(request.id, Update::Finished(finished)));
-        }
-    }
-
-    pub(crate) fn proved(&mut self, took: Duration) {
-        if let Some(chain) = &mut self.chain {
-            (chain.ready, chain.broken) = (true, None);
-            self.event(Event::Ready { token_ms: took.as_secs_f64() * 1e3 });
         }
     }
 

@@ -13,7 +13,7 @@
 //
 // A product's shape is known when the pipeline is made: persist_product.wgsl is the text of one product, repeated for each.
 //
-// Tags: T32 | T16 | T8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
+// Tags: W32 | W16 | W8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
 // ROTATED, how positions come in.
 
 override THREADS: u32 = 512u;
@@ -211,11 +211,11 @@ fn give(at: u32, v: vec2<u32>, flag: u32) {
 // Elements 4i to 4i+3 of a token's embedding at `position`.
 fn embedding(id: u32, i: u32) -> vec4<f32> {
   var v = vec4(0.0);
-  v = bitcast<vec4<f32>>(table_quad(TOKENS / 4u + id * (TOKEN_ROW / 4u) + i)); //#T32
-  let at = id * TOKEN_ROW + 2u * i; //#T16
-  v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#T16
-  let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#T8
-  v = select(pair.x, pair.y, i / 8u % 2u == 1u) * bytes(table_words[TOKENS + id * TOKEN_ROW + i]); //#T8
+  v = bitcast<vec4<f32>>(table_quad(TOKENS / 4u + id * (TOKEN_ROW / 4u) + i)); //#W32
+  let at = id * TOKEN_ROW + 2u * i; //#W16
+  v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#W16
+  let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#W8
+  v = select(pair.x, pair.y, i / 8u % 2u == 1u) * bytes(table_words[TOKENS + id * TOKEN_ROW + i]); //#W8
   v *= EMBED_SCALE;
   let row = min(position, MODEL_POSITIONS - 1u) * TOKEN_STRIDE; //#LEARNED
   let learned = vec2(table_words[POSITIONS + (row + 4u * i) / 2u], table_words[POSITIONS + (row + 4u * i) / 2u + 1u]); //#LEARNED F16

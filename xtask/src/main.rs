@@ -3,12 +3,16 @@
 
 mod benchmarks;
 mod big_endian;
+#[allow(dead_code, reason = "what drives the browser comes with the pages and the browser's node")]
+mod browser;
+mod c;
 mod documented;
 mod elf;
 mod footprint;
 mod fuzz;
 mod logged;
 mod package;
+mod pages;
 mod powerset;
 mod setup;
 mod spec;
@@ -32,13 +36,17 @@ Usage: cargo xtask <COMMAND>
   sim [ARGS]    a swarm in one thread, with nodes that die, hang and come back: [--seeds N] [--from SEED], by default 10,000;
                 `test` plays 1,000
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
-  footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, and
-                measure its code and stack
+  footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
+                in its library for C, and measure its code and stack
+  c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
+                an emulated Cortex-M3, and what the library takes of flash and memory
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
                 [--shape llama-135m|llama-1b] [--weights FORM,..] [--tokens N] [--runs N] (rivals/torch_decode.py is
                 for a GPU)
+  pages         try the coordinator's pages in headless Chromium
+  screenshots   draw them into docs/screenshots, or all of them into a folder: [FOLDER]
   help          this text
 
 The commands install what they need where they may (as root on Debian, and libraries of other targets by rustup).
@@ -55,8 +63,11 @@ fn main() -> ExitCode {
         Some("sim") => sim(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
+        Some("c") => c(),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
+        Some("pages") => pages::command(),
+        Some("screenshots") => pages::screenshots(&args),
         Some("rivals") => rivals(&args),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
@@ -88,6 +99,13 @@ fn sim(args: &[String]) -> Result<()> {
 fn big_endian() -> Result<()> {
     if !big_endian::check()? {
         bail!("the tests did not run");
+    }
+    Ok(())
+}
+
+fn c() -> Result<()> {
+    if !c::check()? {
+        bail!("not all of it ran");
     }
     Ok(())
 }

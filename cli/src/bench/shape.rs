@@ -10,8 +10,11 @@ use syn1_model::manifest::{Manifest, ManifestPiece, Origin};
 use syn1_model::plan::{WeightFormat, all_pieces};
 use syn1_model::random::random_piece;
 use syn1_model::spec::Spec;
+use tempfile::TempDir;
 
-use crate::model::Prepared;
+use crate::interrupt::blocking;
+use crate::model::{self, Prepared};
+use crate::options::ModelOptions;
 
 /// A public model's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -41,6 +44,32 @@ impl Shape {
             Self::Llama1b => "llama-1b (random weights)",
             Self::Llama135m => "llama-135m (random weights)",
         }
+    }
+}
+
+/// What a benchmark runs.
+#[derive(clap::Args)]
+pub(crate) struct Subject {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Random weights of a public model's shape, in place of --model
+    #[arg(long, value_enum, conflicts_with = "model")]
+    shape: Option<Shape>,
+}
+
+impl Subject {
+    /// The model, split, and the folder of its random weights, which are deleted with it.
+    pub(crate) async fn prepare(&self) -> Result<(Prepared, TempDir)> {
+        let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
+        let prepared = match self.shape {
+            Some(shape) => {
+                let (format, folder) = (self.model.weights.format(None), folder.path().to_owned());
+                blocking(move || prepare(shape, format, &folder)).await?
+            }
+            // What is measured is what the report names, whatever memory there is.
+            None => Prepared { smaller: Vec::new(), ..model::prepare(&self.model).await? },
+        };
+        Ok((prepared, folder))
     }
 }
 

@@ -145,9 +145,9 @@ impl GpuDevice {
             faults,
             _end,
         };
-        if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
+        if subgroups.is_some_and(|(min, max)| min != max) {
             // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
-            let full = full_subgroups(&opened, sizes).unwrap_or(false);
+            let full = full_subgroups(&opened).unwrap_or(false);
             opened.subgroups = subgroups.filter(|_| full);
         }
         Ok(opened)

@@ -31,15 +31,7 @@ pub fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
         (kernel, binds)
     })?;
     let time = |reads: u32| -> Result<Duration, EngineError> {
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        for _ in 0..reads {
-            pass.dispatch_workgroups(WORKGROUPS, 1, 1);
-        }
-        drop(pass);
-        let commands = encoder.finish();
+        let commands = kernel.encode(device, &binds, WORKGROUPS, reads).finish();
         let start = Instant::now();
         let submission = device.queue.submit([commands]);
         device.wait(Some(submission))?;
@@ -94,12 +86,7 @@ pub fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, EngineE
         Ok(start.elapsed())
     })?;
     let mapped = |patience: &mut Patience| {
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
-        drop(pass);
+        let mut encoder = kernel.encode(device, &binds, 1, 1);
         readback.copy(&mut encoder, &sink, 16);
         let commands = encoder.finish();
         let start = Instant::now();

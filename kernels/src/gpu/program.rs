@@ -89,7 +89,11 @@ impl Program {
         config: &EngineConfig,
         options: GpuOptions,
     ) -> Result<Self, EngineError> {
-        let kv_layer_bytes = kv_layer_bytes(device, plan, config)?;
+        let (kv_layer_bytes, most) = (kv_layer_bytes(plan, config), device.limits.max_storage_buffer_binding_size);
+        if kv_layer_bytes > most {
+            let what = format!("a KV cache of {kv_layer_bytes} bytes a layer, the largest binding is {most}");
+            return Err(device.unsupported(what));
+        }
         let rotations = rotations(device, plan, config)?;
         let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
         device.guarded("pipelines and constants", 0, || {
@@ -138,14 +142,9 @@ fn gathering(tokens: &Matrix, positions: &Option<View>) -> (Vec<&'static str>, V
 }
 
 /// Bytes of one layer's KV cache, whole storage offsets.
-fn kv_layer_bytes(device: &GpuDevice, plan: &Plan, config: &EngineConfig) -> Result<u64, EngineError> {
+pub(super) fn kv_layer_bytes(plan: &Plan, config: &EngineConfig) -> u64 {
     let elements = 2 * plan.spec.kv_width() * config.max_positions + READ_AHEAD * plan.spec.head_dim;
-    let bytes = plan.format.kv().row_bytes(elements) as u64;
-    let most = device.limits.max_storage_buffer_binding_size;
-    if bytes > most {
-        return Err(device.unsupported(format!("a KV cache of {bytes} bytes a layer, the largest binding is {most}")));
-    }
-    Ok(bytes.next_multiple_of(256))
+    (plan.format.kv().row_bytes(elements) as u64).next_multiple_of(256)
 }
 
 /// Turns ops into launches.
