@@ -341,9 +341,15 @@ mod tests {
     fn route(frames: u32) -> Route {
         let mut route = Route::new();
         route.lay(&stages(&[(0..2, None), (2..4, None)]));
-        (0..2).for_each(|hop| drop(route.open(hop)));
+        open(&mut route);
         (0..frames).for_each(|position| route.enter(Header::tokens(1, 0, position, 1), vec![0; 4], Vec::new()));
         route
+    }
+
+    fn open(route: &mut Route) {
+        for hop in 0..2 {
+            assert!(route.open(hop).is_some());
+        }
     }
 
     /// Sends all that is due at a hop: positions, rows and epochs.
@@ -405,7 +411,7 @@ mod tests {
         assert!(!route.reroute(&stages(&[(0..2, None), (2..4, Some(1))]), 8));
         // Now the second is lost too: what is on its way there begins again at the first, frame by frame.
         assert!(route.reroute(&stages(&[(0..2, None), (2..4, None)]), 8));
-        (0..2).for_each(|hop| drop(route.open(hop)));
+        open(&mut route);
         assert_eq!(send(&mut route, 0), [(0, 1, 3), (1, 1, 3)]);
         (0..2).for_each(|position| relay(&mut route, 3, position, 1));
         assert_eq!(send(&mut route, 1), [(0, 1, 3), (1, 1, 3)]);
@@ -420,7 +426,7 @@ mod tests {
         (0..2).for_each(|_| arrive(&mut route, 1));
         // A boundary that was not there before, behind a node that keeps its name and not its layers.
         route.reroute(&stages(&[(0..1, None), (1..4, None)]), 8);
-        (0..2).for_each(|hop| drop(route.open(hop)));
+        open(&mut route);
         assert_eq!(send(&mut route, 0), [(0, 2, 2)]);
         relay(&mut route, 2, 0, 2);
         assert_eq!(send(&mut route, 1), [(0, 2, 2)]);
