@@ -118,6 +118,19 @@ async fn a_killed_node_changes_no_byte_where_survivors_take_its_layers_and_the_w
     assert_eq!(server.recovery().failed, 0);
 }
 
+#[tokio::test]
+async fn survivors_of_a_delta_stream_that_breaks_compute_once_more_and_no_token_is_taken_back() {
+    let model = Model::split("models/tiny-rust-docs", WeightFormat::F16);
+    let cache = tempfile::tempdir().unwrap();
+    let server = model.server(Policy::Exactly(3), Form::from_name("q8+delta").unwrap(), 2);
+    let mut fleet = Fleet::join(&server, &["first", "second", "third"], &cache).await;
+    let victim = fleet.holder(&server, 0);
+    // Where a boundary is gone, what was rounded there is not any more: the rest of the text may be another one.
+    texts(&server, || drop(victim)).await;
+    let recovery = server.recovery();
+    assert_eq!((recovery.losses, recovery.failed, recovery.kept_bytes), (1, 0, 0), "{recovery:?}");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_node_that_is_interrupted_hands_its_layers_over() {

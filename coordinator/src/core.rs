@@ -143,6 +143,13 @@ pub(crate) struct Shard {
     pub(crate) slots: Option<usize>,
 }
 
+impl Shard {
+    /// Its layers, if the node has them.
+    pub(crate) fn loaded(&self) -> Option<Range<usize>> {
+        self.slots.map(|_| self.layers.clone())
+    }
+}
+
 impl Core {
     /// A coordinator without nodes.
     pub fn new(config: CoreConfig) -> Self {
@@ -398,6 +405,7 @@ impl Core {
             }
         } else {
             self.heal(now);
+            self.warm(now);
         }
     }
 

@@ -28,6 +28,13 @@ pub(crate) const LEAST_PATIENCE: Duration = Duration::from_secs(12);
 /// back by itself tries every 30 s.
 pub(crate) const HEAL_GRACE: Duration = Duration::from_secs(60);
 
+/// Nodes that may be lost one after the other without a token between them: a request that brings down whoever takes it is not
+/// to bring down everybody.
+pub(crate) const MAX_LOSSES: u32 = 8;
+
+/// Nodes that load the same layers: the one that computes them, and two that could at once. More would only cost them memory.
+pub(crate) const MAX_COPIES: usize = 3;
+
 /// Frames of a request's replay that a node has at a time: one at work, one that waits, and frames of others between them.
 pub(crate) const REPLAYS_AHEAD: usize = 2;
 
