@@ -131,10 +131,13 @@ mod tests {
             let part = |row: &[f32], which: usize| -> Vec<f64> {
                 row[which * head_dim..][..head_dim].iter().map(|value| f64::from(*value)).collect()
             };
-            let scores: Vec<f64> = rows.iter().map(|row| {
-                let dot: f64 = part(row, key).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum();
-                dot / (head_dim as f64).sqrt()
-            }).collect();
+            let scores: Vec<f64> = rows
+                .iter()
+                .map(|row| {
+                    let dot: f64 = part(row, key).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum();
+                    dot / (head_dim as f64).sqrt()
+                })
+                .collect();
             let largest = scores.iter().copied().fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let total: f64 = weights.iter().sum();

@@ -116,9 +116,7 @@ impl Shape {
             return Err(ShapeError::Heads { heads, kv_heads });
         }
         match rope {
-            Some(Rope { dims, .. }) if dims % 2 != 0 || dims > head_dim => {
-                Err(ShapeError::Rotated { dims, head_dim })
-            }
+            Some(Rope { dims, .. }) if dims % 2 != 0 || dims > head_dim => Err(ShapeError::Rotated { dims, head_dim }),
             Some(_) if !Self::ROTATES => Err(ShapeError::Rotation),
             _ => Ok(()),
         }
@@ -159,9 +157,13 @@ impl fmt::Display for ShapeError {
         match self {
             Self::Zero(what) => write!(f, "a model of {what} 0"),
             Self::TooLarge { what, got, max } => write!(f, "a {what} of {got}, the integer kernels hold {max}"),
-            Self::Heads { heads, kv_heads } => write!(f, "{heads} query heads do not share {kv_heads} key heads evenly"),
+            Self::Heads { heads, kv_heads } => {
+                write!(f, "{heads} query heads do not share {kv_heads} key heads evenly")
+            }
             Self::Rotation => f.write_str("queries and keys are rotated, which these kernels were built without"),
-            Self::Rotated { dims, head_dim } => write!(f, "{dims} elements of heads of {head_dim} cannot be rotated in pairs"),
+            Self::Rotated { dims, head_dim } => {
+                write!(f, "{dims} elements of heads of {head_dim} cannot be rotated in pairs")
+            }
         }
     }
 }

@@ -45,7 +45,8 @@ impl Cable {
             let (link, rx, tx) = runner.split();
             link.set_link_state(LinkState::Up);
             let address = Ipv4Cidr::new(Ipv4Address::new(10, 0, 0, number), 24);
-            let config = Config::ipv4_static(StaticConfigV4 { address, gateway: None, dns_servers: Default::default() });
+            let config =
+                Config::ipv4_static(StaticConfigV4 { address, gateway: None, dns_servers: Default::default() });
             let resources = forever(StackResources::<64>::new());
             let (stack, mut network) = embassy_net::new(device, config, resources, number.into());
             tasks.borrow_mut().push(Box::pin(async move { network.run().await }));
@@ -94,10 +95,7 @@ async fn carry(mut from: TxRunner<'static, MTU>, mut to: RxRunner<'static, MTU>)
     loop {
         let frame = poll_fn(|cx| from.poll_tx_buf(cx).map(|frame| frame.to_vec())).await;
         from.tx_done();
-        poll_fn(|cx| {
-            to.poll_rx_buf(cx).map(|room| room[..frame.len()].copy_from_slice(&frame))
-        })
-        .await;
+        poll_fn(|cx| to.poll_rx_buf(cx).map(|room| room[..frame.len()].copy_from_slice(&frame))).await;
         to.rx_done(frame.len());
     }
 }

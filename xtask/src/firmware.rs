@@ -78,7 +78,12 @@ struct Budget {
 }
 
 const BUDGETS: [Budget; 2] = [
-    Budget { image: "serial", what: "a computing node over a UART, without weights", flash: 64 << 10, memory: 48 << 10 },
+    Budget {
+        image: "serial",
+        what: "a computing node over a UART, without weights",
+        flash: 64 << 10,
+        memory: 48 << 10,
+    },
     Budget { image: "ethernet", what: "a computing node with a network stack", flash: 112 << 10, memory: 72 << 10 },
 ];
 

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, cargo, cargo_command, documented, firmware, footprint, fuzz, logged, package, powerset, root, run, setup, spec,
+    big_endian, cargo, cargo_command, documented, firmware, footprint, fuzz, logged, package, powerset, root, run,
+    setup, spec,
 };
 
 /// Runs them all.
@@ -27,6 +28,9 @@ pub(crate) fn test() -> Result<()> {
     step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
+    step("embassy-net as a link", || {
+        cargo(&["test", "--quiet", "--package", "syn1-transport-tcp", "--features", "embassy", "--test", "embassy"])
+    })?;
     let qemu = or_note("firmware", step("firmware in QEMU", || firmware::check(firmware::POWER_CUTS)))?;
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
     step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;
