@@ -283,6 +283,7 @@ const VERSION: usize = 2;
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::string::ToString;
 
     use syn1_model::plan::{Piece, WeightFormat};
     use syn1_model::source::Source;
@@ -292,7 +293,7 @@ mod tests {
     /// The manifest that a split of a model of the repository writes.
     fn written(model: &str, format: WeightFormat) -> syn1_model::Manifest {
         let source = Source::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(model)).unwrap();
-        let pieces = syn1_model::all_pieces(source.spec());
+        let pieces = syn1_model::all_pieces(source.spec(), format);
         let pieces = pieces.iter().map(|piece| syn1_model::ManifestPiece {
             name: piece.to_string(),
             sha256: syn1_model::Digest::of(piece.to_string().as_bytes()),

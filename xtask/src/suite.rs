@@ -32,6 +32,9 @@ pub(crate) fn test() -> Result<()> {
     let tabs = step("browser tabs as nodes", tabs::test)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
     let c = step("C: header, example and vectors, also on an emulated Cortex-M3", c::check)?;
+    step("embassy-net as a link", || {
+        cargo(&["test", "--quiet", "--package", "syn1-transport-tcp", "--features", "embassy", "--test", "embassy"])
+    })?;
     let qemu = or_note("firmware", step("firmware in QEMU", || firmware::check(firmware::POWER_CUTS)))?;
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
     step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;

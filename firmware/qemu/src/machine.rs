@@ -1,6 +1,7 @@
 //! A board in QEMU.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub(crate) struct Image {
 /// A running board. Dropping it is pulling its plug.
 pub(crate) struct Machine {
     child: Child,
+    line: Option<PathBuf>,
     folder: TempDir,
 }
 
@@ -37,7 +39,7 @@ impl Machine {
             command.arg("-device").arg(format!("loader,file={},addr={WEIGHTS},force-raw=on", file.display()));
         }
         command.args(if image.serial { ["-nic", "none"] } else { ["-nic", "user,model=lan9118"] });
-        Self::spawn(command, folder)
+        Self::spawn(command, folder, image.serial)
     }
 
     /// Starts an image whose clock counts instructions.
@@ -45,33 +47,35 @@ impl Machine {
         let folder = tempfile::tempdir()?;
         let mut command = Self::command(image, &folder);
         command.args(["-icount", "shift=0", "-nic", "none"]);
-        Self::spawn(command, folder)
+        Self::spawn(command, folder, false)
     }
 
     fn command(image: &Image, folder: &TempDir) -> Command {
         let mut command = Command::new("qemu-system-arm");
         command.args(["-machine", "mps2-an385", "-cpu", "cortex-m3", "-display", "none", "-monitor", "none"]);
-        let line = folder.path().join("line");
-        // A pseudo-terminal: what a host sees of a UART. Its name is linked to, since QEMU chooses it.
-        if image.serial {
-            command.arg("-chardev").arg(format!("pty,id=line,path={}", line.display())).args(["-serial", "chardev:line"]);
-        } else {
-            command.args(["-serial", "null"]);
-        }
+        // A pseudo-terminal: what a host sees of a UART.
+        command.args(["-serial", if image.serial { "pty" } else { "null" }]);
         command.arg("-serial").arg(format!("file:{}", folder.path().join("log").display()));
         command.arg("-kernel").arg(&image.path).stdin(Stdio::null()).stdout(Stdio::piped());
         command
     }
 
-    fn spawn(mut command: Command, folder: TempDir) -> Result<Self> {
+    fn spawn(mut command: Command, folder: TempDir, has_line: bool) -> Result<Self> {
         let child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-        Ok(Self { child, folder })
+        let mut machine = Self { line: None, folder, child };
+        if has_line {
+            // QEMU says which one it took: "char device redirected to /dev/pts/3 (label serial0)".
+            let mut said = String::new();
+            BufReader::new(machine.child.stdout.take().context("no output")?).read_line(&mut said)?;
+            let line = said.split(' ').find(|word| word.starts_with('/'));
+            machine.line = Some(line.with_context(|| format!("QEMU named no pseudo-terminal: {said:?}"))?.into());
+        }
+        Ok(machine)
     }
 
     /// The other end of the board's UART.
     pub(crate) fn line(&self) -> Result<PathBuf> {
-        let link = self.folder.path().join("line");
-        until("the board's UART", Duration::from_secs(10), || Ok(fs::read_link(&link).ok()))
+        self.line.clone().context("this board has no line")
     }
 
     /// Waits for a line of the log that contains `text`.

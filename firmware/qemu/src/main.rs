@@ -80,7 +80,10 @@ fn multiply_accumulate(images: &Path) -> Result<()> {
     let (thousands, macs) = numbers.next().zip(numbers.next()).context("the image says no numbers")?;
     let each = 1000.0 * thousands / macs;
     println!("int8 kernel on a Cortex-M3: {each:.2} instructions a multiply-accumulate ({MOST_INSTRUCTIONS} allowed)");
-    ensure!(each <= MOST_INSTRUCTIONS, "{each:.2} instructions a multiply-accumulate, {MOST_INSTRUCTIONS} are the budget");
+    ensure!(
+        each <= MOST_INSTRUCTIONS,
+        "{each:.2} instructions a multiply-accumulate, {MOST_INSTRUCTIONS} are the budget"
+    );
     Ok(())
 }
 

@@ -131,7 +131,8 @@ impl Swarm {
         std::thread::spawn(move || said.lines().count());
         let mut running = vec![Running(coordinator)];
         let addresses: Value = serde_json::from_str(&line).with_context(|| format!("the coordinator said {line:?}"))?;
-        let address = |name: &str| -> Result<SocketAddr> { Ok(addresses[name].as_str().context("no address")?.parse()?) };
+        let address =
+            |name: &str| -> Result<SocketAddr> { Ok(addresses[name].as_str().context("no address")?.parse()?) };
         let (tcp, http) = (address("tcp")?, address("http")?);
         for name in (0..native).map(|index| format!("native-{index}")) {
             let (join, key) = (format!("tcp://{tcp}"), program.home.path().join(&name));
@@ -164,7 +165,8 @@ impl Swarm {
     /// The ids, or why the request failed.
     pub(crate) fn try_ask(&self) -> Result<Result<Vec<u64>, String>> {
         let ask = json!({ "prompt": PROMPT, "max_tokens": TOKENS, "sampling": { "temperature": 0.0 } });
-        let request = ureq::post(format!("http://{}/api/generate", self.http)).header("content-type", "application/json");
+        let request =
+            ureq::post(format!("http://{}/api/generate", self.http)).header("content-type", "application/json");
         let said = request.send(ask.to_string())?.body_mut().read_to_string()?;
         let mut ids = Vec::new();
         for line in said.lines() {

@@ -36,7 +36,12 @@ fn main() -> ! {
         sum = sums.into_iter().fold(sum, i64::wrapping_add);
     }
     let thousands = micros() - begun;
-    info!("{=u64} thousand instructions, {=usize} multiply-accumulates, sum {=i64}", thousands, ROWS * GROUPS * GROUP, sum);
+    info!(
+        "{=u64} thousand instructions, {=usize} multiply-accumulates, sum {=i64}",
+        thousands,
+        ROWS * GROUPS * GROUP,
+        sum
+    );
     loop {
         cortex_m::asm::wfi();
     }

@@ -84,8 +84,7 @@ async fn converse(
         // What was said last is still on its way; the runner ends when it has arrived.
         Timer::after(PAUSE).await;
     };
-    let lost: Either<Lost<Infallible, Infallible>, ()> =
-        select(runner.run(uart_rx, uart_tx, Delay), node).await;
+    let lost: Either<Lost<Infallible, Infallible>, ()> = select(runner.run(uart_rx, uart_tx, Delay), node).await;
     if let Either::First(Lost::Ended) = lost {
         warn!("the line has ended");
     }
