@@ -62,7 +62,7 @@ async fn texts(server: &Server, disturb: impl FnOnce()) -> Vec<(Vec<u32>, String
     let mut running: Vec<Generation> = asks().map(|ask| server.generate(ask).unwrap()).into();
     let mut begun = Vec::new();
     for generation in &mut running {
-        let Some(Update::Token { id, text }) = generation.next().await else { panic!("no token") };
+        let Some(Update::Token { id, text, .. }) = generation.next().await else { panic!("no token") };
         begun.push((id, text));
     }
     disturb();

@@ -331,6 +331,9 @@ impl Core {
         if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(format!("token {id} is outside the vocabulary of {vocab}"));
         }
+        if let Some(id) = ask.sampling.logit_bias.keys().find(|id| **id as usize >= vocab) {
+            return Err(format!("logit_bias names token {id}, which is outside the vocabulary of {vocab}"));
+        }
         if ask.max_tokens == 0 {
             return Err("max_tokens is 0: ask for at least one token".into());
         }

@@ -125,11 +125,11 @@ fn disturbance(world: &World, rock: bool, traits: &dyn Fn(bool) -> Traits) -> Sc
 /// A request that the coordinator takes.
 pub(crate) fn ask(world: &World) -> Generate {
     let seed = world.between(0, 1 << 20);
-    let plain = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed };
+    let plain = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed, ..Sampling::default() };
     let sampling = world.one_of(&[
-        plain,
-        Sampling { temperature: 1.0, top_k: 5, ..plain },
-        Sampling { temperature: 1.3, top_p: 0.9, ..plain },
+        plain.clone(),
+        Sampling { temperature: 1.0, top_k: 5, ..plain.clone() },
+        Sampling { temperature: 1.3, top_p: 0.9, ..plain.clone() },
         Sampling { repetition_penalty: 1.3, ..plain },
     ]);
     Generate {
@@ -145,7 +145,7 @@ pub(crate) fn ask(world: &World) -> Generate {
 /// What an undisturbed run answers.
 pub(crate) fn answer(layers: usize, ask: &Generate) -> Vec<u32> {
     let mut kv = Kv::new(0..layers);
-    let mut sampler = Sampler::new(ask.sampling, &ask.prompt);
+    let mut sampler = Sampler::new(ask.sampling.clone(), &ask.prompt);
     let mut row = [0; 8];
     for (position, id) in ask.prompt.iter().enumerate() {
         row = kv.row(position, embed(*id, position));
