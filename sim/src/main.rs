@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             Ok(outcome) => add(&mut sum, &outcome),
             Err(failure) => return fail(&failure),
         }
-        if (seed + 1 - from) % 10_000 == 0 {
+        if (seed + 1 - from).is_multiple_of(10_000) {
             println!("{} seeds, {:.0} s", seed + 1 - from, begun.elapsed().as_secs_f64());
         }
     }

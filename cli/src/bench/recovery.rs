@@ -142,7 +142,7 @@ impl<'a> Bench<'a> {
         let vocab = prepared.spec.vocab as u32;
         let tokens = usize::from(args.tokens).min(prepared.max_positions.saturating_sub(32));
         let ask = |number: u16| {
-            let greedy = number % 2 == 0;
+            let greedy = number.is_multiple_of(2);
             let (temperature, seed) = (if greedy { 0.0 } else { 0.8 }, u64::from(number));
             Generate {
                 prompt: (0..16).map(|id| (id * 7 + u32::from(number)) % vocab).collect(),
