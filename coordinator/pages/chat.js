@@ -379,7 +379,7 @@ byId("composer").addEventListener("submit", (event) => {
 text.addEventListener("input", grow);
 text.addEventListener("keydown", (event) => {
   // On a phone Enter is the only way to a new line.
-  const typed = matchMedia("(pointer: fine)").matches;
+  const typed = !matchMedia("(pointer: coarse)").matches;
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing && typed) {
     event.preventDefault();
     byId("composer").requestSubmit();
