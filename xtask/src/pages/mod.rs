@@ -51,7 +51,7 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
     let swarm = Swarm::start()?;
     let browser = Browser::start(Gpu::Software)?;
     let page = browser.open(&swarm.url("/"), View::DESKTOP)?;
-    chat::say(&page, EXAMPLE, 160)?;
+    chat::say(&page, EXAMPLE, 120)?;
     chat::finished(&page)?;
     for (name, path) in [("chat", "/"), ("swarm", "/swarm"), ("join", "/join"), ("bench", "/bench")] {
         let views = [("phone", View::PHONE), ("desktop", View::DESKTOP)];
@@ -107,7 +107,7 @@ fn expect(page: &Page<'_>, what: &str, script: &str, expected: &Value) -> Result
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A text with a heading and code in what follows.
-const EXAMPLE: &str = "How do I use a HashMap?";
+const EXAMPLE: &str = "## Reading a file line by line\n\n";
 
 /// Pixels of a picture that nobody has to scroll for long.
 const TALLEST: u32 = 1400;
