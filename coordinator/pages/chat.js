@@ -40,7 +40,7 @@ function append(message) {
   const isUser = message.role === "user";
   const body = el("div", { className: "body" });
   const foot = el("div", { className: "foot" });
-  const who = el("h2", { className: "who" }, isUser ? (message.plain ? "Text" : "You") : topology?.model ?? "Answer");
+  const who = el("h2", { className: "who" }, isUser ? (message.plain ? "Text" : "You") : message.model ?? "Answer");
   const item = el("li", { className: isUser ? "user" : "answer" }, who, body, foot);
   const markdown = isUser ? null : new Markdown(body);
   const view = {
@@ -106,7 +106,7 @@ async function answer(message) {
   const ask = question(message);
   const isNew = message === undefined;
   if (isNew) {
-    message = { role: "assistant", content: "", plain: !topology?.chat };
+    message = { role: "assistant", content: "", plain: !topology?.chat, model: topology?.model };
     conversation.messages.push(message);
   }
   if (!isNew) byId("messages").lastElementChild.remove();
@@ -379,7 +379,7 @@ byId("composer").addEventListener("submit", (event) => {
 text.addEventListener("input", grow);
 text.addEventListener("keydown", (event) => {
   // On a phone Enter is the only way to a new line.
-  const typed = matchMedia("(pointer: fine)").matches;
+  const typed = !matchMedia("(pointer: coarse)").matches;
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing && typed) {
     event.preventDefault();
     byId("composer").requestSubmit();

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::swarm::Swarm;
-use super::{EXAMPLE, PATIENCE, expect};
+use super::{PATIENCE, expect};
 use crate::browser::{Browser, Page, View};
 
 pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
@@ -81,20 +81,23 @@ fn renders(page: &Page<'_>) -> Result<()> {
 }
 
 fn streams_and_stops(page: &Page<'_>) -> Result<()> {
-    say(page, EXAMPLE, 48)?;
+    say(page, QUESTION, 48)?;
     finished(page)?;
     let figures = "document.querySelector('.answer .foot').textContent";
     let said = page.eval(figures)?;
     let said = said.as_str().unwrap_or_default();
     ensure!(said.contains("48 tokens") && said.contains("tok/s"), "figures: {said}");
     // Greedy: the same question has the same answer, whoever asks.
-    let asked = "fetch('/api/generate', { method: 'POST', headers: { 'content-type': 'application/json' }, body: \
-                 JSON.stringify({ prompt: \"How do I use a HashMap?\", max_tokens: 48, sampling: { temperature: 0 } }) }) \
-                 .then((r) => r.text()).then((t) => t.trim().split('\\n').map(JSON.parse) \
-                 .map((l) => l.token?.text ?? l.finished?.text ?? '').join(''))";
+    let body = json!({ "prompt": QUESTION, "max_tokens": 48, "sampling": { "temperature": 0 } }).to_string();
+    let asked = format!(
+        "fetch('/api/generate', {{ method: 'POST', headers: {{ 'content-type': 'application/json' }}, body: {} }}) \
+         .then((r) => r.text()).then((t) => t.trim().split('\\n').map(JSON.parse) \
+         .map((l) => l.token?.text ?? l.finished?.text ?? '').join(''))",
+        json!(body)
+    );
     let kept = "JSON.parse(localStorage.getItem(Object.keys(localStorage).find((k) => \
                 k.startsWith('syn1.conversation.')))).messages.at(-1).content";
-    let answer = page.eval(asked)?;
+    let answer = page.eval(&asked)?;
     ensure!(answer.as_str().is_some_and(|text| !text.is_empty()), "no answer");
     expect(page, "what was streamed and kept", kept, &answer)?;
     // Much more than is waited for: only stopping ends it.
@@ -164,3 +167,5 @@ fn says_what_is_wrong(page: &Page<'_>) -> Result<()> {
     page.console();
     Ok(())
 }
+
+const QUESTION: &str = "How do I use a HashMap?";

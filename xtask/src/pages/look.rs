@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::swarm::Swarm;
-use super::{PATIENCE, expect, settled};
+use super::{PATIENCE, drawn_anew, expect, settled};
 use crate::browser::{Browser, Page, View};
 
 pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
@@ -15,7 +15,7 @@ pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
         stands(&page, path)?;
         for view in [View::PHONE, View::PHONE.dark(), View::DESKTOP, View::DESKTOP.dark()] {
             page.view(view)?;
-            page.eval("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")?;
+            drawn_anew(&page)?;
             let wrong = page.eval(include_str!("look.js"))?;
             ensure!(wrong == json!([]), "{path} at {view:?}: {wrong}");
         }

@@ -1,6 +1,7 @@
 //! The coordinator's pages in a real browser: `cargo xtask pages` tries them, `cargo xtask screenshots` draws them.
 
 mod chat;
+mod join;
 mod look;
 mod swarm;
 
@@ -22,6 +23,7 @@ pub(crate) fn check() -> Result<bool> {
     let swarm = Swarm::start()?;
     let browser = Browser::start(Gpu::Software)?;
     chat::check(&swarm, &browser)?;
+    join::check(&swarm, &browser)?;
     look::check(&swarm, &browser)?;
     Ok(true)
 }
@@ -49,31 +51,41 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
     let swarm = Swarm::start()?;
     let browser = Browser::start(Gpu::Software)?;
     let page = browser.open(&swarm.url("/"), View::DESKTOP)?;
-    chat::say(&page, EXAMPLE, 160)?;
+    chat::say(&page, EXAMPLE, 120)?;
     chat::finished(&page)?;
-    let shown = |name: &str| !args.is_empty() || SHOWN.contains(&name);
     for (name, path) in [("chat", "/"), ("swarm", "/swarm"), ("join", "/join"), ("bench", "/bench")] {
-        if !shown(name) {
+        let views = [("phone", View::PHONE), ("desktop", View::DESKTOP)];
+        let views = views.map(|(size, view)| [(size, "light", view), (size, "dark", view.dark())]);
+        let named = views.into_iter().flatten().map(|(size, scheme, view)| (format!("{name}-{size}-{scheme}"), view));
+        let drawn: Vec<_> = named.filter(|(name, _)| !args.is_empty() || SHOWN.contains(&name.as_str())).collect();
+        if drawn.is_empty() {
             continue;
         }
         page.goto(&swarm.url(path))?;
         settled(&page)?;
-        for (size, view) in [("phone", View::PHONE), ("desktop", View::DESKTOP)] {
-            for (scheme, view) in [("light", view), ("dark", view.dark())] {
-                draw(&page, view, &folder.join(format!("{name}-{size}-{scheme}.png")))?;
-            }
+        for (name, view) in drawn {
+            draw(&page, view, &folder.join(name).with_extension("png"))?;
         }
     }
     Ok(())
 }
 
+/// Draws all of a page, as far down as a picture is still of use.
 fn draw(page: &Page<'_>, view: View, file: &Path) -> Result<()> {
     page.view(view)?;
-    // Charts follow the new width in the next frame.
-    page.eval("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")?;
+    drawn_anew(page)?;
+    let height = page.eval("document.documentElement.scrollHeight")?.as_u64().unwrap_or_default();
+    let height = u32::try_from(height).unwrap_or(u32::MAX).clamp(view.height, TALLEST);
+    page.view(View { height, ..view })?;
+    drawn_anew(page)?;
     page.screenshot(file)?;
     println!("{}", file.display());
     Ok(())
+}
+
+/// Charts follow a new width in the next frame.
+fn drawn_anew(page: &Page<'_>) -> Result<()> {
+    page.eval("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))").map(drop)
 }
 
 /// Waits until a page has heard from the coordinator, and what it asked for has been answered.
@@ -95,7 +107,10 @@ fn expect(page: &Page<'_>, what: &str, script: &str, expected: &Value) -> Result
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A text with a heading and code in what follows.
-const EXAMPLE: &str = "How do I use a HashMap?";
+const EXAMPLE: &str = "## Reading a file line by line\n\n";
+
+/// Pixels of a picture that nobody has to scroll for long.
+const TALLEST: u32 = 1400;
 
 /// What the README shows.
-const SHOWN: [&str; 3] = ["chat", "swarm", "join"];
+const SHOWN: [&str; 4] = ["chat-desktop-light", "chat-phone-dark", "swarm-desktop-light", "join-phone-light"];
