@@ -9,6 +9,7 @@ use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
+use crate::access::{self, AccessOptions};
 use crate::context;
 use crate::front::{self, FrontOptions};
 use crate::keys;
@@ -25,9 +26,15 @@ use crate::swarm::{check_nodes, server_config};
 On this machine:      syn1 coordinator --http 0.0.0.0:7780
 On another one:       syn1 node --join 'http://THIS-MACHINE:7780/join#CODE', as this command prints it
 With phones:          syn1 coordinator --http 0.0.0.0:7780 --tls auto, and scan the code that it shows
-Then, from anywhere:  curl -N http://THIS-MACHINE:7780/api/generate -d '{\"prompt\": \"A lifetime\"}' \\
-                        -H 'content-type: application/json'
+Then, from anywhere:  curl -N http://THIS-MACHINE:7780/v1/completions -H 'content-type: application/json' \\
+                        -d '{\"prompt\": \"A lifetime\", \"max_tokens\": 64, \"stream\": true}'
+Or in Python:         from openai import OpenAI
+                      client = OpenAI(base_url=\"http://THIS-MACHINE:7780/v1\", api_key=\"KEY\")
+                      client.completions.create(model=client.models.list().data[0].id, prompt=\"A lifetime\")
 Boards speak plain TCP: --tcp 0.0.0.0:7700, with their keys in --allow or with --join-code none.
+
+Chat models answer client.chat.completions.create(..), too. Without --api-key any KEY will do. /ready says whether a
+token has passed through the whole chain, /metrics has figures for Prometheus.
 
 Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
 it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
@@ -54,10 +61,12 @@ pub(crate) struct Args {
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text stays
-    /// open to all, and only --tls encrypts [default: any node, or any with the join code]
+    /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text
+    /// has keys of its own (--api-key), and only --tls encrypts [default: any node, or any with the join code]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
+    #[command(flatten)]
+    access: AccessOptions,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
     #[arg(long)]
     json: bool,
@@ -74,9 +83,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut config = server_config(&prepared, policy, &wire, args.slots.into(), keys);
     config.front = args.front.front(args.http, args.tcp, !args.allow.is_empty())?;
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
+    config.access = args.access.access()?;
+    let warning = access::warning(&config.access, args.http);
     let server = Server::start(config)?;
     let mut events = server.events();
     let mut link = server.join_link();
+    if let Some(warning) = warning {
+        show::say(&warning);
+    }
     if args.json {
         let addresses = serde_json::json!({
             "tcp": server.tcp(),

@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use syn1_coordinator::access::Access;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Server, ServerConfig};
@@ -24,6 +25,7 @@ fn server() -> Server {
         front: Front::default(),
         keys: Keys::from_secret(&[1; 32]),
         allow: Vec::new(),
+        access: Access::default(),
     };
     Server::start(config).unwrap()
 }

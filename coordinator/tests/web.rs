@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use syn1_coordinator::access::Access;
 use syn1_coordinator::door::JoinCode;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
@@ -28,7 +29,18 @@ fn server(front: Front) -> Server {
     let keys = Keys::from_secret(&[1; 32]);
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
     let shards = std::env::temp_dir();
-    Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow: Vec::new() }).unwrap()
+    Server::start(ServerConfig {
+        core,
+        shards,
+        pack,
+        tcp: local,
+        http: local,
+        front,
+        keys,
+        allow: Vec::new(),
+        access: Access::default(),
+    })
+    .unwrap()
 }
 
 fn code(text: &str) -> JoinCode {

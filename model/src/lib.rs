@@ -55,6 +55,8 @@ pub mod split;
 mod store;
 mod threads;
 #[cfg(not(target_family = "wasm"))]
+mod token_bytes;
+#[cfg(not(target_family = "wasm"))]
 pub mod tokenizer;
 #[cfg(not(target_family = "wasm"))]
 pub mod tokenizer_config;

@@ -68,18 +68,30 @@ async function start(options) {
   const can = await support();
   postMessage({ event: { event: "support", ...can } });
   await loaded;
-  tab = new Tab(JSON.stringify({ ...options, adapter: can.adapter ?? "" }), (event) => {
-    const told = JSON.parse(event);
-    if (told.event === "stopped") {
+  const told = (event) => {
+    if (event.event === "stopped") {
       tokens();
       clearInterval(ticking);
       tab = null;
     }
-    postMessage({ event: told });
-  });
+    postMessage({ event });
+  };
+  try {
+    tab = new Tab(JSON.stringify({ ...options, adapter: can.adapter ?? "" }), (event) => told(JSON.parse(event)));
+  } catch (error) {
+    // Another attempt would be told the same.
+    return told({ event: "stopped", cause: String(error?.message ?? error), error: true });
+  }
   lastTokens = tab.tokens();
   ticking = setInterval(tokens, 250);
 }
+
+// What nobody caught is the end of this Worker: its owner hears of errors only.
+addEventListener("unhandledrejection", ({ reason }) => {
+  setTimeout(() => {
+    throw reason;
+  });
+});
 
 const calls = {
   support,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use syn1_core::{Identity, Millis};
 use syn1_identity::Keys;
-use syn1_kernels::engine::EngineConfig;
+use syn1_kernels::engine::{EngineConfig, EngineError};
 use syn1_kernels::gpu::GpuDevice;
 use syn1_kernels::measure::layer_ns;
 use syn1_model::{Digest, Manifest, Piece, Plan, Spec, random_piece};
@@ -113,7 +113,7 @@ impl Host for Machine<'_> {
         drop(pieces);
         *self.gpu.borrow_mut() = engine.gpu();
         let steps = WARM_UP_STEPS.min(assignment.engine.max_positions);
-        let layer_ns = layer_ns(&mut engine, steps).await.map_err(|error| error.to_string())?;
+        let layer_ns = warm_layer_ns(&mut engine, steps).await?;
         Ok(Loaded { engine, fetched_bytes, layer_ns })
     }
 
@@ -165,7 +165,7 @@ impl Machine<'_> {
             let steps = STEPS.min(spec.max_positions);
             let config = EngineConfig { max_positions: steps, slots: 1, max_rows: 1 };
             let mut engine = self.device.engine(plan, &[piece], config, &self.failed).await?;
-            layer_ns(&mut engine, steps).await.map_err(|error| error.to_string())?
+            warm_layer_ns(&mut engine, steps).await?
         };
         // More than the whole model and its KV caches is of no use here, and probing for it disturbs the owner.
         let useful = manifest.total_bytes().saturating_mul(2).saturating_add(ROOM_FOR_KV_BYTES);
@@ -174,6 +174,13 @@ impl Machine<'_> {
         let memory_bytes = self.device.memory_bytes(most).await?.saturating_sub(rows);
         Ok(ProfileFigures { device: self.device.name(), memory_bytes, read_bytes_per_s, layer_ns })
     }
+}
+
+/// Nanoseconds a layer, once the browser has compiled what the first step needs.
+async fn warm_layer_ns(engine: &mut TabEngine, steps: usize) -> Result<u64, String> {
+    let said = |error: EngineError| error.to_string();
+    layer_ns(engine, 1).await.map_err(said)?;
+    layer_ns(engine, steps).await.map_err(said)
 }
 
 /// 32 random bytes.

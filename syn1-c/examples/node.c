@@ -58,11 +58,13 @@ static void answer(const syn1_frame *frame) {
   syn1_header header = frame->header;
   float row[WIDTH];
   uint8_t payload[4 * WIDTH];
+  syn1_codec codec;
   size_t len;
   must(syn1_decode(header.codec, frame->payload, header.payload_len, header.rows, header.cols, row, WIDTH));
   layer(row);
-  must(syn1_encode(request.codec, row, WIDTH, WIDTH, payload, sizeof payload, &len));
-  must(syn1_header_activation(header.request, header.epoch, header.position, request.codec, 1, WIDTH, &header));
+  must(syn1_choose(request.codec, row, WIDTH, &codec));  // f32 where a number is too large for what was asked for
+  must(syn1_encode(codec, row, WIDTH, WIDTH, payload, sizeof payload, &len));
+  must(syn1_header_activation(header.request, header.epoch, header.position, codec, 1, WIDTH, &header));
   must(syn1_frame_encode(&header, payload, len, sent, sizeof sent, &len));
   link_write(sent, len);
   must(syn1_session_done(&session));

@@ -7,6 +7,7 @@ mod browser;
 mod c;
 mod documented;
 mod elf;
+mod firmware;
 mod footprint;
 mod fuzz;
 mod logged;
@@ -36,11 +37,16 @@ Usage: cargo xtask <COMMAND>
   web           build the browser's node, which the coordinator serves once it is built anew
   tabs          the tests of browser tabs as nodes, in headless Chromium with WebGPU on the CPU
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
+  sim [ARGS]    a swarm in one thread, with nodes that die, hang and come back: [--seeds N] [--from SEED], by default 10,000;
+                `test` plays 1,000
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
                 in its library for C, and measure its code and stack
   c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
                 an emulated Cortex-M3, and what the library takes of flash and memory
+  firmware [ARGS]
+                build the firmware, hold it to its budgets, and run it in QEMU in chains with native nodes:
+                [--power-cuts N], by default 3
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
@@ -63,9 +69,11 @@ fn main() -> ExitCode {
         Some("web") => web::build(),
         Some("tabs") => tabs(),
         Some("fuzz") => fuzz::command(&args),
+        Some("sim") => sim(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
         Some("c") => c(),
+        Some("firmware") => firmware::command(&args),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
         Some("pages") => pages::command(),
@@ -102,6 +110,11 @@ fn tabs() -> Result<()> {
         bail!("the tests did not run");
     }
     Ok(())
+}
+
+fn sim(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--quiet", "--release", "--package", "syn1-sim", "--"][..], &args].concat())
 }
 
 fn big_endian() -> Result<()> {

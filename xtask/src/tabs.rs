@@ -26,7 +26,9 @@ pub(crate) fn test() -> Result<bool> {
     let golden = Golden::read()?;
     every_kernel(&with_gpu)?;
     two_tabs(&with_gpu, &golden)?;
+    loaded_again(&with_gpu, &golden)?;
     beside_native_nodes(&with_gpu, &golden, vulkan)?;
+    join_codes(&with_gpu)?;
     speeds(&with_gpu, vulkan)?;
     drop(with_gpu);
     without_webgpu(&golden)?;
@@ -49,7 +51,7 @@ fn every_kernel(browser: &Browser) -> Result<()> {
     page.close()
 }
 
-/// Two tabs, half of the layers each, and a third page that asks; then one is loaded again, and then it is closed.
+/// Two tabs, a part of the layers each, and a third page that asks; then one is closed, and the other takes over.
 fn two_tabs(browser: &Browser, golden: &Golden) -> Result<()> {
     let coordinator = Coordinator::start(2)?;
     let (one, two) = (coordinator.tab(browser, "tab-1", "gpu")?, coordinator.tab(browser, "tab-2", "gpu")?);
@@ -64,22 +66,34 @@ fn two_tabs(browser: &Browser, golden: &Golden) -> Result<()> {
     ensure!(passed == json!([true]), "the GPU's self-test: {passed}");
     println!("two tabs give the golden text; a step takes {} us in each", steps(&one)?);
 
-    one.reload()?;
-    coordinator.begin(&one, "tab-1", "gpu")?;
-    let again = ready(&one)?;
-    ensure!(fetched(&again) == 0, "a tab that was loaded again has fetched its layers anew: {again}");
-    coordinator.wait_ready(&asking)?;
-    golden.cases[0].check(&asking)?;
-    println!("a tab that was loaded again serves without fetching a byte");
-
     two.close()?;
-    asking.wait_for("fetch('/ready').then(ready => ready.status === 503)", PATIENCE)?;
-    let left = asking.eval("fetch('/api/topology').then(t => t.json()).then(t => t.nodes.map(n => n.name))")?;
-    ensure!(left == json!(["tab-1"]), "after tab-2 was closed, there are {left}");
-    println!("a closed tab is gone at once");
+    asking.wait_for(
+        "fetch('/api/topology').then(t => t.json()).then(t => t.ready && t.nodes.map(n => n.name).join() === 'tab-1')",
+        PATIENCE,
+    )?;
+    golden.cases[0].check(&asking)?;
+    println!("the layers of a closed tab have moved to the other");
     one.eval("node.stop()")?;
     ensure!(one.eval("events.at(-1).event")? == json!("stopped"), "a node that was stopped does not say so");
-    asking.wait_for("fetch('/api/topology').then(t => t.json()).then(t => t.nodes.length === 0)", PATIENCE)
+    asking.wait_for("fetch('/api/topology').then(t => t.json()).then(t => t.nodes.length === 0)", PATIENCE)?;
+    one.close()?;
+    asking.close()
+}
+
+/// A tab that is loaded again serves again from what the browser has kept.
+fn loaded_again(browser: &Browser, golden: &Golden) -> Result<()> {
+    let coordinator = Coordinator::start(1)?;
+    let tab = coordinator.tab(browser, "tab", "gpu")?;
+    let first = ready(&tab)?;
+    ensure!(fetched(&first) > 0, "nothing was fetched at the first visit: {first}");
+    tab.reload()?;
+    begin(&tab, &json!({ "name": "tab", "device": "gpu" }))?;
+    let again = ready(&tab)?;
+    ensure!(fetched(&again) == 0, "a tab that was loaded again has fetched its layers anew: {again}");
+    coordinator.wait_ready(&tab)?;
+    golden.cases[0].check(&tab)?;
+    println!("a tab that was loaded again serves without fetching a byte");
+    tab.close()
 }
 
 /// A tab and a native node, on the CPU and on software Vulkan.
@@ -144,6 +158,32 @@ fn without_webgpu(golden: &Golden) -> Result<()> {
     Ok(())
 }
 
+/// A tab without the join code is refused with a sentence that names it, and one with it serves.
+fn join_codes(browser: &Browser) -> Result<()> {
+    let coordinator = Coordinator::with_code(1, "RIVERLAMP")?;
+    let page = browser.open(&coordinator.url("/health"), View::PHONE)?;
+    for code in [Value::Null, json!("RIVERBANK")] {
+        begin(&page, &json!({ "name": "tab", "device": "cpu", "code": code }))?;
+        page.wait_for("events.at(-1)?.event === 'stopped'", PATIENCE)?;
+        let stopped = page.eval("events.at(-1)")?;
+        let named = stopped["cause"].as_str().is_some_and(|cause| cause.contains("code"));
+        ensure!(stopped["error"] == json!(true) && named, "with the code {code}: {stopped}");
+        println!("with the code {code}: {}", stopped["cause"]);
+    }
+    begin(&page, &json!({ "name": "tab", "device": "cpu", "code": "RIVERLAMP" }))?;
+    ready(&page)?;
+    page.close()
+}
+
+/// Makes a page a node; its events go to `events`.
+fn begin(page: &Page<'_>, options: &Value) -> Result<()> {
+    let script = format!(
+        "import('/web/syn1.js').then(({{ SynNode }}) => {{ globalThis.events = []; globalThis.node = new \
+         SynNode({options}); node.onevent = (e) => events.push(e); node.start(); }})"
+    );
+    page.eval(&script).map(drop)
+}
+
 /// What a tab's node said when it was ready.
 fn ready(tab: &Page<'_>) -> Result<Value> {
     let ended = "events.some(e => e.event === 'ready' || e.event === 'stopped' || e.event === 'unable')";
@@ -176,6 +216,11 @@ struct Coordinator {
 impl Coordinator {
     /// Serves the bundled model to exactly `nodes` nodes.
     fn start(nodes: usize) -> Result<Self> {
+        Self::with_code(nodes, "none")
+    }
+
+    /// The same to those that know a code.
+    fn with_code(nodes: usize, code: &str) -> Result<Self> {
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         let mut command = program()?;
         command.args([
@@ -189,7 +234,7 @@ impl Coordinator {
             "--json",
         ]);
         command.args(["--http", "127.0.0.1:0", "--tcp", "127.0.0.1:0", "--nodes", &nodes.to_string(), "--key"]);
-        command.arg(folder.path().join("coordinator.key"));
+        command.arg(folder.path().join("coordinator.key")).args(["--join-code", code]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().context("cannot run syn1")?;
         let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
         let first = lines.next().transpose()?.context("the coordinator ended before it said where it listens")?;
@@ -209,17 +254,8 @@ impl Coordinator {
     /// A tab that has begun to be a node.
     fn tab<'a>(&self, browser: &'a Browser, name: &str, device: &str) -> Result<Page<'a>> {
         let page = browser.open(&self.url("/health"), View::PHONE)?;
-        self.begin(&page, name, device)?;
+        begin(&page, &json!({ "name": name, "device": device }))?;
         Ok(page)
-    }
-
-    fn begin(&self, page: &Page<'_>, name: &str, device: &str) -> Result<()> {
-        let options = json!({ "name": name, "device": device });
-        let script = format!(
-            "import('/web/syn1.js').then(({{ SynNode }}) => {{ globalThis.events = []; globalThis.node = new \
-             SynNode({options}); node.onevent = (e) => events.push(e); node.start(); }})"
-        );
-        page.eval(&script).map(drop)
     }
 
     /// A native node.

@@ -52,6 +52,11 @@ impl Toolchain {
         Ok(Self { target, name: "Debian's rustc-web", cargo: DEBIAN_CARGO.into(), args, vars })
     }
 
+    /// Whether it is the compiler in use, with its lints.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.args.is_empty()
+    }
+
     /// `cargo SUBCOMMAND` for the target in a folder.
     pub(crate) fn cargo(&self, subcommand: &str, folder: &Path) -> Command {
         let mut command = Command::new(&self.cargo);

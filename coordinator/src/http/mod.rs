@@ -2,10 +2,14 @@
 //! events, text, nodes that join by WebSocket, and how a device comes in.
 
 mod asker;
+mod error;
 mod events;
 mod generate;
+mod guard;
 mod join;
+mod metrics;
 mod node;
+mod openai;
 mod pages;
 mod plain;
 mod serve;
@@ -17,6 +21,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION, MAX_HTTP};
@@ -37,8 +42,14 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/node", get(node::node))
         .route("/shards/{name}", get(shards::shard))
         .route("/web/{name}", get(web::web))
+        .route("/metrics", get(metrics::metrics))
+        .nest("/v1", openai::routes())
         .layer(DefaultBodyLimit::max(body))
         .layer(axum::middleware::map_request(serve::impatient))
+        // The last is the outermost.
+        .layer(from_fn_with_state(shared.clone(), guard::keys))
+        .layer(guard::cors(&shared))
+        .layer(from_fn_with_state(shared.clone(), guard::places))
         .with_state(shared.clone());
     let routes = match &shared.certificates {
         Some(_) => routes.layer(axum::middleware::from_fn(plain::guard)),
