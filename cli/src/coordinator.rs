@@ -110,7 +110,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             why.map_or_else(String::new, |why| format!(" ({why})")),
             reachable(server.tcp()),
             if link.code.is_some() && !server.tcp().ip().is_loopback() { " (if --allow names its key)" } else { "" },
-            front::lines(&link, server.http(), std::io::stdout().is_terminal()),
+            front::lines(&link, key, server.http(), std::io::stdout().is_terminal()),
             link.page.trim_end_matches("/join"),
         ))?;
     }

@@ -108,7 +108,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let link = server.join_link();
         show::say(&format!("serving at {}/ until Ctrl-C; more nodes join:", link.page.trim_end_matches("/join")));
         show::say(&format!("  by TCP:      syn1 node --join tcp://{}", machine::reachable(server.tcp())));
-        front::lines(&link, server.http(), std::io::stderr().is_terminal()).lines().for_each(show::say);
+        let lines = front::lines(&link, keys.public(), server.http(), std::io::stderr().is_terminal());
+        lines.lines().for_each(show::say);
         while let Some(event) = events.recv().await {
             progress.show(&event);
         }

@@ -11,6 +11,7 @@ use syn1_coordinator::door::JoinCode;
 use syn1_coordinator::front::{Front, JoinLink, Origin};
 use syn1_coordinator::qr::Qr;
 use syn1_coordinator::tls::Tls;
+use syn1_identity::Key;
 
 use crate::{keys, machine};
 
@@ -98,28 +99,28 @@ impl FrontOptions {
     }
 }
 
-/// How devices join by HTTP, for people; with the QR code where a terminal shows it.
-pub(crate) fn lines(link: &JoinLink, http: SocketAddr, with_qr: bool) -> String {
+/// How devices join by HTTP the coordinator that has this key, for people; with the QR code where a terminal shows it.
+pub(crate) fn lines(link: &JoinLink, key: Key, http: SocketAddr, with_qr: bool) -> String {
     let url = link.url();
-    let trust = link.authority.map_or_else(String::new, |authority| format!(" --tls-fingerprint {authority}"));
+    let trust = match link.authority {
+        Some(authority) => format!(" --tls-fingerprint {authority}"),
+        None => format!(" --expect {key}"),
+    };
     let mut lines = format!("  by HTTP:     syn1 node --join '{url}'{trust}\n");
     if http.ip().to_canonical().is_loopback() {
         return lines;
     }
-    lines += &format!("  phones join: {url}\n");
-    if let Some((_, left)) = link.code {
-        lines += &format!("               (the code after the # lasts {})\n", hours(left));
-    }
-    match (link.certificate_url(), link.authority) {
-        (Some(certificate), Some(authority)) => {
-            lines += &format!(
-                "  first, once: open {certificate} on the phone and trust it\n               (its SHA-256: {authority})\n"
-            );
-        }
-        _ if link.page.starts_with("http:") => {
+    let lasts = link.code.as_ref().map_or_else(String::new, |(_, left)| format!(" (the code lasts {})", hours(*left)));
+    if let (Some(certificate), Some(authority)) = (link.certificate_url(), link.authority) {
+        lines += &format!(
+            "  phones, once: install {certificate} and trust it; its SHA-256 is\n                {authority}\n  \
+             then, always: open {url}{lasts}\n"
+        );
+    } else {
+        lines += &format!("  phones join: open {url}{lasts}\n");
+        if link.page.starts_with("http:") {
             lines += "               (browsers give a plain page no GPU: --tls auto makes it https)\n";
         }
-        _ => {}
     }
     if with_qr && let Some(qr) = Qr::of(&url) {
         lines += &qr.terminal();
@@ -152,6 +153,8 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
+
+    const KEY: Key = Key([5; 32]);
 
     #[derive(clap::Parser)]
     struct Program {
@@ -205,13 +208,14 @@ mod tests {
         let page = "https://192.168.1.10:7780/join".into();
         let code = Some(("abcdefgh".parse().unwrap(), Duration::from_secs(86_399)));
         let link = JoinLink { page, code, authority: Some(syn1_node_host::Digest([7; 32])) };
-        let told = lines(&link, open, true);
+        let told = lines(&link, KEY, open, true);
         for part in ["join#ABCD-EFGH'", "--tls-fingerprint 0707", "24 hours", "http://192.168.1.10:7780/ca.crt", "█"]
         {
             assert!(told.contains(part), "{part}: {told}");
         }
-        assert!(!lines(&link, here, true).contains("phone"));
+        assert!(!lines(&link, KEY, here, true).contains("phone"));
         let plain = JoinLink { page: "http://192.168.1.10:7780/join".into(), code: None, authority: None };
-        assert!(lines(&plain, open, false).contains("--tls auto"));
+        let told = lines(&plain, KEY, open, false);
+        assert!(told.contains("--tls auto") && told.contains(&format!("--expect {KEY}")), "{told}");
     }
 }
