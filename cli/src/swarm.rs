@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::{Core, CoreConfig};
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::{Policy, Unplaced};
@@ -15,7 +16,7 @@ use syn1_coordinator::update::Event;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
-use syn1_node_host::{HostConfig, HostError, HostEvent};
+use syn1_node_host::{HostConfig, HostError, HostEvent, Trust};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -48,6 +49,7 @@ impl Swarm {
         for number in 1..=nodes {
             let config = HostConfig {
                 join: join.parse()?,
+                trust: Trust::System,
                 name: local_name(number),
                 keys: Keys::generate()?,
                 expect: Some(keys.public()),
@@ -176,6 +178,7 @@ pub(crate) fn server_config(
         front: Front::default(),
         keys,
         allow: Vec::new(),
+        access: Access::default(),
     }
 }
 

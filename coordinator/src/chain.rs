@@ -10,7 +10,8 @@ use syn1_core::control::{Assign, Control};
 use crate::core::{Action, Core, NodeId, Shard};
 use crate::heal::Broken;
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
-use crate::placement::{Offer, Part, Unplaced, place, predicted_ns};
+use crate::placement::{Offer, Part, Policy, Unplaced, place, predicted_ns};
+use crate::reason::reason;
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::update::{Event, Update};
@@ -20,6 +21,8 @@ pub(crate) struct Chain {
     pub(crate) parts: Vec<(NodeId, Range<usize>)>,
     pub(crate) loaded: BTreeSet<NodeId>,
     pub(crate) predicted_ns: u64,
+    /// Why it is as it is, for people.
+    pub(crate) reason: String,
     pub(crate) ready: bool,
     /// It has lost a node since it was ready last.
     pub(crate) broken: Option<Broken>,
@@ -45,7 +48,10 @@ impl Core {
         }
         let (ids, offers) = self.able();
         match place(&self.demand(self.config.format), &offers, self.config.policy) {
-            Ok(parts) => self.lay(now, &ids, &offers, parts),
+            Ok(parts) => {
+                let reason = self.reason(self.config.policy, &ids, &offers, &parts);
+                self.lay(now, &ids, &offers, parts, reason);
+            }
             Err(why) => {
                 if let Err(why) = self.fall_back(why, &offers) {
                     self.cannot_place(why.to_string(), matches!(why, Unplaced::Nodes { .. }));
@@ -60,9 +66,15 @@ impl Core {
         able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip()
     }
 
+    /// Why parts that were placed by `policy` lie where they lie.
+    pub(crate) fn reason(&self, policy: Policy, ids: &[NodeId], offers: &[Offer], parts: &[Part]) -> String {
+        let format = self.config.format;
+        reason(policy, (format, self.demand(format).bytes()), offers, parts, |node| self.name(ids[node]))
+    }
+
     /// Makes a chain of these parts, or the one there is into one of them. Each node is told its layers, but for those that
     /// hold or load them already: their KV caches stay.
-    pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>) {
+    pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>, reason: String) {
         self.generation = self.generation.wrapping_add(1);
         let predicted_ns = predicted_ns(offers, &parts);
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
@@ -88,7 +100,7 @@ impl Core {
         let taken = parts.iter().filter_map(|(id, _)| Some(self.nodes.get(id)?.max_rows));
         let most = taken.fold(self.config.chunk, usize::min).max(1);
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
-        self.chain = Some(Chain { parts, loaded, predicted_ns, ready: false, broken, slots, chunk });
+        self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk });
         self.reroute(now, &was, &left);
         self.go_on(now);
     }

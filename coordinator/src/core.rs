@@ -20,6 +20,7 @@ use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX
 use crate::placement::{Offer, Policy};
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
+use crate::timing::Timings;
 use crate::update::{Event, Update};
 use crate::wire::Wire;
 
@@ -103,6 +104,7 @@ pub struct Core {
     pub(crate) recovery: Recovery,
     /// When time passed last.
     pub(crate) ticked: Duration,
+    pub(crate) timings: Timings,
     pub(crate) actions: VecDeque<Action>,
 }
 
@@ -158,6 +160,7 @@ impl Core {
             last_node: 0,
             recovery: Recovery::default(),
             ticked: Duration::ZERO,
+            timings: Timings::default(),
             actions: VecDeque::new(),
         }
     }
@@ -232,6 +235,7 @@ impl Core {
             }
             Control::Closed(closed) => {
                 let compute = Duration::from_micros(closed.compute_us);
+                self.timings.closed(from, closed.request, compute);
                 self.closed(now, from, closed.request, compute);
             }
             // News of an assignment or a route that has been replaced.
@@ -245,6 +249,7 @@ impl Core {
 
     /// A data frame from a node.
     pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
+        self.timings.answered(now, from, header, payload.len());
         let Some(node) = self.nodes.get_mut(&from) else { return };
         let heard = std::mem::replace(&mut node.heard, now);
         // A request that is over, or whose node was sent away, may still have frames on their way.
@@ -273,6 +278,7 @@ impl Core {
     /// A node's link is gone. Requests that pass through it go on where they stand as soon as another node has its layers.
     pub fn gone(&mut self, now: Duration, node: NodeId, why: &str) {
         let Some(gone) = self.nodes.remove(&node) else { return };
+        self.timings.gone(node);
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
             self.place_at = Some(now + PLACE_SETTLE);
@@ -317,6 +323,9 @@ impl Core {
         }
         if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(format!("token {id} is outside the vocabulary of {vocab}"));
+        }
+        if let Some(id) = ask.sampling.logit_bias.keys().find(|id| **id as usize >= vocab) {
+            return Err(format!("logit_bias names token {id}, which is outside the vocabulary of {vocab}"));
         }
         if ask.max_tokens == 0 {
             return Err("max_tokens is 0: ask for at least one token".into());

@@ -54,9 +54,16 @@ impl Core {
             chain.parts.iter().map(|part| ids.iter().position(|id| *id == part.0)).collect();
         let layers: Vec<_> = chain.parts.iter().map(|part| part.1.clone()).collect();
         let demand = self.demand(self.config.format);
-        let parts = mend(&demand, &offers, &holders, &layers);
-        match parts.or_else(|| place(&demand, &offers, Policy::Auto).ok()) {
-            Some(parts) => self.lay(now, &ids, &offers, parts),
+        let mended = mend(&demand, &offers, &holders, &layers).map(|parts| {
+            (parts, format!("A node was lost ({why}). Its layers went where the fewest others had to move."))
+        });
+        let placed = || {
+            let parts = place(&demand, &offers, Policy::Auto).ok()?;
+            let reason = self.reason(Policy::Auto, &ids, &offers, &parts);
+            Some((parts, reason))
+        };
+        match mended.or_else(placed) {
+            Some((parts, reason)) => self.lay(now, &ids, &offers, parts, reason),
             // Nobody has anything to lose: the model may be placed in any way.
             None if self.requests.values().all(|request| request.closing.is_some()) => self.break_chain(now, &why),
             None => {

@@ -4,21 +4,27 @@
 //! weights beyond serving their files.
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod chain;
 pub mod code;
 pub mod core;
 mod deadlines;
 pub mod door;
 mod draft;
+mod feed;
 pub mod front;
 mod heal;
 mod http;
 mod inbox;
 mod limits;
 mod link;
+mod logprobs;
 mod mend;
+mod metrics;
 pub mod placement;
 pub mod qr;
+mod rate;
+mod reason;
 pub mod recovery;
 pub mod request;
 mod route;
@@ -27,8 +33,10 @@ pub mod sample;
 pub mod server;
 mod stop;
 pub mod text;
+pub mod timing;
 pub mod tls;
 pub mod update;
 mod view;
+mod watch;
 mod weights;
 pub mod wire;

@@ -73,17 +73,67 @@ pub(crate) const OWN: usize = 16;
 /// A goodbye that takes longer than this is not waited for.
 pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
 
+/// Passes through the chain whose hops' times are kept: a picture of the latest tokens, and medians that a single slow one
+/// does not move.
+pub(crate) const MAX_PASSES: usize = 48;
+
+/// Frames, and requests, of one node that are timed at once: a node that never answers is not to fill the memory.
+pub(crate) const MAX_TIMED: usize = 1024;
+
+/// Events that who comes later still sees.
+pub(crate) const MAX_PAST_EVENTS: usize = 100;
+
+/// Events that may wait for one watcher; who is behind by more is told the present state instead.
+pub(crate) const WATCHER_BACKLOG: usize = 256;
+
+/// Watchers of the events over HTTP: each costs a state and figures twice a second.
+pub(crate) const MAX_WATCHERS: usize = 128;
+
+/// Between two reports of figures: often enough for eyes, seldom enough to cost no token anything.
+pub(crate) const FIGURES_EVERY: Duration = Duration::from_millis(500);
+
+/// A watcher hears something at least so often: proxies cut connections that are silent for a minute.
+pub(crate) const WATCHER_SILENCE: Duration = Duration::from_secs(15);
+
 /// Bytes of an HTTP body for each position of the context: no token is longer in any common tokenizer.
 pub(crate) const BODY_BYTES_PER_POSITION: usize = 128;
 
 /// Bytes of an HTTP body beside the prompt.
 pub(crate) const BODY_BYTES: usize = 64 << 10;
 
+/// Choices of one HTTP request, over all its prompts: each is a request of its own, and a quarter of the queue is enough
+/// for one client.
+pub(crate) const MAX_CHOICES: usize = 64;
+
+/// Tokens whose log-probabilities are told at each place: what OpenAI's API gives.
+pub(crate) const MAX_LOGPROBS: u8 = 20;
+
+/// Tokens that a request may favour or ban: OpenAI's API takes 300, and a few more cost little.
+pub(crate) const MAX_BIASES: usize = 1024;
+
+/// Bytes of an API key at least: shorter ones are guessed.
+pub(crate) const MIN_API_KEY_BYTES: usize = 16;
+
+/// Bytes of an API key at most: longer ones are files given by mistake.
+pub(crate) const MAX_API_KEY_BYTES: usize = 256;
+
+/// Clients whose rates are kept apart: 64 bytes for each.
+pub(crate) const MAX_CLIENTS: usize = 16_384;
+
+/// What a client may ask at once, in the time that it would be allowed for evenly: programs ask in bursts.
+pub(crate) const RATE_BURST: Duration = Duration::from_secs(10);
+
+/// Whoever finds no ready model, or a full queue, asks again after so long: a re-placed model is ready in seconds.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Silence on a stream of events that is broken with a comment: proxies cut silent connections after 30 s or more.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
 /// HTTP connections at a time: a browser opens six, so this is a room full of people; each holds some 20 KiB.
 pub(crate) const MAX_HTTP: usize = 512;
 
-/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included: a connection that
-/// says nothing must not hold a place.
+/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included, and between two parts
+/// of a body: a connection that says nothing must not hold a place.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Between two looks at this machine's addresses and at the certificate's files.

@@ -110,6 +110,6 @@ mod tests {
         let found = mended(&[(4, 1), (8, 9)], &[Some(0), None, None], &THREE);
         assert_eq!(found, parts(&[(0, 0..4), (1, 4..12)]));
         assert_eq!(mended(&[(12, 1)], &[None, None, None], &THREE), parts(&[(0, 0..12)]));
-        assert_eq!(mended(&[], &[None], &[0..12]), None);
+        assert_eq!(mended(&[], &[None], std::slice::from_ref(&(0..12))), None);
     }
 }

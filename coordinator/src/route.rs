@@ -274,9 +274,11 @@ impl Route {
                     old.iter_mut().find(|hop| hop.as_ref().is_some_and(|hop| hop.first_layer == stage.layers.start));
                 let inbox = same.and_then(Option::take).map(|hop| hop.inbox).filter(Inbox::is_whole);
                 let mut inbox = inbox.unwrap_or_else(|| Inbox::new(keep(at)));
-                let live = |number| flights.iter().any(|flight| (flight.hop, flight.number) == (at, number));
+                // One that is on its way further on may have to come back here.
+                let live = |number| flights.iter().any(|flight: &Flight| !flight.replay && flight.number == number);
                 inbox.rewind(keep(at), &live, most);
-                let dead = inbox.frames().filter(|frame| !live(frame.number));
+                let here = |number| flights.iter().any(|flight| (flight.hop, flight.number) == (at, number));
+                let dead = inbox.frames().filter(|frame| !here(frame.number));
                 replays
                     .extend(dead.map(|frame| Flight { replay: true, ..Flight::new(frame.number, &frame.header, at) }));
                 Some(Hop::new(stage, self.epoch, inbox))

@@ -49,18 +49,20 @@ impl Core {
         let Some(chain) = &self.chain else { return };
         let Some(request) = self.requests.get_mut(&id).filter(|request| request.closing.is_none()) else { return };
         let (mut opens, mut frames) = (Vec::new(), Vec::new());
+        let last = chain.parts.len().saturating_sub(1);
         for (hop, (node, _)) in chain.parts.iter().enumerate().filter(|(_, part)| chain.loaded.contains(&part.0)) {
             opens.extend(request.open(hop).map(|open| (*node, open)));
             while let Some((header, payload)) = request.route.due(now, hop) {
                 request.figures.frames += 1;
                 request.figures.bytes += (Header::LEN + payload.len()) as u64;
-                frames.push((*node, header, payload));
+                frames.push((hop, *node, header, payload));
             }
         }
         for (node, open) in opens {
             self.send(node, &Control::Open(open));
         }
-        for (node, header, payload) in frames {
+        for (hop, node, header, payload) in frames {
+            self.timings.sent(now, node, hop == last, &header, payload.len());
             self.actions.push_back(Action::Send(node, header, payload));
         }
         self.account(id);

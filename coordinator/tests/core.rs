@@ -328,6 +328,22 @@ fn a_cancelled_request_frees_its_place_and_its_late_frames_are_dropped() {
 }
 
 #[test]
+fn a_cancelled_request_is_closed_on_every_node_whatever_it_is_at() {
+    for silent in 0..3 {
+        let mut stage = Stage::new(Policy::Exactly(3));
+        let nodes = ["a", "b", "c"].map(|name| stage.join(name));
+        // Its frame stands at this node when its owner goes away.
+        stage.silent.insert(nodes[silent]);
+        let request = stage.ask(9, 5);
+        stage.silent.clear();
+        stage.core.cancel(stage.now, request);
+        stage.run();
+        assert!(nodes.iter().all(|node| stage.toys[node].open.is_empty()), "{silent}");
+        assert_eq!(stage.core.topology().running, 0);
+    }
+}
+
+#[test]
 fn a_slow_node_is_not_buried_in_chunks() {
     let mut stage = Stage::new(Policy::Exactly(2));
     let (first, second) = (stage.join("a"), stage.join("b"));

@@ -90,7 +90,7 @@ fn scaled(sum: i32, scale: &[u8; 2]) -> i64 {
 #[inline(always)]
 const fn in_2_24ths(bits: u16) -> i32 {
     let (exponent, mantissa) = ((bits >> 10) & 31, (bits & 1023) as i32);
-    if exponent == 0 { mantissa } else { (mantissa | 1024) << (exponent as u32 - 1 & 15) }
+    if exponent == 0 { mantissa } else { (mantissa | 1024) << ((exponent as u32 - 1) & 15) }
 }
 
 /// f16 bits from which on scales are refused: 2, and with it negative ones, infinities and NaNs. Weights of magnitude 254
@@ -164,8 +164,8 @@ mod tests {
             };
             let groups: &[[i16; GROUP]] = inputs.as_chunks().0;
             let four = dot_rows([&rows[0][..], &rows[1], &rows[2], &rows[3]], groups);
-            for row in 0..4 {
-                prop_assert_eq!(four[row] as f64 * 2f64.powi(-24), naive(row));
+            for (row, sum) in four.into_iter().enumerate() {
+                prop_assert_eq!(sum as f64 * 2f64.powi(-24), naive(row));
             }
         }
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run;
+use crate::{root, run};
 
 /// Mesa's software Vulkan, on which the GPU kernels behave the same on every machine. Says whether it is here.
 pub(crate) fn software_vulkan() -> Result<bool> {
@@ -20,9 +20,41 @@ pub(crate) fn software_vulkan() -> Result<bool> {
     ensure("software Vulkan for the GPU kernels", driver, &["libvulkan1", "mesa-vulkan-drivers"])
 }
 
+/// Chromium, in which the browser's node and the pages are tested. Says whether it is here.
+pub(crate) fn chromium() -> Result<bool> {
+    ensure("Chromium for the browser's node and the pages", crate::browser::is_here, &["chromium"])
+}
+
 /// Python, in which the protocol's second implementation is written. Says whether it is here.
 pub(crate) fn python() -> Result<bool> {
     ensure("Python 3 for the protocol's second implementation", || answers("python3"), &["python3"])
+}
+
+/// OpenAI's client for Python, which the API is asked with. Says whether it is here.
+pub(crate) fn openai_client() -> Result<bool> {
+    let had = ensure("Python's venv for OpenAI's client", has_venv, &["python3", "python3-venv"]);
+    let made = had.and_then(|has_venv| if has_venv { make_openai_client().map(|()| true) } else { Ok(false) });
+    Ok(or_note("the API with OpenAI's client", made)?.unwrap_or(false))
+}
+
+fn has_venv() -> bool {
+    let mut command = Command::new("python3");
+    command.args(["-c", "import ensurepip, venv"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// In the folder that the test looks in. What is there already is not fetched again, so this needs no network twice.
+fn make_openai_client() -> Result<()> {
+    let root = root()?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
+    let folder = target.join("openai-client");
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    let requirements = root.join("cli/tests/openai/requirements.txt");
+    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    run(Command::new(python).args(quiet).arg(requirements))
 }
 
 /// QEMU's Arm boards, which run the firmware. Says whether they are here.
@@ -34,6 +66,23 @@ pub(crate) fn qemu_arm() -> Result<bool> {
 pub(crate) fn cpp_compiler() -> Result<bool> {
     let compiler = || env::var_os("CXX").is_some() || answers("c++");
     ensure("a C++ compiler for libFuzzer", compiler, &["g++"])
+}
+
+/// A C compiler. Says whether it is here.
+pub(crate) fn c_compiler() -> Result<bool> {
+    ensure("a C compiler for SYN1 in C", || answers("cc"), &["gcc", "libc6-dev"])
+}
+
+/// A C compiler and newlib for Cortex-M, and an emulator of one. Says whether they are here.
+pub(crate) fn c_for_arm() -> Result<bool> {
+    let newlib = || {
+        let asked = Command::new("arm-none-eabi-gcc").arg("-print-file-name=rdimon.specs").output();
+        // A file that the compiler does not find is printed as it was asked for.
+        asked.is_ok_and(|output| output.stdout.contains(&b'/'))
+    };
+    let is_here = || answers("arm-none-eabi-gcc") && newlib() && answers("qemu-system-arm");
+    let packages = ["gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm"];
+    ensure("a C compiler and an emulator for Cortex-M", is_here, &packages)
 }
 
 /// What llama.cpp and its bindings are built with.

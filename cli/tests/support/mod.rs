@@ -1,6 +1,8 @@
 //! A swarm in the test's process, and the program as a user starts it.
 #![allow(dead_code, unreachable_pub, reason = "every test program uses its own part")]
 
+pub mod chat_model;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
@@ -22,7 +25,7 @@ use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::WeightFormat;
 use syn1_model::split::split;
-use syn1_node_host::{DeviceChoice, HostConfig};
+use syn1_node_host::{DeviceChoice, HostConfig, Trust};
 use tokio::sync::oneshot;
 
 /// A folder of the repository.
@@ -74,6 +77,19 @@ impl Model {
 
     /// A server that lets in the nodes with the keys of `allow`; any if there are none.
     pub fn server_for(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>) -> Server {
+        self.server_with(policy, wire, slots, allow, Front::default(), Access::default())
+    }
+
+    /// The same, whose HTTP port meets the world so.
+    pub fn server_with(
+        &self,
+        policy: Policy,
+        wire: Form,
+        slots: usize,
+        allow: Vec<Key>,
+        front: Front,
+        access: Access,
+    ) -> Server {
         let spec = self.folder.spec().clone();
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let core = CoreConfig {
@@ -94,7 +110,8 @@ impl Model {
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front: Front::default(), keys, allow }).expect("free ports")
+        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access })
+            .expect("free ports")
     }
 }
 
@@ -110,29 +127,46 @@ pub struct Node {
 
 impl Node {
     pub fn join(server: &Server, name: &str, device: &DeviceChoice, weights: Option<PathBuf>, cache: &Path) -> Self {
-        let config = HostConfig {
-            join: format!("tcp://{}", server.tcp()).parse().expect("an address"),
-            name: name.into(),
-            keys: Keys::generate().expect("random numbers"),
-            expect: Some(coordinator_keys().public()),
-            device: device.clone(),
-            threads: Some(2),
-            weights: weights.into_iter().collect(),
-            cache: Some(cache.to_owned()),
-            memory_limit_bytes: None,
-            reconnect: false,
-        };
+        let join = format!("tcp://{}", server.tcp());
+        Self::start(node(&join, Trust::System, name, device, weights, cache))
+    }
+
+    pub fn start(config: HostConfig) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let name = name.to_owned();
+        let name = config.name.clone();
         tokio::spawn(async move {
             if let Err(error) = syn1_node_host::serve(config, |_| {}, shutdown).await {
                 eprintln!("{name}: {error}");
             }
         });
         Self { _stop: stop }
+    }
+}
+
+/// A node that joins at an address.
+pub fn node(
+    join: &str,
+    trust: Trust,
+    name: &str,
+    device: &DeviceChoice,
+    weights: Option<PathBuf>,
+    cache: &Path,
+) -> HostConfig {
+    HostConfig {
+        join: join.parse().expect("an address"),
+        trust,
+        name: name.into(),
+        keys: Keys::generate().expect("random numbers"),
+        expect: Some(coordinator_keys().public()),
+        device: device.clone(),
+        threads: Some(2),
+        weights: weights.into_iter().collect(),
+        cache: Some(cache.to_owned()),
+        memory_limit_bytes: None,
+        reconnect: false,
     }
 }
 
@@ -155,7 +189,7 @@ pub async fn collect(mut generation: Generation) -> Result<(Vec<u32>, String, Fi
     loop {
         let update = tokio::time::timeout(PATIENCE, generation.next()).await.expect("an update in time");
         match update.expect("an end before the end of updates") {
-            Update::Token { id, text } => {
+            Update::Token { id, text, .. } => {
                 ids.push(id);
                 answer.push_str(&text);
             }
