@@ -61,8 +61,9 @@ pub async fn run<L: Link, B: Board>(link: L, board: &B, config: &NodeConfig<'_>,
     };
     match ended {
         Ended::Bye(reason) => board.event(Event::Bye { reason }),
-        Ended::Session(fatal) => node.say_bye(fatal.reason(), &fatal).await,
-        Ended::Unexpected(what) => node.say_bye(Reason::Protocol, &what).await,
+        // The error's own text would be 2 KB of a microcontroller's flash; the caller's log has it.
+        Ended::Session(fatal) => node.say_bye(fatal.reason(), "this node's log says what was wrong").await,
+        Ended::Unexpected(what) => node.say_bye(Reason::Protocol, what).await,
         Ended::Link(_) | Ended::Stalled => {}
     }
     ended
@@ -347,10 +348,9 @@ impl<B: Board, T: Transmit> Node<'_, B, T> {
     }
 
     /// Says goodbye; whether it arrives no longer matters.
-    async fn say_bye(&mut self, reason: Reason, why: &dyn fmt::Display) {
+    async fn say_bye(&mut self, reason: Reason, why: &str) {
         let mut frame = [0; Header::LEN + MAX_CONTROL as usize];
-        let text = Text::of(format_args!("{why}"));
-        let Some(len) = self.session.leave(reason, text.as_str(), &mut frame) else { return };
+        let Some(len) = self.session.leave(reason, why, &mut frame) else { return };
         let payload = frame.get(Header::LEN..len).unwrap_or_default();
         let _ = send(self.board, &mut self.tx, &Header::control(payload.len() as u32), payload).await;
     }

@@ -176,6 +176,7 @@ impl Coordinator {
             layers: 4,
         };
         self.session.set_model(model.width, model.vocab);
+        self.flush().await;
         self.say(&Control::Model(model)).await;
     }
 
@@ -205,8 +206,11 @@ impl Coordinator {
         assert_eq!(self.hear().await, Said::Loaded { generation: 1, slots: 2 });
     }
 
+    /// Says goodbye, if the node is still there.
     async fn leave(&mut self) {
-        self.say(&Control::Bye(Bye { reason: Reason::Done, text: "enough" })).await;
+        let mut payload = [0; 64];
+        let len = Control::Bye(Bye { reason: Reason::Done, text: "enough" }).encode(&mut payload).unwrap();
+        let _ = self.tx.send(&Header::control(len as u32), &payload[..len]).await;
     }
 }
 

@@ -9,7 +9,7 @@ use embassy_executor::Spawner;
 use embassy_futures::select::{Either, select};
 use embassy_time::{Delay, Duration, Timer};
 use mps2_an385::{Uart, UartRx, UartTx};
-use static_cell::ConstStaticCell;
+use static_cell::{ConstStaticCell, StaticCell};
 use syn1_core::Millis;
 use syn1_firmware::{FRAME, Settings, config, log, memory, now, sleep_until};
 use syn1_node_micro::{Board, Event, FetchError, Memory, NodeConfig, flash, run};
@@ -56,8 +56,8 @@ async fn main(_spawner: Spawner) {
     static FRAMES: ConstStaticCell<([u8; FRAME], [u8; FRAME])> = ConstStaticCell::new(([0; FRAME], [0; FRAME]));
     let (frame_in, frame_out) = FRAMES.take();
     let (mut memory, config) = (memory(), config(&settings));
-    static SERIAL: ConstStaticCell<Serial<ROOM, ROOM>> = ConstStaticCell::new(Serial::new(1, INTERVAL_MS));
-    let serial = SERIAL.take();
+    static SERIAL: StaticCell<Serial<ROOM, ROOM>> = StaticCell::new();
+    let serial = SERIAL.init_with(|| Serial::new(1, INTERVAL_MS));
     let mut starts = 1;
     loop {
         converse(serial, (&mut uart_rx, &mut uart_tx), (&mut frame_in[..], &mut frame_out[..]), &config, &mut memory)
@@ -90,8 +90,8 @@ async fn converse(
     }
 }
 
-/// Bytes that wait to be read, and bytes that wait to be acknowledged.
-const ROOM: usize = 4096;
+/// Bytes that wait to be read, and bytes that wait to be acknowledged: a window of packets.
+const ROOM: usize = 2048;
 /// How long an acknowledgement may take: the layers between two looks at the UART, and a window of packets at 115,200 baud.
 const INTERVAL_MS: u32 = 300;
 /// Before a new conversation is begun.
