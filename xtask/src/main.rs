@@ -37,7 +37,7 @@ Usage: cargo xtask <COMMAND>
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
                 in its library for C, and measure its code and stack
   c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
-                an emulated Cortex-M3, and what the library takes of flash and memory
+                an emulated Cortex-M3 and M4F, and what the library takes of flash and memory
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:

@@ -29,7 +29,7 @@ pub(crate) fn test() -> Result<()> {
     step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
-    let c = step("C: header, example and vectors, also on an emulated Cortex-M3", c::check)?;
+    let c = step("C: header, example and vectors, also on emulated microcontrollers", c::check)?;
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
     step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;
     step("package", package::publishable)?;
