@@ -37,12 +37,15 @@ type Ask = (Generate, UnboundedSender<Update>);
 
 /// The device's sampler that draws as `sampling` says; none where that is more than the device's does.
 pub(crate) fn sampler(sampling: &Sampling) -> Option<Sampler> {
-    let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed } = *sampling;
+    let &Sampling { temperature, top_k, top_p, seed, .. } = sampling;
     let sampler = match temperature {
         0.0 => Sampler::Greedy,
         _ => Sampler::Sampled { temperature, top_k, top_p, seed },
     };
-    (min_p == 0.0 && repetition_penalty == 1.0 && sampler.check().is_ok()).then_some(sampler)
+    // Whatever else changes a choice, or tells of it, is the coordinator's.
+    let plain =
+        Sampling { temperature, top_k, top_p, seed, min_p: 0.0, repetition_penalty: 1.0, ..Sampling::default() };
+    (*sampling == plain && sampler.check().is_ok()).then_some(sampler)
 }
 
 impl Alone {
@@ -86,7 +89,9 @@ impl Alone {
     pub(crate) fn generate(&self, ask: Generate) -> UnboundedReceiver<Update> {
         let (sender, updates) = unbounded_channel();
         // A thread that is gone drops the sender, which whoever waits for updates is told.
-        let _ = self.thread.asks.as_ref().map(|asks| asks.send((ask, sender)));
+        if let Some(asks) = &self.thread.asks {
+            drop(asks.send((ask, sender)));
+        }
         updates
     }
 }
@@ -207,13 +212,15 @@ mod tests {
 
     #[test]
     fn what_the_device_cannot_draw_is_left_to_the_coordinator() {
-        let plain = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, min_p: 0.0, repetition_penalty: 1.0, seed: 7 };
+        let plain = Sampling { temperature: 0.8, top_k: 40, top_p: 0.9, seed: 7, ..Sampling::default() };
         let drawn = Sampler::Sampled { temperature: 0.8, top_k: 40, top_p: 0.9, seed: 7 };
         assert_eq!(sampler(&plain), Some(drawn));
-        assert_eq!(sampler(&Sampling { temperature: 0.0, ..plain }), Some(Sampler::Greedy));
+        assert_eq!(sampler(&Sampling { temperature: 0.0, ..plain.clone() }), Some(Sampler::Greedy));
         for other in [
-            Sampling { min_p: 0.1, ..plain },
-            Sampling { repetition_penalty: 1.1, ..plain },
+            Sampling { min_p: 0.1, ..plain.clone() },
+            Sampling { repetition_penalty: 1.1, ..plain.clone() },
+            Sampling { presence_penalty: 0.1, ..plain.clone() },
+            Sampling { logprobs: Some(0), ..plain.clone() },
             Sampling { temperature: 1e-4, ..plain },
         ] {
             assert_eq!(sampler(&other), None, "{other:?}");

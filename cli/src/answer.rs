@@ -169,7 +169,7 @@ pub(crate) async fn stream(updates: impl Into<Updates>, echo: bool, as_text: boo
     let show = |fresh: &str| if echo { show::out(fresh) } else { Ok(()) };
     while let Some(update) = updates.next().await {
         match update {
-            Update::Token { id, text } => {
+            Update::Token { id, text, .. } => {
                 ids.push(id);
                 if as_text {
                     show(&text)?;
@@ -192,7 +192,7 @@ pub(crate) async fn stream(updates: impl Into<Updates>, echo: bool, as_text: boo
 fn figures_line(figures: &Figures, wire: Option<&WireReport>, nodes: usize, ask: &Generate) -> String {
     let pace = figures.tokens_per_second().map_or_else(|| "-".into(), |pace| format!("{pace:.1}"));
     let ms = |time: std::time::Duration| time.as_secs_f64() * 1e3;
-    let sampling = ask.sampling;
+    let sampling = &ask.sampling;
     let guesses = match figures.guessed {
         0 => String::new(),
         guessed => format!(", {} of {guessed} guesses right", figures.accepted),

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use syn1_coordinator::code::Code;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
+use crate::access::{self, AccessOptions};
 use crate::context;
 use crate::front::{self, FrontOptions};
 use crate::keys;
@@ -26,9 +26,15 @@ use crate::swarm::{check_nodes, server_config};
 On this machine:      syn1 coordinator --http 0.0.0.0:7780
 On another one:       syn1 node --join 'http://THIS-MACHINE:7780/join#CODE', as this command prints it
 With phones:          syn1 coordinator --http 0.0.0.0:7780 --tls auto, and scan the code that it shows
-Then, from anywhere:  curl -N http://THIS-MACHINE:7780/api/generate -d '{\"prompt\": \"A lifetime\"}' \\
-                        -H 'content-type: application/json'
+Then, from anywhere:  curl -N http://THIS-MACHINE:7780/v1/completions -H 'content-type: application/json' \\
+                        -d '{\"prompt\": \"A lifetime\", \"max_tokens\": 64, \"stream\": true}'
+Or in Python:         from openai import OpenAI
+                      client = OpenAI(base_url=\"http://THIS-MACHINE:7780/v1\", api_key=\"KEY\")
+                      client.completions.create(model=client.models.list().data[0].id, prompt=\"A lifetime\")
 Boards speak plain TCP: --tcp 0.0.0.0:7700, with their keys in --allow or with --join-code none.
+
+Chat models answer client.chat.completions.create(..), too. Without --api-key any KEY will do. /ready says whether a
+token has passed through the whole chain, /metrics has figures for Prometheus.
 
 Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
 it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
@@ -55,10 +61,12 @@ pub(crate) struct Args {
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text stays
-    /// open to all, and only --tls encrypts [default: any node, or any with the join code]
+    /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text
+    /// has keys of its own (--api-key), and only --tls encrypts [default: any node, or any with the join code]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
+    #[command(flatten)]
+    access: AccessOptions,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
     #[arg(long)]
     json: bool,
@@ -75,9 +83,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut config = server_config(&prepared, policy, &wire, args.slots.into(), keys);
     config.front = args.front.front(args.http, args.tcp, !args.allow.is_empty())?;
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
+    config.access = args.access.access()?;
+    let warning = access::warning(&config.access, args.http);
     let server = Server::start(config)?;
     let mut events = server.events();
     let mut link = server.join_link();
+    if let Some(warning) = warning {
+        show::say(&warning);
+    }
     if args.json {
         let addresses = serde_json::json!({
             "tcp": server.tcp(),
@@ -89,16 +102,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         });
         show::out(&format!("{addresses}\n"))?;
     } else {
-        let scheme = link.page.split_once(':').map_or("http", |(scheme, _)| scheme);
         show::out(&format!(
-            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}\n{}  \
-             people ask:  {scheme}://{}/\n",
+            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}{}\n{}  \
+             people ask:  {}/\n",
             prepared.name,
             prepared.spec.layers,
             why.map_or_else(String::new, |why| format!(" ({why})")),
             reachable(server.tcp()),
+            if link.code.is_some() && !server.tcp().ip().is_loopback() { " (if --allow names its key)" } else { "" },
             front::lines(&link, server.http(), std::io::stdout().is_terminal()),
-            reachable(server.http())
+            link.page.trim_end_matches("/join"),
         ))?;
     }
     let mut progress = SwarmProgress::lines();
@@ -113,15 +126,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             },
             () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
         }
-        let before = std::mem::replace(&mut link, server.join_link());
-        let is_same = |(code, _): &(Code, _)| before.code.as_ref().is_some_and(|(before, _)| before == code);
-        match &link.code {
-            Some(code) if is_same(code) => {}
-            None if before.code.is_none() => {}
-            _ if args.json => show::out(&format!("{}\n", serde_json::json!({ "join": link.url() })))?,
-            Some(_) => show::say(&format!("the join code has expired; the new link is {}", link.url())),
-            None => show::say("the join code has expired: nodes that never joined are not let in any more"),
+        let next = server.join_link();
+        if front::code(&next) != front::code(&link) {
+            match args.json {
+                true => show::out(&format!("{}\n", serde_json::json!({ "join": next.url() })))?,
+                false => show::say(&front::expired(&next)),
+            }
         }
+        link = next;
     }
     anyhow::bail!("the coordinator's event loop ended")
 }

@@ -102,7 +102,7 @@ impl FrontOptions {
 pub(crate) fn lines(link: &JoinLink, http: SocketAddr, with_qr: bool) -> String {
     let url = link.url();
     let trust = link.authority.map_or_else(String::new, |authority| format!(" --tls-fingerprint {authority}"));
-    let mut lines = format!("  by HTTP too: syn1 node --join '{url}'{trust}\n");
+    let mut lines = format!("  by HTTP:     syn1 node --join '{url}'{trust}\n");
     if http.ip().to_canonical().is_loopback() {
         return lines;
     }
@@ -125,6 +125,19 @@ pub(crate) fn lines(link: &JoinLink, http: SocketAddr, with_qr: bool) -> String 
         lines += &qr.terminal();
     }
     lines
+}
+
+/// The code of a link that has one.
+pub(crate) fn code(link: &JoinLink) -> Option<&Code> {
+    link.code.as_ref().map(|(code, _)| code)
+}
+
+/// That a code has expired, and what is good now.
+pub(crate) fn expired(next: &JoinLink) -> String {
+    match next.code {
+        Some(_) => format!("the join code has expired; the new link is {}", next.url()),
+        None => "the join code has expired: nodes that never joined are not let in any more".into(),
+    }
 }
 
 fn hours(left: Duration) -> String {

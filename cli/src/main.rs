@@ -1,9 +1,11 @@
 //! The one command people type: `syn1 demo | generate | chat | coordinator | node | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
+mod access;
 mod alone;
 mod answer;
 mod bench;
+mod bridge;
 mod calibrate;
 mod chat;
 mod context;
@@ -57,10 +59,12 @@ enum Command {
     Generate(generate::Args),
     /// Talk with a chat model on this machine, on one node or split over several.
     Chat(chat::Args),
-    /// Serve a model: nodes join by TCP, people and programs ask by HTTP.
+    /// Serve a model: nodes and browsers join by TCP or HTTP, people and programs ask by HTTP.
     Coordinator(coordinator::Args),
     /// Join a coordinator and compute some of its layers.
     Node(node::Args),
+    /// Carry a microcontroller at the end of a serial line to a coordinator.
+    Bridge(bridge::Args),
     /// Cut a Hugging Face model into content-addressed shards.
     Split(split::Args),
     /// Fetch a model from a Hugging Face hub, or only some of its layers.
@@ -110,6 +114,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args).await,
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Node(args) => node::run(args).await,
+        Command::Bridge(args) => bridge::run(args).await,
         Command::Split(args) => split::run(args).await,
         Command::Pull(args) => pull::run(args).await,
         Command::Bench(command) => bench::run(command).await,

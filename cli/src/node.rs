@@ -14,7 +14,8 @@ use crate::{keys, machine, node_event, show};
 #[derive(clap::Args)]
 #[command(after_help = "\
 The node fetches only the layers it is given, checks their SHA-256 and keeps them: a second start sends nothing.
-When the coordinator goes away, the node comes back by itself.")]
+When the coordinator goes away, the node comes back by itself.
+Ctrl-C says goodbye: another node takes the layers and running texts go on. A second Ctrl-C ends the node at once.")]
 pub(crate) struct Args {
     /// The coordinator: tcp://HOST:PORT, or the link that it prints for its HTTP port, http(s)://HOST:PORT/join#CODE (in
     /// quotes; ws:// and wss:// mean the same)

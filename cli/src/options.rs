@@ -130,6 +130,7 @@ impl SamplingOptions {
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed.unwrap_or_else(fresh_seed),
+            ..Sampling::default()
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::{Core, CoreConfig};
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::{Policy, Unplaced};
@@ -177,6 +178,7 @@ pub(crate) fn server_config(
         front: Front::default(),
         keys,
         allow: Vec::new(),
+        access: Access::default(),
     }
 }
 

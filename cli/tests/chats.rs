@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
+use support::chat_model::chat_model;
 use support::{Model, Node, Running, greedy, ready, repository, syn1};
 use syn1_coordinator::placement::Policy;
 use syn1_core::{Codec, Form};
@@ -18,31 +19,6 @@ use syn1_model::folder::ModelFolder;
 use syn1_model::tokenizer::Tokenizer;
 use syn1_node_host::DeviceChoice;
 use tempfile::TempDir;
-
-/// A small model with random weights that can be talked with, in the style of Mistral.
-fn chat_model(eos: &str) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    for file in ["config.json", "generation_config.json", "model.safetensors"] {
-        fs::copy(repository("fixtures/llama").join(file), folder.path().join(file)).unwrap();
-    }
-    fs::copy(repository("fixtures/tokenizers/metaspace.json"), folder.path().join("tokenizer.json")).unwrap();
-    let config = json!({ "bos_token": "<s>", "eos_token": eos });
-    fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
-    fs::write(folder.path().join("chat_template.jinja"), TEMPLATE).unwrap();
-    folder
-}
-
-const TEMPLATE: &str = "\
-{{ bos_token }}{% for message in messages %}
-{% if message.role == 'system' %}
-{{ message.content }};
-{%- elif message.role == 'user' %}
-[INST] {{ message.content }} [/INST]
-{%- else %}
- {{ message.content | trim }}</s>
-{%- endif %}
-{% endfor %}
-";
 
 fn path(folder: &TempDir) -> &str {
     folder.path().to_str().unwrap()

@@ -75,9 +75,9 @@ async fn guesses_change_no_token_and_save_passes_where_the_text_repeats_itself()
         let mut saved = 0;
         for case in &golden.cases {
             let sampled = Sampling { temperature: 0.9, top_k: 20, seed: 11, ..Sampling::default() };
-            let full = Sampling { repetition_penalty: 1.05, ..sampled };
-            for sampling in [Sampling { temperature: 0.0, ..sampled }, sampled, full] {
-                let one_by_one = Generate { sampling, ..greedy(&case.ids, 40) };
+            let full = Sampling { repetition_penalty: 1.05, ..sampled.clone() };
+            for sampling in [Sampling { temperature: 0.0, ..sampled.clone() }, sampled, full] {
+                let one_by_one = Generate { sampling: sampling.clone(), ..greedy(&case.ids, 40) };
                 let ahead = Generate { speculate: 6, ..one_by_one.clone() };
                 let (ids, before) = tokens(&server, one_by_one).await;
                 let (same, after) = tokens(&server, ahead).await;

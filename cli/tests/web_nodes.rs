@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use support::{Golden, Model, Node, Running, collect, greedy, node, ready, syn1};
+use syn1_coordinator::access::Access;
 use syn1_coordinator::door::JoinCode;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
@@ -54,7 +55,7 @@ async fn nodes_by_tcp_by_web_socket_and_by_tls_write_the_golden_text_together() 
     let (golden, model) =
         (Golden::of("models/tiny-rust-docs"), Model::split("models/tiny-rust-docs", WeightFormat::F16));
     let (data, caches) = (tempfile::tempdir().unwrap(), [(); 3].map(|()| tempfile::tempdir().unwrap()));
-    let server = model.server_with(Policy::Exactly(3), F32, 1, Vec::new(), front(data.path()));
+    let server = model.server_with(Policy::Exactly(3), F32, 1, Vec::new(), front(data.path()), Access::default());
     let mut events = server.events();
     let invitation = server.join_link();
     assert!(invitation.url().starts_with("https://127.0.0.1:") && invitation.url().ends_with("/join#ABCD-EFGH"));
@@ -88,7 +89,7 @@ async fn nodes_by_tcp_by_web_socket_and_by_tls_write_the_golden_text_together() 
 async fn an_authority_is_trusted_by_its_file_or_its_fingerprint_and_by_nothing_else() {
     let model = Model::split("fixtures/gpt2", WeightFormat::F32);
     let data = tempfile::tempdir().unwrap();
-    let server = model.server_with(Policy::Exactly(1), F32, 1, Vec::new(), front(data.path()));
+    let server = model.server_with(Policy::Exactly(1), F32, 1, Vec::new(), front(data.path()), Access::default());
     let url = server.join_link().url();
     let join = |url: &str, trust| node(url, trust, "tester", &DeviceChoice::Cpu, None, data.path());
 
@@ -112,7 +113,7 @@ async fn an_authority_is_trusted_by_its_file_or_its_fingerprint_and_by_nothing_e
 async fn a_wrong_join_code_is_refused_with_a_sentence_and_guessing_ends() {
     let model = Model::split("fixtures/gpt2", WeightFormat::F32);
     let data = tempfile::tempdir().unwrap();
-    let server = model.server_with(Policy::Exactly(1), F32, 1, Vec::new(), front(data.path()));
+    let server = model.server_with(Policy::Exactly(1), F32, 1, Vec::new(), front(data.path()), Access::default());
     let join = |code: &str| {
         let url = link(&server, "http", "127.0.0.1", code);
         node(&url, Trust::System, "tester", &DeviceChoice::Cpu, None, data.path())

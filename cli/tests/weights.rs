@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use support::{Model, Running, collect, coordinator_keys, greedy, ready, repository, syn1};
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
@@ -87,6 +88,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
         max_positions: 64,
         slots: 1,
         chunk: 16,
+        relay_bytes: 16 << 20,
         tokenizer: None,
     };
     let (shards, out) = (model.shards.path().to_owned(), smaller.clone());
@@ -106,6 +108,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
         front: Front::default(),
         keys,
         allow,
+        access: Access::default(),
     })
     .unwrap();
     let mut events = server.events();

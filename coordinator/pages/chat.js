@@ -183,7 +183,7 @@ function take(run, line) {
     finish(run, line.finished);
     return null;
   }
-  return sentence(line.failed.error);
+  return line.failed ? sentence(line.failed.error) : null;
 }
 
 /** The figures of an answer: those of the coordinator where it came to an end by itself. */
@@ -264,7 +264,7 @@ function showEmpty() {
   };
   const example = (prompt) => el("li", {}, el("button", { type: "button", onclick: () => begin(prompt) }, prompt));
   empty.replaceChildren(
-    el("h1", {}, model),
+    el("h2", {}, model),
     el("p", {}, `${model} ${about}`),
     ready ? "" : notReady(waiting_for),
     el("ul", { className: "examples" }, EXAMPLES[chat ? "chat" : "plain"].map(example)),

@@ -56,12 +56,12 @@ export function showState(element, event) {
     const { ready, model, nodes } = event.data;
     const devices = nodes.filter((node) => node.layers).length;
     element.className = ready ? "state good" : "state wait";
-    element.textContent = ready ? "ready" : "not ready";
+    element.textContent = ready ? "ready" : "waiting";
     if (ready) element.append(el("span", { className: "wide" }, ` on ${devices} device${devices === 1 ? "" : "s"}`));
     element.title = ready ? model : event.data.waiting_for;
   } else if (event.event === "offline") {
     element.className = "state bad";
-    element.textContent = "no connection";
+    element.textContent = "offline";
     element.title = "the coordinator does not answer";
   }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Chain {
     pub(crate) slots: usize,
     /// Rows of a prefill chunk that all its nodes take, and the slowest computes in reasonable time.
     pub(crate) chunk: usize,
+    /// The most that it has been since the chain was placed: frames of so many rows may have to be sent again.
+    pub(crate) widest: usize,
 }
 
 impl Chain {
@@ -46,7 +48,7 @@ impl Core {
         if !self.may_place() {
             return;
         }
-        let (ids, offers) = self.able();
+        let (ids, offers) = self.able(0);
         match place(&self.demand(self.config.format), &offers, self.config.policy) {
             Ok(parts) => {
                 let reason = self.reason(self.config.policy, &ids, &offers, &parts);
@@ -60,9 +62,10 @@ impl Core {
         }
     }
 
-    /// The nodes that may take layers, and what each offers.
-    pub(crate) fn able(&self) -> (Vec<NodeId>, Vec<Offer>) {
-        let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none() && !node.owes_profile);
+    /// The nodes that may take layers in frames of this many rows, and what each offers.
+    pub(crate) fn able(&self, rows: usize) -> (Vec<NodeId>, Vec<Offer>) {
+        let able =
+            self.nodes.iter().filter(|(_, node)| node.unable.is_none() && !node.owes_profile && node.max_rows >= rows);
         able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip()
     }
 
@@ -81,7 +84,8 @@ impl Core {
         let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
         let old = self.chain.take();
-        let (before, broken) = old.map_or_else(Default::default, |chain| (chain.parts, chain.broken));
+        let (before, broken, widest) =
+            old.map_or_else(Default::default, |chain| (chain.parts, chain.broken, chain.widest));
         let stays = |core: &Self, (node, layers): &(NodeId, Range<usize>)| {
             let shard = core.nodes.get(node).and_then(|node| node.shard.as_ref());
             shard.is_some_and(|shard| shard.layers == *layers)
@@ -100,12 +104,13 @@ impl Core {
         let taken = parts.iter().filter_map(|(id, _)| Some(self.nodes.get(id)?.max_rows));
         let most = taken.fold(self.config.chunk, usize::min).max(1);
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
-        self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk });
+        let widest = widest.max(chunk);
+        self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk, widest });
         self.reroute(now, &was, &left);
         self.go_on(now);
     }
 
-    fn assign(&mut self, now: Duration, (id, layers): (NodeId, Range<usize>)) {
+    pub(crate) fn assign(&mut self, now: Duration, (id, layers): (NodeId, Range<usize>)) {
         let most = self.nodes.get(&id).map_or(0, |node| node.max_rows);
         let assign = Assign {
             generation: self.generation,

@@ -143,6 +143,13 @@ pub(crate) struct Shard {
     pub(crate) slots: Option<usize>,
 }
 
+impl Shard {
+    /// Its layers, if the node has them.
+    pub(crate) fn loaded(&self) -> Option<Range<usize>> {
+        self.slots.map(|_| self.layers.clone())
+    }
+}
+
 impl Core {
     /// A coordinator without nodes.
     pub fn new(config: CoreConfig) -> Self {
@@ -324,6 +331,9 @@ impl Core {
         if let Some(id) = ask.prompt.iter().find(|id| **id as usize >= vocab) {
             return Err(format!("token {id} is outside the vocabulary of {vocab}"));
         }
+        if let Some(id) = ask.sampling.logit_bias.keys().find(|id| **id as usize >= vocab) {
+            return Err(format!("logit_bias names token {id}, which is outside the vocabulary of {vocab}"));
+        }
         if ask.max_tokens == 0 {
             return Err("max_tokens is 0: ask for at least one token".into());
         }
@@ -395,6 +405,7 @@ impl Core {
             }
         } else {
             self.heal(now);
+            self.warm(now);
         }
     }
 

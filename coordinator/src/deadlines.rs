@@ -14,7 +14,7 @@ impl Core {
     pub fn tick(&mut self, now: Duration) {
         let gap = now.saturating_sub(std::mem::replace(&mut self.ticked, now));
         if gap > TICK_GAP {
-            self.excuse(gap);
+            self.excuse(now, gap);
         }
         if self.place_at.is_some_and(|at| at <= now) {
             self.place(now);
@@ -34,15 +34,17 @@ impl Core {
     }
 
     /// Takes `gap`, in which nothing could be heard, out of everybody's account.
-    fn excuse(&mut self, gap: Duration) {
+    fn excuse(&mut self, now: Duration, gap: Duration) {
+        let later = |since: &mut Duration| *since = (*since + gap).min(now);
         for node in self.nodes.values_mut() {
-            (node.heard, node.progressed) = (node.heard + gap, node.progressed + gap);
+            later(&mut node.heard);
+            later(&mut node.progressed);
         }
-        for request in self.requests.values_mut() {
-            request.progressed += gap;
+        for request in self.requests.values_mut().chain(&mut self.waiting) {
+            later(&mut request.progressed);
         }
         if let Some(broken) = self.chain.as_mut().and_then(|chain| chain.broken.as_mut()) {
-            broken.since += gap;
+            later(&mut broken.since);
         }
     }
 

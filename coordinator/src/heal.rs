@@ -4,13 +4,15 @@
 //! fed what its predecessor was fed (`route.rs`); answers that were there before end with it, and the first one that was not
 //! goes on. So the sampler draws once for each token, whatever is lost, and the text is that of an undisturbed run.
 
+use std::cmp::Reverse;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::chain::Chain;
 use crate::core::{Core, NodeId};
-use crate::limits::HEAL_GRACE;
+use crate::limits::{HEAL_GRACE, MAX_COPIES, MAX_LOSSES};
 use crate::mend::mend;
-use crate::placement::{Policy, place};
+use crate::placement::{Policy, Scales, place};
 use crate::route::Stage;
 use crate::update::Event;
 
@@ -21,12 +23,20 @@ pub(crate) struct Broken {
     pub(crate) since: Duration,
     /// What happened last, for people.
     pub(crate) why: String,
+    /// Nodes that were lost since.
+    pub(crate) losses: u32,
 }
 
 impl Core {
     /// A node of the chain is gone, or cannot go on.
     pub(crate) fn lost(&mut self, now: Duration, node: NodeId, why: String) {
         self.recovery.losses += 1;
+        let Some(chain) = &mut self.chain else { return };
+        chain.loaded.remove(&node);
+        chain.ready = false;
+        let (since, losses) = chain.broken.as_ref().map_or((now, 0), |broken| (broken.since, broken.losses));
+        let losses = losses + 1;
+        chain.broken = Some(Broken { since, why: why.clone(), losses });
         let ended: Vec<u32> = self.requests.values_mut().filter_map(|request| request.misses(node)).collect();
         for id in ended {
             self.end(now, id);
@@ -37,11 +47,10 @@ impl Core {
             self.remove(id);
             self.close(id);
         }
-        let Some(chain) = &mut self.chain else { return };
-        chain.loaded.remove(&node);
-        chain.ready = false;
-        let since = chain.broken.as_ref().map_or(now, |broken| broken.since);
-        chain.broken = Some(Broken { since, why });
+        if losses > MAX_LOSSES {
+            let why = format!("{why}; {losses} nodes were lost one after the other, and no token passed between them");
+            return self.break_chain(now, &why);
+        }
         self.heal(now);
     }
 
@@ -49,12 +58,13 @@ impl Core {
     pub(crate) fn heal(&mut self, now: Duration) {
         let Some(chain) = self.chain.as_ref().filter(|chain| !self.is_held(chain)) else { return };
         let Some(Broken { why, .. }) = chain.broken.clone() else { return };
-        let (ids, offers) = self.able();
+        let (ids, offers) = self.able(chain.widest);
         let holders: Vec<Option<usize>> =
             chain.parts.iter().map(|part| ids.iter().position(|id| *id == part.0)).collect();
         let layers: Vec<_> = chain.parts.iter().map(|part| part.1.clone()).collect();
         let demand = self.demand(self.config.format);
-        let mended = mend(&demand, &offers, &holders, &layers).map(|parts| {
+        let held: Vec<_> = ids.iter().map(|id| self.nodes.get(id)?.shard.as_ref()?.loaded()).collect();
+        let mended = mend(&demand, &offers, &held, &holders, &layers).map(|parts| {
             (parts, format!("A node was lost ({why}). Its layers went where the fewest others had to move."))
         });
         let placed = || {
@@ -81,7 +91,7 @@ impl Core {
     /// Ends the wait for a node that does not come.
     pub(crate) fn tick_heal(&mut self, now: Duration) {
         let Some(chain) = self.chain.as_ref().filter(|chain| !self.is_held(chain)) else { return };
-        let Some(Broken { since, why }) = chain.broken.clone() else { return };
+        let Some(Broken { since, why, .. }) = chain.broken.clone() else { return };
         if now.saturating_sub(since) > HEAL_GRACE {
             let seconds = HEAL_GRACE.as_secs();
             let why =
@@ -136,15 +146,51 @@ impl Core {
         }
     }
 
-    /// A token has come through: the chain is ready.
-    pub(crate) fn passed(&mut self, now: Duration) {
+    /// A token has come through, which took so long if it was the coordinator's own: the chain is ready.
+    pub(crate) fn passed(&mut self, now: Duration, took: Option<Duration>) {
         let Some(chain) = self.chain.as_mut().filter(|chain| !chain.ready && chain.is_loaded()) else { return };
-        if let Some(broken) = chain.broken.take() {
-            self.recovery.healed += 1;
-            self.recovery.longest_pause = self.recovery.longest_pause.max(now.saturating_sub(broken.since));
-            let took = now.saturating_sub(broken.since);
-            self.proved(took);
-            self.start_waiting(now);
+        chain.ready = true;
+        let broken = chain.broken.take();
+        let pause = broken.map(|broken| now.saturating_sub(broken.since));
+        self.recovery.healed += u64::from(pause.is_some());
+        if took.is_none() {
+            self.recovery.longest_pause = self.recovery.longest_pause.max(pause.unwrap_or_default());
+        }
+        let token_ms = took.or(pause).unwrap_or_default().as_secs_f64() * 1e3;
+        self.event(Event::Ready { token_ms });
+        self.warm(now);
+        self.start_waiting(now);
+    }
+
+    /// Has nodes without a part load the layers of one, so that they can take its place at once: each those that the fewest
+    /// others hold beside their holder, and of these the most.
+    pub(crate) fn warm(&mut self, now: Duration) {
+        let Some(chain) = self.chain.as_ref().filter(|chain| chain.ready) else { return };
+        let shards = || self.nodes.values().filter_map(|node| node.shard.as_ref());
+        let copies = |layers: &Range<usize>| shards().filter(|shard| shard.layers == *layers).count();
+        let mut parts: Vec<_> = chain.parts.iter().map(|part| (copies(&part.1), part.1.clone())).collect();
+        let (ids, offers) = self.able(chain.widest);
+        let scales = Scales::new(&self.demand(self.config.format));
+        let mut loads = Vec::new();
+        for (id, offer) in ids.into_iter().zip(offers) {
+            if parts.iter().all(|part| part.0 >= MAX_COPIES) {
+                break;
+            }
+            let shard = self.nodes.get(&id).and_then(|node| node.shard.as_ref());
+            let useful = shard.is_some_and(|shard| parts.iter().any(|part| part.1 == shard.layers));
+            if useful || self.is_in_chain(id) {
+                continue;
+            }
+            let fitting = parts.iter_mut().filter(|(_, layers)| scales.bytes(layers.clone()) <= offer.memory_bytes);
+            let rarest = fitting.min_by_key(|(copies, layers)| (*copies, Reverse(layers.len())));
+            if let Some((copies, layers)) = rarest.filter(|part| part.0 < MAX_COPIES) {
+                *copies += 1;
+                loads.push((id, layers.clone()));
+            }
+        }
+        for load in loads {
+            self.generation = self.generation.wrapping_add(1);
+            self.assign(now, load);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! weights beyond serving their files.
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod chain;
 pub mod code;
 pub mod core;
@@ -17,9 +18,12 @@ mod http;
 mod inbox;
 mod limits;
 mod link;
+mod logprobs;
 mod mend;
+mod metrics;
 pub mod placement;
 pub mod qr;
+mod rate;
 mod reason;
 pub mod recovery;
 pub mod request;
@@ -33,5 +37,6 @@ pub mod timing;
 pub mod tls;
 pub mod update;
 mod view;
+mod watch;
 mod weights;
 pub mod wire;

@@ -28,6 +28,13 @@ pub(crate) const LEAST_PATIENCE: Duration = Duration::from_secs(12);
 /// back by itself tries every 30 s.
 pub(crate) const HEAL_GRACE: Duration = Duration::from_secs(60);
 
+/// Nodes that may be lost one after the other without a token between them: a request that brings down whoever takes it is not
+/// to bring down everybody.
+pub(crate) const MAX_LOSSES: u32 = 8;
+
+/// Nodes that load the same layers: the one that computes them, and two that could at once. More would only cost them memory.
+pub(crate) const MAX_COPIES: usize = 3;
+
 /// Frames of a request's replay that a node has at a time: one at work, one that waits, and frames of others between them.
 pub(crate) const REPLAYS_AHEAD: usize = 2;
 
@@ -101,11 +108,39 @@ pub(crate) const BODY_BYTES_PER_POSITION: usize = 128;
 /// Bytes of an HTTP body beside the prompt.
 pub(crate) const BODY_BYTES: usize = 64 << 10;
 
+/// Choices of one HTTP request, over all its prompts: each is a request of its own, and a quarter of the queue is enough
+/// for one client.
+pub(crate) const MAX_CHOICES: usize = 64;
+
+/// Tokens whose log-probabilities are told at each place: what OpenAI's API gives.
+pub(crate) const MAX_LOGPROBS: u8 = 20;
+
+/// Tokens that a request may favour or ban: OpenAI's API takes 300, and a few more cost little.
+pub(crate) const MAX_BIASES: usize = 1024;
+
+/// Bytes of an API key at least: shorter ones are guessed.
+pub(crate) const MIN_API_KEY_BYTES: usize = 16;
+
+/// Bytes of an API key at most: longer ones are files given by mistake.
+pub(crate) const MAX_API_KEY_BYTES: usize = 256;
+
+/// Clients whose rates are kept apart: 64 bytes for each.
+pub(crate) const MAX_CLIENTS: usize = 16_384;
+
+/// What a client may ask at once, in the time that it would be allowed for evenly: programs ask in bursts.
+pub(crate) const RATE_BURST: Duration = Duration::from_secs(10);
+
+/// Whoever finds no ready model, or a full queue, asks again after so long: a re-placed model is ready in seconds.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Silence on a stream of events that is broken with a comment: proxies cut silent connections after 30 s or more.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
 /// HTTP connections at a time: a browser opens six, so this is a room full of people; each holds some 20 KiB.
 pub(crate) const MAX_HTTP: usize = 512;
 
-/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included: a connection that
-/// says nothing must not hold a place.
+/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included, and between two parts
+/// of a body: a connection that says nothing must not hold a place.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Between two looks at this machine's addresses and at the certificate's files.

@@ -288,10 +288,9 @@ impl LinkTask {
             (SessionEvent::Control(message), Some(node)) => {
                 self.shared.with(|core, now| core.control(now, node, &message));
             }
-            (SessionEvent::Data(frame), Some(node)) => self.shared.with(|core, now| {
-                core.data(now, node, &frame.header, frame.payload);
-                core.spent(frame.header.request, begun.elapsed());
-            }),
+            (SessionEvent::Data(frame), Some(node)) => {
+                self.shared.data(node, &frame.header, frame.payload, || begun.elapsed());
+            }
             (SessionEvent::Granted, _) => self.talk.granted.notify_one(),
             (SessionEvent::Bye(bye), _) => return Err(Ended::silently(format!("it said goodbye: {}", bye.text))),
             _ => {}

@@ -6,7 +6,8 @@ use std::ops::Range;
 
 use crate::placement::{Demand, Offer, Part, Scales};
 
-/// Gives the parts without a holder to other nodes. A node that has no part takes one whole, the fastest that has room;
+/// Gives the parts without a holder to other nodes. A node that has no part takes one whole: one that has `held` just these
+/// layers in readiness, or else the fastest that has room;
 /// where there is none, the neighbours of the gap take its layers, one of them if it has the room, both otherwise. Everybody
 /// else keeps exactly the layers that they have. `holders` are indices into the offers.
 ///
@@ -14,6 +15,7 @@ use crate::placement::{Demand, Offer, Part, Scales};
 pub(crate) fn mend(
     demand: &Demand<'_>,
     offers: &[Offer],
+    held: &[Option<Range<usize>>],
     holders: &[Option<usize>],
     layers: &[Range<usize>],
 ) -> Option<Vec<Part>> {
@@ -26,7 +28,10 @@ pub(crate) fn mend(
         let layers = parts[gap].1.clone();
         let used: BTreeSet<usize> = parts.iter().filter_map(|part| part.0).collect();
         let spares = (0..offers.len()).filter(|node| !used.contains(node) && fits(*node, layers.clone()));
-        let best = spares.min_by_key(|&node| (offers[node].layer_ns, Reverse(offers[node].memory_bytes), node));
+        let best = spares.min_by_key(|&node| {
+            let loads = held[node].as_ref() != Some(&layers);
+            (loads, offers[node].layer_ns, Reverse(offers[node].memory_bytes), node)
+        });
         if let Some(spare) = best {
             fresh.insert(spare);
             parts[gap].0 = Some(spare);
@@ -70,11 +75,20 @@ mod tests {
 
     /// A model of 12 layers; memory is given in layers, and one layer's room more for embedding and head.
     fn mended(offers: &[(u64, u64)], holders: &[Option<usize>], layers: &[Range<usize>]) -> Option<Vec<Part>> {
+        mended_with(offers, &vec![None; offers.len()], holders, layers)
+    }
+
+    fn mended_with(
+        offers: &[(u64, u64)],
+        held: &[Option<Range<usize>>],
+        holders: &[Option<usize>],
+        layers: &[Range<usize>],
+    ) -> Option<Vec<Part>> {
         let spec = Spec { vocab: 64, max_positions: 64, ..Spec::gpt2_124m() };
         let demand = Demand { spec: &spec, format: WeightFormat::F16, max_positions: 64, slots: 1 };
         let layer = Scales::new(&demand).bytes(1..2);
         let offer = |&(memory, layer_ns): &(u64, u64)| Offer { memory_bytes: layer * (memory + 1), layer_ns };
-        mend(&demand, &offers.iter().map(offer).collect::<Vec<_>>(), holders, layers)
+        mend(&demand, &offers.iter().map(offer).collect::<Vec<_>>(), held, holders, layers)
     }
 
     fn parts(of: &[(usize, Range<usize>)]) -> Option<Vec<Part>> {
@@ -88,6 +102,13 @@ mod tests {
         let offers = [(4, 1), (4, 1), (2, 1), (4, 9), (9, 5)];
         let found = mended(&offers, &[Some(0), None, Some(1)], &THREE);
         assert_eq!(found, parts(&[(0, 0..4), (4, 4..8), (1, 8..12)]));
+    }
+
+    #[test]
+    fn a_spare_that_has_the_layers_already_comes_before_a_faster_one() {
+        let (offers, holders) = ([(4, 1), (4, 1), (4, 2), (4, 9)], [Some(0), None, Some(1)]);
+        let found = mended_with(&offers, &[None, None, Some(0..4), Some(4..8)], &holders, &THREE);
+        assert_eq!(found, parts(&[(0, 0..4), (3, 4..8), (1, 8..12)]));
     }
 
     #[test]

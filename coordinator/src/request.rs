@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use syn1_core::control::{Open, Output};
-use syn1_core::output::{full_decode, top_decode};
+use syn1_core::output::{TopRow, full_decode, top_decode};
 use syn1_core::{Codec, Header, Kind};
 use syn1_model::tokenizer::Tokenizer;
 
 use crate::core::NodeId;
 use crate::draft::Draft;
+use crate::logprobs::Likely;
 use crate::route::{Route, Stage};
 use crate::sample::{Candidate, Need, Sampler, Sampling};
 use crate::text::{self, Text};
@@ -90,7 +91,7 @@ impl Request {
     pub(crate) fn new(id: u32, ask: Generate, is_proof: bool, model: Model, tokenizer: Option<&Tokenizer>) -> Self {
         let figures = Figures { prompt_tokens: ask.prompt.len(), ..Figures::default() };
         Self {
-            sampler: Sampler::new(ask.sampling, &ask.prompt),
+            sampler: Sampler::new(ask.sampling.clone(), &ask.prompt),
             text: Text::new(&ask, &model.eos, model.max_positions, tokenizer),
             draft: Draft::new(&ask.prompt),
             is_proof,
@@ -215,14 +216,15 @@ impl Request {
 
     /// Goes through the outputs of consecutive positions from `position` on, as long as the tokens chosen are those that
     /// the flight was computed for.
-    fn outputs(&mut self, at: usize, position: u32, outputs: Vec<Vec<Candidate>>) -> Result<Next, String> {
+    fn outputs(&mut self, at: usize, position: u32, outputs: Vec<Distribution>) -> Result<Next, String> {
         let mut updates = Vec::new();
-        for (position, mut candidates) in (position..).zip(outputs) {
+        for (position, Distribution { mut candidates, log_sum_exp }) in (position..).zip(outputs) {
             if self.route.flight(at).rejected {
                 break;
             }
+            let likely = self.ask.sampling.logprobs.map(|count| Likely::of(&candidates, log_sum_exp, count));
             let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
-            match self.token(id, position + 1)? {
+            match self.token(id, position + 1)?.with(likely.map(|likely| likely.chosen(id))) {
                 text::Next::More(update) => updates.push(update),
                 text::Next::Last(update, text, reason) => {
                     updates.extend(update);
@@ -285,18 +287,29 @@ fn tokens_frame(request: u32, position: usize, ids: &[u32]) -> (Header, Vec<u8>)
     (header, ids.iter().flat_map(|id| id.to_le_bytes()).collect())
 }
 
-/// The candidates in an output frame, position by position.
-fn candidates(header: &Header, payload: &[u8], need: Need, vocab: usize) -> Result<Vec<Vec<Candidate>>, String> {
+/// What a node tells of a position.
+struct Distribution {
+    candidates: Vec<Candidate>,
+    /// Over the whole vocabulary, where the candidates are not all of it.
+    log_sum_exp: Option<f32>,
+}
+
+/// What an output frame tells, position by position.
+fn candidates(header: &Header, payload: &[u8], need: Need, vocab: usize) -> Result<Vec<Distribution>, String> {
     let candidate = |(id, logit)| Candidate { id, logit };
     match (need, header.codec) {
         (Need::Top(k), Codec::Top) if header.rows > 0 && header.cols == top(k, vocab) => {
             let rows = top_decode(payload, header.cols, vocab as u32).map_err(|error| error.to_string())?;
-            Ok(rows.map(|row| row.entries().map(candidate).collect()).collect())
+            let distribution = |row: TopRow<'_>| Distribution {
+                candidates: row.entries().map(candidate).collect(),
+                log_sum_exp: Some(row.log_sum_exp()),
+            };
+            Ok(rows.map(distribution).collect())
         }
         (Need::Full, Codec::F32) => {
             let mut logits = vec![0.0; vocab];
             full_decode(payload, &mut logits).map_err(|error| error.to_string())?;
-            Ok(vec![(0u32..).zip(logits).map(candidate).collect()])
+            Ok(vec![Distribution { candidates: (0u32..).zip(logits).map(candidate).collect(), log_sum_exp: None }])
         }
         _ => Err(format!("an output of {} x {} {:?}, asked for {need:?}", header.rows, header.cols, header.codec)),
     }

@@ -274,9 +274,11 @@ impl Route {
                     old.iter_mut().find(|hop| hop.as_ref().is_some_and(|hop| hop.first_layer == stage.layers.start));
                 let inbox = same.and_then(Option::take).map(|hop| hop.inbox).filter(Inbox::is_whole);
                 let mut inbox = inbox.unwrap_or_else(|| Inbox::new(keep(at)));
-                let live = |number| flights.iter().any(|flight| (flight.hop, flight.number) == (at, number));
+                // One that is on its way further on may have to come back here.
+                let live = |number| flights.iter().any(|flight: &Flight| !flight.replay && flight.number == number);
                 inbox.rewind(keep(at), &live, most);
-                let dead = inbox.frames().filter(|frame| !live(frame.number));
+                let here = |number| flights.iter().any(|flight| (flight.hop, flight.number) == (at, number));
+                let dead = inbox.frames().filter(|frame| !here(frame.number));
                 replays
                     .extend(dead.map(|frame| Flight { replay: true, ..Flight::new(frame.number, &frame.header, at) }));
                 Some(Hop::new(stage, self.epoch, inbox))
@@ -323,3 +325,110 @@ impl Flight {
 
 /// Every request's first incarnation.
 const FIRST_EPOCH: u8 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn stages(layers: &[(Range<usize>, Option<usize>)]) -> Vec<Stage> {
+        let form = Form::plain(Codec::F32);
+        layers.iter().map(|(layers, was)| Stage { layers: layers.clone(), form, was: *was }).collect()
+    }
+
+    /// A route over two hops of two layers each, both open, with `frames` single tokens that have entered.
+    fn route(frames: u32) -> Route {
+        let mut route = Route::new();
+        route.lay(&stages(&[(0..2, None), (2..4, None)]));
+        open(&mut route);
+        (0..frames).for_each(|position| route.enter(Header::tokens(1, 0, position, 1), vec![0; 4], Vec::new()));
+        route
+    }
+
+    fn open(route: &mut Route) {
+        for hop in 0..2 {
+            assert!(route.open(hop).is_some());
+        }
+    }
+
+    /// Sends all that is due at a hop: positions, rows and epochs.
+    fn send(route: &mut Route, hop: usize) -> Vec<(u32, u16, u8)> {
+        std::iter::from_fn(|| route.due(NOW, hop))
+            .map(|(header, _)| (header.position, header.rows, header.epoch))
+            .collect()
+    }
+
+    /// The first hop's node answers what it was sent.
+    fn relay(route: &mut Route, epoch: u8, position: u32, rows: u16) {
+        let header = Header::activation(1, epoch, position, Codec::F32, rows, 1).unwrap();
+        let at = route.answered(0, &header).unwrap().unwrap();
+        route.relay(at, &header, &vec![0; header.payload_len as usize]).unwrap();
+    }
+
+    /// The last hop's node answers.
+    fn arrive(route: &mut Route, epoch: u8) {
+        let at = route.answered(1, &Header::acknowledge(1, epoch, 0)).unwrap().unwrap();
+        route.end(at);
+    }
+
+    #[test]
+    fn a_new_holder_is_fed_what_the_old_one_was_and_the_other_hop_is_left_alone() {
+        let mut route = route(3);
+        assert_eq!(send(&mut route, 0), [(0, 1, 1), (1, 1, 1), (2, 1, 1)]);
+        (0..3).for_each(|position| relay(&mut route, 1, position, 1));
+        assert_eq!(send(&mut route, 1).len(), 3);
+        (0..2).for_each(|_| arrive(&mut route, 1));
+        assert!(route.reroute(&stages(&[(0..2, Some(0)), (2..4, None)]), 8), "the last hop is another one");
+        assert_eq!((route.open(0), route.open(1).map(|open| open.0)), (None, Some(2)));
+        // Two that were answered in one frame, and the one that was not by itself.
+        assert_eq!(send(&mut route, 1), [(0, 2, 2), (2, 1, 2)]);
+        assert!(send(&mut route, 0).is_empty());
+        assert_eq!(route.answered(1, &Header::acknowledge(1, 1, 1)), Ok(None), "an old answer");
+        arrive(&mut route, 2);
+        assert_eq!((route.take_replayed(), route.in_flight()), (2, 1));
+    }
+
+    #[test]
+    fn what_is_known_at_the_next_hop_does_not_come_there_again() {
+        let mut route = route(2);
+        send(&mut route, 0);
+        relay(&mut route, 1, 0, 1);
+        assert!(!route.reroute(&stages(&[(0..2, None), (2..4, Some(1))]), 8));
+        route.open(0);
+        assert_eq!(send(&mut route, 0), [(0, 1, 2), (1, 1, 2)]);
+        relay(&mut route, 2, 0, 1);
+        relay(&mut route, 2, 1, 1);
+        assert_eq!(send(&mut route, 1), [(0, 1, 1), (1, 1, 1)]);
+    }
+
+    #[test]
+    fn a_frame_that_is_on_its_way_further_on_stays_by_itself() {
+        let mut route = route(2);
+        send(&mut route, 0);
+        (0..2).for_each(|position| relay(&mut route, 1, position, 1));
+        route.forget();
+        assert!(!route.reroute(&stages(&[(0..2, None), (2..4, Some(1))]), 8));
+        // Now the second is lost too: what is on its way there begins again at the first, frame by frame.
+        assert!(route.reroute(&stages(&[(0..2, None), (2..4, None)]), 8));
+        open(&mut route);
+        assert_eq!(send(&mut route, 0), [(0, 1, 3), (1, 1, 3)]);
+        (0..2).for_each(|position| relay(&mut route, 3, position, 1));
+        assert_eq!(send(&mut route, 1), [(0, 1, 3), (1, 1, 3)]);
+    }
+
+    #[test]
+    fn layers_that_move_together_are_computed_from_the_boundary_that_is_known() {
+        let mut route = route(2);
+        send(&mut route, 0);
+        (0..2).for_each(|position| relay(&mut route, 1, position, 1));
+        send(&mut route, 1);
+        (0..2).for_each(|_| arrive(&mut route, 1));
+        // A boundary that was not there before, behind a node that keeps its name and not its layers.
+        route.reroute(&stages(&[(0..1, None), (1..4, None)]), 8);
+        open(&mut route);
+        assert_eq!(send(&mut route, 0), [(0, 2, 2)]);
+        relay(&mut route, 2, 0, 2);
+        assert_eq!(send(&mut route, 1), [(0, 2, 2)]);
+    }
+}

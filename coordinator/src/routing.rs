@@ -8,7 +8,7 @@ use syn1_core::{Control, Flags, Header};
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::request::{self, Closing, Generate, Next, Request};
 use crate::text;
-use crate::update::{Event, Finish, Finished, Update};
+use crate::update::{Finish, Finished, Update};
 
 impl Core {
     pub(crate) fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
@@ -79,7 +79,6 @@ impl Core {
                 self.stamp(now, id);
                 self.tokens(now, id, updates);
                 self.finish(id, text, reason);
-                self.passed(now);
             }
         }
     }
@@ -92,8 +91,8 @@ impl Core {
         self.stamp(now, id);
         if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
             self.actions.extend(updates.into_iter().map(|update| Action::Update(id, update)));
+            self.passed(now, None);
         }
-        self.passed(now);
     }
 
     pub(crate) fn stamp(&mut self, now: Duration, id: u32) {
@@ -154,7 +153,7 @@ impl Core {
     pub(crate) fn end(&mut self, now: Duration, id: u32) {
         let Some(request) = self.remove(id) else { return };
         if request.is_proof {
-            self.proved(request.figures.total);
+            self.passed(now, Some(request.figures.total));
         } else {
             self.finished(request);
         }
@@ -166,13 +165,6 @@ impl Core {
         if let Some(Closing { text, reason, .. }) = request.closing {
             let finished = Finished { text, reason, figures: request.figures };
             self.actions.push_back(Action::Update(request.id, Update::Finished(finished)));
-        }
-    }
-
-    pub(crate) fn proved(&mut self, took: Duration) {
-        if let Some(chain) = &mut self.chain {
-            (chain.ready, chain.broken) = (true, None);
-            self.event(Event::Ready { token_ms: took.as_secs_f64() * 1e3 });
         }
     }
 

@@ -1,16 +1,17 @@
 //! From logits to the next token. Sampling happens here and nowhere else, so a node cannot forge a token.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use serde::{Deserialize, Serialize};
 
-/// How the next token is chosen.
+/// How the next token is chosen, and what is told of the choice.
 ///
-/// Applied in this order, as transformers does: repetition penalty, temperature, top-k, top-p, min-p.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Applied in this order, as transformers does: repetition penalty, temperature, top-k, top-p, min-p. OpenAI's bias and
+/// penalties come first of all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
     /// Logits are divided by this; 0 takes the most likely token.
@@ -23,6 +24,16 @@ pub struct Sampling {
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of tokens seen before (Keskar et al. 2019); 1 for none.
     pub repetition_penalty: f32,
+    /// Taken off the logits of tokens that were generated before, once; 0 for none.
+    pub presence_penalty: f32,
+    /// Taken off the logits of tokens that were generated before, for each time; 0 for none.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these tokens.
+    pub logit_bias: BTreeMap<u32, f32>,
+    /// Tells each token's log-probability, and those of so many of the likeliest tokens: by the model alone, before anything
+    /// here changes a logit.
+    #[serde(skip)]
+    pub logprobs: Option<u8>,
     /// Seed of the random numbers: the same seed, prompt and model give the same text. By default another one each time.
     pub seed: u64,
 }
@@ -30,7 +41,18 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Self {
         let seed = fresh_seed();
-        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.0, repetition_penalty: 1.0, seed }
+        Self {
+            temperature: 0.8,
+            top_k: 40,
+            top_p: 0.95,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+            logprobs: None,
+            seed,
+        }
     }
 }
 
@@ -45,7 +67,12 @@ impl Sampling {
             ("top_p", self.top_p, 0.0, 1.0),
             ("min_p", self.min_p, 0.0, 1.0),
             ("repetition_penalty", self.repetition_penalty, 0.01, 100.0),
+            ("presence_penalty", self.presence_penalty, -2.0, 2.0),
+            ("frequency_penalty", self.frequency_penalty, -2.0, 2.0),
         ];
+        if let Some((id, bias)) = self.logit_bias.iter().find(|(_, bias)| !(-100.0..=100.0).contains(*bias)) {
+            return Err(format!("logit_bias of token {id} is {bias}: it must lie in -100 to 100"));
+        }
         match ranges.iter().find(|(_, value, low, high)| !(low..=high).contains(&value)) {
             Some((name, value, low, high)) => Err(format!("{name} is {value}: it must lie in {low} to {high}")),
             None => Ok(()),
@@ -54,14 +81,19 @@ impl Sampling {
 
     /// What has to be known of each distribution.
     pub fn need(&self) -> Need {
-        let penalised = self.repetition_penalty != 1.0;
-        if self.temperature == 0.0 && !penalised {
-            Need::Top(1)
-        } else if (1..=MAX_TOP).contains(&self.top_k) && !penalised {
-            Need::Top(self.top_k as u16)
-        } else {
-            Need::Full
-        }
+        let likeliest = match self.top_k {
+            _ if self.changes_logits() => return Need::Full,
+            _ if self.temperature == 0.0 => 1,
+            1..=MAX_TOP => self.top_k as u16,
+            _ => return Need::Full,
+        };
+        Need::Top(likeliest.max(self.logprobs.unwrap_or(0).into()))
+    }
+
+    /// Whether another token than the model's likeliest may become the likeliest.
+    fn changes_logits(&self) -> bool {
+        let penalties = [self.presence_penalty, self.frequency_penalty];
+        self.repetition_penalty != 1.0 || penalties != [0.0; 2] || !self.logit_bias.is_empty()
     }
 }
 
@@ -93,12 +125,15 @@ pub struct Sampler {
     sampling: Sampling,
     random: Pcg64Mcg,
     seen: BTreeSet<u32>,
+    /// How often each token was chosen.
+    chosen: BTreeMap<u32, u32>,
 }
 
 impl Sampler {
     /// A sampler that has seen the prompt.
     pub fn new(sampling: Sampling, prompt: &[u32]) -> Self {
-        Self { sampling, random: Pcg64Mcg::seed_from_u64(sampling.seed), seen: prompt.iter().copied().collect() }
+        let random = Pcg64Mcg::seed_from_u64(sampling.seed);
+        Self { sampling, random, seen: prompt.iter().copied().collect(), chosen: BTreeMap::new() }
     }
 
     /// The next token, from the candidates that [`Sampling::need`] asked for, in any order.
@@ -109,11 +144,27 @@ impl Sampler {
         if candidates.iter().any(|c| c.logit.is_nan() || c.logit == f32::INFINITY) {
             return Err("a logit is not a finite number");
         }
+        self.bias(candidates);
         self.penalise(candidates);
         let chosen = if self.sampling.temperature == 0.0 { best(candidates) } else { self.draw(candidates) };
         let id = chosen.ok_or("no candidate token")?;
         self.seen.insert(id);
+        *self.chosen.entry(id).or_default() += 1;
         Ok(id)
+    }
+
+    /// `logit + bias - count * frequency_penalty - (count > 0) * presence_penalty`, as OpenAI's reference gives it.
+    fn bias(&self, candidates: &mut [Candidate]) {
+        let Sampling { presence_penalty, frequency_penalty, logit_bias, .. } = &self.sampling;
+        if (*presence_penalty, *frequency_penalty) == (0.0, 0.0) && logit_bias.is_empty() {
+            return;
+        }
+        for c in candidates {
+            c.logit += logit_bias.get(&c.id).copied().unwrap_or(0.0);
+            if let Some(count) = self.chosen.get(&c.id) {
+                c.logit -= *count as f32 * frequency_penalty + presence_penalty;
+            }
+        }
     }
 
     fn penalise(&self, candidates: &mut [Candidate]) {
@@ -191,7 +242,7 @@ mod tests {
     }
 
     fn plain(temperature: f32) -> Sampling {
-        Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 7 }
+        Sampling { temperature, top_k: 0, top_p: 1.0, min_p: 0.0, seed: 7, ..Sampling::default() }
     }
 
     #[test]
@@ -232,6 +283,28 @@ mod tests {
     }
 
     #[test]
+    fn penalties_count_what_was_generated_and_not_the_prompt() {
+        let chosen = |sampling: Sampling, logits: &[f32], count: usize| {
+            let mut sampler = Sampler::new(sampling, &[0]);
+            (0..count).map(|_| sampler.choose(&mut candidates(logits)).unwrap()).collect::<Vec<_>>()
+        };
+        // Once for however often: the first falls behind the second by 0.5, and stays ahead of the third.
+        let presence = Sampling { presence_penalty: 1.5, ..plain(0.0) };
+        assert_eq!(chosen(presence, &[2.0, 1.0, 0.2], 5), [0, 1, 0, 0, 0]);
+        // Once for each time: they take turns.
+        let frequency = Sampling { frequency_penalty: 0.75, ..plain(0.0) };
+        assert_eq!(chosen(frequency, &[2.0, 1.0], 5), [0, 0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_bias_bans_and_forces() {
+        let forced = Sampling { logit_bias: BTreeMap::from([(2, 100.0)]), ..plain(1.0) };
+        assert_eq!(frequencies(forced, &[3.0, 2.0, 1.0], 100), frequencies(plain(0.0), &[0.0, 0.0, 1.0], 100));
+        let banned = Sampling { logit_bias: BTreeMap::from([(0, -100.0)]), ..plain(1.0) };
+        assert_eq!(frequencies(banned, &[3.0, 2.0, 1.0], 1_000)[0], 0.0);
+    }
+
+    #[test]
     fn a_seed_fixes_the_draws() {
         let draw = |seed| {
             let mut sampler = Sampler::new(Sampling { seed, ..plain(1.0) }, &[]);
@@ -247,6 +320,8 @@ mod tests {
         assert!(Sampler::new(plain(0.0), &[]).choose(&mut Vec::new()).is_err());
         assert!(Sampling { top_p: 1.5, ..plain(1.0) }.check().unwrap_err().contains("top_p is 1.5"));
         assert!(Sampling { temperature: f32::NAN, ..plain(1.0) }.check().is_err());
+        let bias = Sampling { logit_bias: BTreeMap::from([(5, 101.0)]), ..plain(1.0) };
+        assert!(bias.check().unwrap_err().contains("token 5 is 101"));
     }
 
     #[test]
@@ -255,5 +330,9 @@ mod tests {
         assert_eq!(Sampling { top_k: 40, ..plain(1.0) }.need(), Need::Top(40));
         assert_eq!(plain(1.0).need(), Need::Full);
         assert_eq!(Sampling { repetition_penalty: 1.1, ..plain(0.0) }.need(), Need::Full);
+        assert_eq!(Sampling { presence_penalty: 0.1, ..plain(0.0) }.need(), Need::Full);
+        assert_eq!(Sampling { logprobs: Some(5), ..plain(0.0) }.need(), Need::Top(5));
+        assert_eq!(Sampling { logprobs: Some(0), ..plain(0.0) }.need(), Need::Top(1));
+        assert_eq!(Sampling { logprobs: Some(5), top_k: 40, ..plain(1.0) }.need(), Need::Top(40));
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,15 +18,19 @@ use syn1_model::date::Date;
 use syn1_model::plan::WeightFormat;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 
+use crate::access::{Access, Client};
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
 use crate::door::Door;
 use crate::feed::{Feed, Told};
 use crate::front::{Front, JoinLink};
 use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS};
+use crate::metrics::Metrics;
+use crate::rate::Rate;
 use crate::recovery::Recovery;
 use crate::request::Generate;
 use crate::tls::{Certificates, TlsError};
 use crate::update::{Event, Topology, Update};
+use crate::watch::Watch;
 use crate::{http, link};
 
 /// Where the coordinator listens and what it serves.
@@ -46,6 +51,8 @@ pub struct ServerConfig {
     pub keys: Keys,
     /// The keys of the nodes that may join; empty: any node may, or any that knows the join code where there is one.
     pub allow: Vec<Key>,
+    /// Who may ask over HTTP, and how much.
+    pub access: Access,
 }
 
 /// Splits the model in a format. It blocks for as long as that takes, on a thread of its own; an error is one line that
@@ -112,10 +119,15 @@ pub(crate) struct Shared {
     /// Places for links, and for such that have not said Hello.
     pub(crate) links: Arc<Semaphore>,
     pub(crate) strangers: Arc<Semaphore>,
+    pub(crate) access: Access,
+    pub(crate) metrics: Metrics,
+    rate: Option<Mutex<Rate>>,
     /// Held by every link of a node that was let in.
     pub(crate) linked: Arc<()>,
     state: Mutex<State>,
     started: Instant,
+    /// Seconds since 1970 at the start.
+    since: u64,
     sooner: Notify,
     stop: Notify,
 }
@@ -128,6 +140,7 @@ struct State {
     packs: mpsc::UnboundedSender<WeightFormat>,
     links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
+    watch: Watch,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
     /// The same for those who watch over HTTP.
     feed: Feed,
@@ -150,6 +163,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Runtime)?;
         let (packs, asked) = mpsc::unbounded_channel();
+        let metrics = Metrics::default();
         let shared = Arc::new(Shared {
             max_payload: link::max_payload(&config.core),
             pack: config.pack,
@@ -160,6 +174,9 @@ impl Server {
             http: http_address,
             links: Arc::new(Semaphore::new(MAX_LINKS)),
             strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
+            rate: config.access.per_minute.map(|per_minute| Mutex::new(Rate::new(per_minute))),
+            access: config.access,
+            metrics: metrics.clone(),
             linked: Arc::new(()),
             state: Mutex::new(State {
                 core: Core::new(config.core),
@@ -167,11 +184,13 @@ impl Server {
                 packs,
                 links: HashMap::new(),
                 requests: HashMap::new(),
+                watch: Watch::new(metrics),
                 watchers: Vec::new(),
                 feed: Feed::new(),
                 over: false,
             }),
             started: Instant::now(),
+            since: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             sooner: Notify::new(),
             stop: Notify::new(),
         });
@@ -238,12 +257,21 @@ impl Generation {
     pub async fn next(&mut self) -> Option<Update> {
         self.updates.recv().await
     }
+
+    /// [`next`](Self::next), for whoever waits for several.
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Update>> {
+        self.updates.poll_recv(context)
+    }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
         let id = self.id;
-        self.shared.with(|core, now| core.cancel(now, id));
+        self.shared.with_state(|state, now| {
+            state.requests.remove(&id);
+            state.watch.cancelled(id);
+            state.core.cancel(now, id);
+        });
     }
 }
 
@@ -272,9 +300,11 @@ impl Shared {
             return Err(Refusal::Busy("the coordinator has ended: start it again".into()));
         }
         let now = self.started.elapsed();
+        let prompt_tokens = ask.prompt.len();
         let id = state.core.submit(now, ask)?;
         // Before its first update can be acted on.
         state.requests.insert(id, sender);
+        state.watch.asked(id, prompt_tokens, now);
         state.act(now);
         Ok(Generation { id, updates, shared: self.clone() })
     }
@@ -296,7 +326,10 @@ impl Shared {
 
     /// Forgets a link whose task has ended.
     pub(crate) fn disconnected(&self, node: NodeId, why: &str) {
-        self.lock().links.remove(&node);
+        let mut state = self.lock();
+        state.links.remove(&node);
+        state.watch.unlinked(node);
+        drop(state);
         self.with(|core, now| core.gone(now, node, why));
     }
 
@@ -317,8 +350,31 @@ impl Shared {
         }
     }
 
+    /// A data frame that a node sent; `spent` says how long the coordinator had it.
+    pub(crate) fn data(&self, node: NodeId, header: &Header, payload: &[u8], spent: impl FnOnce() -> Duration) {
+        self.with_state(|state, now| {
+            state.watch.received(node, header, now);
+            state.core.data(now, node, header, payload);
+            state.core.spent(header.request, spent());
+        });
+    }
+
     pub(crate) fn event(&self, event: Event) {
         self.lock().tell(event);
+    }
+
+    /// Seconds from 1970 to this coordinator's start.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
+
+    /// Counts a request of this client.
+    ///
+    /// # Errors
+    /// It asks too often: how long to wait.
+    pub(crate) fn take(&self, client: Client) -> Result<(), Duration> {
+        let Some(rate) = &self.rate else { return Ok(()) };
+        rate.lock().unwrap_or_else(PoisonError::into_inner).take(client, self.started.elapsed())
     }
 
     /// The latest events and those to come; `None` when too many watch already.
@@ -361,6 +417,7 @@ impl State {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::Send(node, header, payload) => {
+                    self.watch.sent(node, &header, now, || self.core.name(node));
                     let stuck = self.links.get(&node).is_some_and(|link| link.try_send((header, payload)).is_err());
                     if stuck {
                         self.links.remove(&node);
@@ -369,6 +426,7 @@ impl State {
                 }
                 Action::Close(node) => drop(self.links.remove(&node)),
                 Action::Update(id, update) => {
+                    self.watch.update(id, &update, now);
                     let last = !matches!(update, Update::Token { .. });
                     let told = self.requests.get(&id).is_some_and(|request| request.send(update).is_ok());
                     if last || !told {
@@ -384,6 +442,7 @@ impl State {
 
     fn tell(&mut self, event: Event) {
         tracing::info!(?event);
+        self.watch.event(&event);
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
         self.feed.tell(event);
     }

@@ -5,7 +5,7 @@ use syn1_model::tokenizer::Tokenizer;
 
 use crate::request::Generate;
 use crate::stop::StopStrings;
-use crate::update::{Finish, Update};
+use crate::update::{Finish, Logprobs, Update};
 
 /// The text of one request, token by token.
 pub struct Text {
@@ -24,6 +24,18 @@ pub enum Next {
     More(Update),
     /// The text ends, with this much of it held back until now.
     Last(Option<Update>, String, Finish),
+}
+
+impl Next {
+    /// The same, its token's log-probabilities told.
+    pub(crate) fn with(mut self, told: Option<Logprobs>) -> Self {
+        if let Self::More(Update::Token { logprobs, .. }) | Self::Last(Some(Update::Token { logprobs, .. }), ..) =
+            &mut self
+        {
+            *logprobs = told;
+        }
+        self
+    }
 }
 
 /// The ids that end a text: the model's, and the tokenizer's, for a chat model's end of turn is often the tokenizer's alone
@@ -69,7 +81,7 @@ impl Text {
             None => "",
         };
         let (text, stopped) = self.stops.push(fresh);
-        let update = Update::Token { id, text };
+        let update = Update::Token { id, text, logprobs: None };
         if stopped {
             return Ok(Next::Last(Some(update), String::new(), Finish::Stop));
         }

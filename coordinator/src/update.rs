@@ -17,11 +17,22 @@ pub enum Update {
         id: u32,
         /// Text that is now certain.
         text: String,
+        /// Where they were asked for.
+        logprobs: Option<Logprobs>,
     },
     /// The request is complete.
     Finished(Finished),
     /// The request failed; names the node or the rule.
     Failed(String),
+}
+
+/// The log-probability of a token by the model alone, and of the likeliest ones at its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logprobs {
+    /// The token's.
+    pub chosen: f32,
+    /// As many as were asked for, the likeliest first: ids and their log-probabilities.
+    pub likeliest: Vec<(u32, f32)>,
 }
 
 /// The end of a request.

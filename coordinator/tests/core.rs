@@ -164,6 +164,43 @@ fn a_spare_takes_the_place_of_a_node_that_is_gone_and_every_request_goes_on() {
 }
 
 #[test]
+fn a_spare_has_the_layers_before_they_are_needed() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let first = stage.join("a");
+    let spares = ["b", "c", "d"].map(|name| stage.join(name));
+    let loaded = |stage: &Stage| stage.events.iter().filter(|event| matches!(event, Event::Loaded { .. })).count();
+    assert_eq!(loaded(&stage), 3, "the holder and two that could take its place");
+    stage.silent.insert(first);
+    let request = stage.ask(3, 5);
+    // Whoever has them is not told again, so it would not answer an assignment.
+    stage.sent.clear();
+    stage.core.gone(stage.now, first, "the cable was pulled");
+    stage.run();
+    assert_eq!(stage.ids(request), tokens(2, 5));
+    assert_eq!(stage.sent[0], (spares[0], Kind::Control));
+    assert_eq!(stage.sent[1], (spares[0], Kind::Tokens), "behind the Open: nothing was loaded");
+    assert_eq!(loaded(&stage), 4, "and the last one gets ready for the next loss");
+}
+
+#[test]
+fn a_request_that_brings_down_whoever_takes_it_does_not_bring_down_everybody() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let nodes: Vec<NodeId> = (0..12).map(|number| stage.join(&format!("n{number}"))).collect();
+    stage.silent.extend(&nodes);
+    let request = stage.ask(3, 5);
+    let mut lost = 0;
+    while !stage.updates.contains_key(&request) {
+        let holder = stage.core.topology().nodes.into_iter().find(|node| node.layers.is_some()).unwrap().name;
+        let number: usize = holder[1..].parse().unwrap();
+        stage.core.gone(stage.now, nodes[number], "it crashed");
+        stage.run();
+        lost += 1;
+    }
+    assert_eq!(lost, 9);
+    assert!(stage.failure(request).contains("9 nodes were lost one after the other"), "{}", stage.failure(request));
+}
+
+#[test]
 fn without_a_spare_the_neighbour_takes_the_layers() {
     let mut stage = Stage::new(Policy::Exactly(3));
     let nodes = ["a", "b", "c"].map(|name| stage.join(name));
@@ -325,6 +362,22 @@ fn a_cancelled_request_frees_its_place_and_its_late_frames_are_dropped() {
     assert_eq!(stage.ids(waiting), tokens(4, 2));
     assert!(stage.closed.is_empty());
     assert_eq!(stage.core.topology().running, 0);
+}
+
+#[test]
+fn a_cancelled_request_is_closed_on_every_node_whatever_it_is_at() {
+    for silent in 0..3 {
+        let mut stage = Stage::new(Policy::Exactly(3));
+        let nodes = ["a", "b", "c"].map(|name| stage.join(name));
+        // Its frame stands at this node when its owner goes away.
+        stage.silent.insert(nodes[silent]);
+        let request = stage.ask(9, 5);
+        stage.silent.clear();
+        stage.core.cancel(stage.now, request);
+        stage.run();
+        assert!(nodes.iter().all(|node| stage.toys[node].open.is_empty()), "{silent}");
+        assert_eq!(stage.core.topology().running, 0);
+    }
 }
 
 #[test]

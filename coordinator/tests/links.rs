@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
@@ -50,6 +51,7 @@ fn config() -> ServerConfig {
         keys,
         front: Front::default(),
         allow: Vec::new(),
+        access: Access::default(),
     }
 }
 

@@ -1,39 +1,33 @@
 //! The pages and the events as a browser or curl gets them.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::access::Access;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Server, ServerConfig};
-use syn1_coordinator::wire::Wire;
-use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
-use syn1_model::plan::WeightFormat;
-use syn1_model::spec::Spec;
 
 fn server() -> Server {
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let core = CoreConfig {
-        name: "toy".into(),
-        spec: Spec::gpt2_124m(),
-        format: WeightFormat::F16,
-        manifest_sha256: [0; 32],
-        smaller: Vec::new(),
-        http_port: 0,
-        policy: Policy::Auto,
-        wire: Wire::everywhere(Form::plain(Codec::F16)),
-        max_positions: 64,
-        slots: 1,
-        chunk: 8,
-        tokenizer: None,
-    };
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-    let keys = Keys::from_secret(&[1; 32]);
-    let shards = std::env::temp_dir();
-    Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow: Vec::new() }).unwrap()
+    let config = ServerConfig {
+        core: support::config(Policy::Auto),
+        shards: std::env::temp_dir(),
+        pack,
+        tcp: local,
+        http: local,
+        front: Front::default(),
+        keys: Keys::from_secret(&[1; 32]),
+        allow: Vec::new(),
+        access: Access::default(),
+    };
+    Server::start(config).unwrap()
 }
 
 /// A connection that has asked for `path`.
@@ -97,7 +91,7 @@ fn without_a_browser_the_first_page_is_plain_text() {
     for accept in ["", "accept: */*\r\n"] {
         let (head, body) = answer(&server, "/", accept);
         assert!(head.contains("content-type: text/plain") && head.contains("vary: accept"), "{head}");
-        assert!(body.contains("syn1 serves toy (12 layers)"), "{body}");
+        assert!(body.contains("syn1 serves toy (4 layers)"), "{body}");
     }
 }
 

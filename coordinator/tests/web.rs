@@ -1,49 +1,46 @@
 //! What the HTTP port answers to those who would join there: programs, pages, and strangers.
 
+mod support;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::access::Access;
 use syn1_coordinator::door::JoinCode;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::tls::Tls;
 use syn1_coordinator::update::Event;
-use syn1_coordinator::wire::Wire;
 use syn1_core::{
-    Codec, CodecSet, Control, Flags, Form, Header, Link as _, Millis, Reason, Receive as _, Role, Session,
-    SessionConfig, Transmit as _,
+    CodecSet, Control, Flags, Header, Link as _, Millis, Reason, Receive as _, Role, Session, SessionConfig,
+    Transmit as _,
 };
 use syn1_core::{Event as SessionEvent, LinkErrorKind};
 use syn1_identity::Keys;
-use syn1_model::plan::WeightFormat;
-use syn1_model::spec::Spec;
 use syn1_transport_ws::{WsLink, WsRx, WsTx};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 fn server(front: Front) -> Server {
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let core = CoreConfig {
-        name: "toy".into(),
-        spec: Spec::gpt2_124m(),
-        format: WeightFormat::F16,
-        manifest_sha256: [0; 32],
-        smaller: Vec::new(),
-        http_port: 0,
-        policy: Policy::Auto,
-        wire: Wire::everywhere(Form::plain(Codec::F16)),
-        max_positions: 64,
-        slots: 1,
-        chunk: 8,
-        tokenizer: None,
-    };
+    let core = support::config(Policy::Auto);
     let keys = Keys::from_secret(&[1; 32]);
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
     let shards = std::env::temp_dir();
-    Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow: Vec::new() }).unwrap()
+    Server::start(ServerConfig {
+        core,
+        shards,
+        pack,
+        tcp: local,
+        http: local,
+        front,
+        keys,
+        allow: Vec::new(),
+        access: Access::default(),
+    })
+    .unwrap()
 }
 
 fn code(text: &str) -> JoinCode {

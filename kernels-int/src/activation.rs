@@ -24,7 +24,8 @@ mod tests {
         for step in -2000..2000 {
             let x = step as f32 / 100.0;
             let wide = f64::from(x);
-            let gelu = 0.5 * wide * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (wide + 0.044715 * wide.powi(3))).tanh());
+            let gelu =
+                0.5 * wide * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (wide + 0.044715 * wide.powi(3))).tanh());
             let silu = wide / (1.0 + (-wide).exp());
             for (got, want) in [(Activation::GeluTanh.of(x), gelu), (Activation::Silu.of(x), silu)] {
                 assert!((f64::from(got) - want).abs() <= 2e-6 * wide.abs().max(1.0), "{x}: {got}, not {want}");

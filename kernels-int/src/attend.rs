@@ -1,10 +1,13 @@
 //! Causal attention of one position over a KV cache of integers.
 
 use crate::row::quantise;
-use crate::shape::{MAX_HEAD_DIM, Rope, Shape};
+#[cfg(feature = "rope")]
+use crate::shape::Rope;
+use crate::shape::{MAX_HEAD_DIM, Shape};
 use crate::{NotFinite, StepError};
 
 /// Turns the leading pairs of a head by the angles of `position`.
+#[cfg(feature = "rope")]
 pub(crate) fn rotate(head: &mut [f32], rope: &Rope, position: usize) {
     let pairs = head.as_chunks_mut::<2>().0.iter_mut().take(rope.dims / 2);
     for (pair, [a, b]) in pairs.enumerate() {
@@ -128,10 +131,13 @@ mod tests {
             let part = |row: &[f32], which: usize| -> Vec<f64> {
                 row[which * head_dim..][..head_dim].iter().map(|value| f64::from(*value)).collect()
             };
-            let scores: Vec<f64> = rows.iter().map(|row| {
-                let dot: f64 = part(row, key).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum();
-                dot / (head_dim as f64).sqrt()
-            }).collect();
+            let scores: Vec<f64> = rows
+                .iter()
+                .map(|row| {
+                    let dot: f64 = part(row, key).iter().zip(query).map(|(k, q)| k * f64::from(*q)).sum();
+                    dot / (head_dim as f64).sqrt()
+                })
+                .collect();
             let largest = scores.iter().copied().fold(f64::MIN, f64::max);
             let weights: Vec<f64> = scores.iter().map(|score| (score - largest).exp()).collect();
             let total: f64 = weights.iter().sum();
@@ -176,6 +182,7 @@ mod tests {
         assert_eq!(out, [500.0, -500.0]);
     }
 
+    #[cfg(feature = "rope")]
     #[test]
     fn pairs_turn_by_their_angles_and_the_rest_stays() {
         let mut head = [1.0, 0.0, 1.0, 0.0, 5.0, 6.0];

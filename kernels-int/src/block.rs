@@ -2,8 +2,10 @@
 
 use core::fmt;
 
-use crate::attend::{append, attend, rotate};
-use crate::dot::{Row, products};
+#[cfg(feature = "rope")]
+use crate::attend::rotate;
+use crate::attend::{append, attend};
+use crate::dot::{Row, four};
 use crate::layout::{BlockLayout, Product, padded};
 use crate::norm::normalise;
 use crate::row::quantise;
@@ -124,6 +126,7 @@ impl<'w> Block<'w> {
         self.norm(&layout.qkv, x, normed);
         self.product(&layout.qkv, normed, row, |index, value| put(qkv, index, value))?;
         let (queries, values) = qkv.split_at_mut_checked(shape.attention_width()).ok_or(StepError::Buffer)?;
+        #[cfg(feature = "rope")]
         if let Some(rope) = &shape.rope {
             let keys = values.chunks_exact_mut(shape.head_dim).take(shape.kv_heads);
             queries.chunks_exact_mut(shape.head_dim).chain(keys).for_each(|head| rotate(head, rope, position));
@@ -179,16 +182,11 @@ impl<'w> Block<'w> {
             out(index, value);
             index += 1;
         };
-        let bytes = self.bytes.get(product.matrix..).unwrap_or_default();
-        let mut rows = bytes.chunks_exact(product.row_bytes).take(product.rows);
-        let at = |rows: &mut dyn Iterator<Item = &'w [u8]>| Row::new(rows.next()?, inputs.len());
-        let whole = product.rows / ROWS * ROWS;
-        for _ in (0..whole).step_by(ROWS) {
-            let group = [(); ROWS].map(|()| at(&mut rows).unwrap_or_default());
-            products(group, inputs).into_iter().for_each(&mut finish);
-        }
-        while let Some(row) = at(&mut rows) {
-            products([row], inputs).into_iter().for_each(&mut finish);
+        for begin in (0..product.rows).step_by(ROWS) {
+            // Behind the last row stand empty ones, whose sums nobody takes.
+            let row = |row: usize| (row < product.rows).then(|| self.row(product, row, inputs.len())).flatten();
+            let rows: [Row<'_>; ROWS] = core::array::from_fn(|of| row(begin + of).unwrap_or_default());
+            four(rows, inputs).into_iter().take(product.rows - begin).for_each(&mut finish);
         }
         Ok(())
     }
@@ -279,5 +277,5 @@ fn add(out: &mut [f32], index: usize, value: f32) {
     }
 }
 
-/// Rows of a matrix at a time: an input is loaded once for all of them.
+/// Rows of a matrix at a time.
 const ROWS: usize = 4;

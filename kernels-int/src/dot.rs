@@ -23,8 +23,9 @@ impl<'w> Row<'w> {
     }
 }
 
-/// `sum over groups of scale * (sum of weight * input)`, exact, in units of 2^-24 times those of the inputs, for `R` rows
-/// at a time. `rows` are packed rows of int8 weights, `inputs` whole groups; rows that are too short give zero.
+/// `sum over groups of scale * (sum of weight * input)`, exact, in units of 2^-24 times those of the inputs, for four rows
+/// at a time: an input is loaded once for all of them. `rows` are packed rows of int8 weights, `inputs` whole groups; rows
+/// that are too short give zero.
 ///
 /// ```
 /// use syn1_kernels_int::dot_rows;
@@ -32,39 +33,64 @@ impl<'w> Row<'w> {
 /// // One group of 32 weights of 3 steps of 0.5 (f16 bits 0x3800), and as many inputs of 2.
 /// let mut row = [3u8; 48];
 /// row[32..34].copy_from_slice(&0x3800u16.to_le_bytes());
-/// let [sum] = dot_rows([&row[..]], &[[2i16; 32]]);
-/// assert_eq!(sum, (96 << 24));
+/// assert_eq!(dot_rows([&row; 4], &[[2; 32]]), [96 << 24; 4]);
 /// ```
-#[inline]
-pub fn dot_rows<const R: usize>(rows: [&[u8]; R], inputs: &[[i16; GROUP]]) -> [i64; R] {
-    let rows = rows.map(|bytes| Row::new(bytes, inputs.len()).unwrap_or_default());
-    products(rows, inputs)
+#[must_use]
+pub fn dot_rows(rows: [&[u8]; 4], inputs: &[[i16; GROUP]]) -> [i64; 4] {
+    four(rows.map(|bytes| Row::new(bytes, inputs.len()).unwrap_or_default()), inputs)
 }
 
-#[inline]
-pub(crate) fn products<const R: usize>(rows: [Row<'_>; R], inputs: &[[i16; GROUP]]) -> [i64; R] {
-    let mut totals = [0i64; R];
-    for (group, inputs) in inputs.iter().enumerate() {
-        let steps = rows.map(|row| row.steps.get(group).unwrap_or(&[0; GROUP]));
-        let mut sums = [0i32; R];
-        for place in 0..GROUP {
-            let input = i32::from(inputs[place]);
-            for (sum, steps) in sums.iter_mut().zip(&steps) {
-                *sum += i32::from(steps[place].cast_signed()) * input;
-            }
-        }
-        for ((total, sum), row) in totals.iter_mut().zip(sums).zip(&rows) {
-            let scale = row.scales.get(group).map_or(0, |bytes| in_2_24ths(u16::from_le_bytes(*bytes)));
-            *total += i64::from(sum) * i64::from(scale);
-        }
+/// [`dot_rows`] over rows that are cut already.
+#[inline(never)]
+pub(crate) fn four(rows: [Row<'_>; 4], inputs: &[[i16; GROUP]]) -> [i64; 4] {
+    let [a, b, c, d] = rows;
+    let (mut of_a, mut of_b, mut of_c, mut of_d) = (0, 0, 0, 0);
+    let steps = a.steps.iter().zip(b.steps).zip(c.steps.iter().zip(d.steps)).zip(inputs);
+    let scales = a.scales.iter().zip(b.scales).zip(c.scales.iter().zip(d.scales));
+    for ((((a, b), (c, d)), inputs), ((scale_a, scale_b), (scale_c, scale_d))) in steps.zip(scales) {
+        let [sum_a, sum_b, sum_c, sum_d] = group([a, b, c, d], inputs);
+        of_a += scaled(sum_a, scale_a);
+        of_b += scaled(sum_b, scale_b);
+        of_c += scaled(sum_c, scale_c);
+        of_d += scaled(sum_d, scale_d);
     }
-    totals
+    [of_a, of_b, of_c, of_d]
+}
+
+/// The sums of one group of four rows.
+#[inline(always)]
+fn group([a, b, c, d]: [&[u8; GROUP]; 4], inputs: &[i16; GROUP]) -> [i32; 4] {
+    let (mut of_a, mut of_b, mut of_c, mut of_d) = (0, 0, 0, 0);
+    let mut at = 0;
+    // Eight inputs fit the registers of a Cortex-M beside what else is needed. They are written out: compilers that build for
+    // size would keep a loop of a few instructions with as many around them.
+    while at < GROUP {
+        macro_rules! places {
+            ($($place:literal)*) => {$({
+                let input = i32::from(inputs[at + $place]);
+                of_a += i32::from(a[at + $place].cast_signed()) * input;
+                of_b += i32::from(b[at + $place].cast_signed()) * input;
+                of_c += i32::from(c[at + $place].cast_signed()) * input;
+                of_d += i32::from(d[at + $place].cast_signed()) * input;
+            })*};
+        }
+        places!(0 1 2 3 4 5 6 7);
+        at += 8;
+    }
+    [of_a, of_b, of_c, of_d]
+}
+
+/// A group's sum times its scale.
+#[inline(always)]
+fn scaled(sum: i32, scale: &[u8; 2]) -> i64 {
+    i64::from(sum) * i64::from(in_2_24ths(u16::from_le_bytes(*scale)))
 }
 
 /// A positive f16 below 2 as an integer in units of 2^-24, of which every f16 is a multiple.
+#[inline(always)]
 const fn in_2_24ths(bits: u16) -> i32 {
     let (exponent, mantissa) = ((bits >> 10) & 31, (bits & 1023) as i32);
-    if exponent == 0 { mantissa } else { (mantissa | 1024) << (exponent as u32 - 1 & 15) }
+    if exponent == 0 { mantissa } else { (mantissa | 1024) << ((exponent as u32 - 1) & 15) }
 }
 
 /// f16 bits from which on scales are refused: 2, and with it negative ones, infinities and NaNs. Weights of magnitude 254
@@ -115,13 +141,13 @@ mod tests {
         row.extend((0..groups).flat_map(|_| (SCALE_LIMIT - 1).to_le_bytes()));
         let inputs = std::vec![[i16::MIN; GROUP]; groups];
         let wanted = (groups * GROUP) as i64 * 128 * 32768 * i64::from(in_2_24ths(SCALE_LIMIT - 1));
-        assert_eq!(dot_rows([&row[..]], &inputs), [wanted]);
+        assert_eq!(dot_rows([&row; 4], &inputs), [wanted; 4]);
     }
 
     proptest! {
         /// The naive code that it equals.
         #[test]
-        fn rows_together_give_the_exact_sum_of_each(
+        fn each_row_gives_its_exact_sum(
             steps in prop::collection::vec(any::<i8>(), 4 * 64),
             scales in prop::collection::vec(0..SCALE_LIMIT, 4 * 2),
             inputs in prop::collection::vec(any::<i16>(), 64),
@@ -138,9 +164,8 @@ mod tests {
             };
             let groups: &[[i16; GROUP]] = inputs.as_chunks().0;
             let four = dot_rows([&rows[0][..], &rows[1], &rows[2], &rows[3]], groups);
-            for row in 0..4 {
-                prop_assert_eq!(dot_rows([&rows[row][..]], groups), [four[row]]);
-                prop_assert_eq!(four[row] as f64 * 2f64.powi(-24), naive(row));
+            for (row, sum) in four.into_iter().enumerate() {
+                prop_assert_eq!(sum as f64 * 2f64.powi(-24), naive(row));
             }
         }
     }

@@ -77,6 +77,8 @@ pub enum ShapeError {
         /// Key heads.
         kv_heads: usize,
     },
+    /// A rotation, in kernels that were built without the feature `rope`.
+    Rotation,
     /// A rotation of an odd number of elements, or of more than a head has.
     Rotated {
         /// Elements to rotate.
@@ -87,6 +89,9 @@ pub enum ShapeError {
 }
 
 impl Shape {
+    /// Whether these kernels rotate queries and keys (the feature `rope`).
+    pub const ROTATES: bool = cfg!(feature = "rope");
+
     /// Whether the kernels can run it.
     ///
     /// # Errors
@@ -111,9 +116,8 @@ impl Shape {
             return Err(ShapeError::Heads { heads, kv_heads });
         }
         match rope {
-            Some(Rope { dims, .. }) if dims % 2 != 0 || dims > head_dim => {
-                Err(ShapeError::Rotated { dims, head_dim })
-            }
+            Some(Rope { dims, .. }) if dims % 2 != 0 || dims > head_dim => Err(ShapeError::Rotated { dims, head_dim }),
+            Some(_) if !Self::ROTATES => Err(ShapeError::Rotation),
             _ => Ok(()),
         }
     }
@@ -153,8 +157,13 @@ impl fmt::Display for ShapeError {
         match self {
             Self::Zero(what) => write!(f, "a model of {what} 0"),
             Self::TooLarge { what, got, max } => write!(f, "a {what} of {got}, the integer kernels hold {max}"),
-            Self::Heads { heads, kv_heads } => write!(f, "{heads} query heads do not share {kv_heads} key heads evenly"),
-            Self::Rotated { dims, head_dim } => write!(f, "{dims} elements of heads of {head_dim} cannot be rotated in pairs"),
+            Self::Heads { heads, kv_heads } => {
+                write!(f, "{heads} query heads do not share {kv_heads} key heads evenly")
+            }
+            Self::Rotation => f.write_str("queries and keys are rotated, which these kernels were built without"),
+            Self::Rotated { dims, head_dim } => {
+                write!(f, "{dims} elements of heads of {head_dim} cannot be rotated in pairs")
+            }
         }
     }
 }

@@ -346,6 +346,22 @@ impl Plan {
         self.pieces.iter().map(|piece| piece_bytes(&self.spec, self.format, *piece)).sum()
     }
 
+    /// Bytes of weights that one token reads; embeddings are one row each and not counted.
+    pub fn bytes_per_token(&self) -> u64 {
+        let bytes = |gemv: &Gemv| {
+            gemv.matrix.data.bytes + gemv.aux.bytes + gemv.norm.as_ref().map_or(0, |norm| norm.gamma.bytes)
+        };
+        let read = |op: &Op| match op {
+            Op::Qkv { gemv, .. }
+            | Op::Out { gemv, .. }
+            | Op::Up { gemv, .. }
+            | Op::Down { gemv, .. }
+            | Op::Head { gemv, .. } => bytes(gemv),
+            Op::Embed { .. } | Op::Attend { .. } | Op::Step { .. } => 0,
+        };
+        self.ops.iter().map(read).sum()
+    }
+
     /// Bytes of one position's keys and values over the range's layers, in [`WeightFormat::kv`] and with heads padded as the
     /// CPU engine has them.
     pub fn kv_bytes_per_position(&self) -> u64 {

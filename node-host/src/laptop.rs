@@ -8,7 +8,7 @@ use syn1_core::{Identity, Millis};
 use syn1_identity::{Keys, nonce};
 use syn1_kernels::engine::Engine as _;
 use syn1_model::{Digest, Manifest, Plan};
-use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress};
+use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress, room};
 use tokio::sync::{mpsc, watch};
 
 use crate::cache::Cache;
@@ -18,7 +18,6 @@ use crate::join::{Join, Way};
 use crate::lane::{Lane, go_on};
 use crate::measure;
 use crate::pieces::{Gathered, Local, Origin, Place};
-use crate::room;
 use crate::serve::{HostEvent, MAX_ROWS};
 use crate::trust::Roots;
 
@@ -162,7 +161,7 @@ impl Host for Laptop<'_> {
         });
         let mut engine = built.await?;
         let steps = WARM_UP_STEPS.min(assignment.engine.max_positions);
-        let layer_ns = measure::layer_ns(&mut engine, steps).await.map_err(|err| err.to_string())?;
+        let layer_ns = syn1_kernels::measure::layer_ns(&mut engine, steps).await.map_err(|err| err.to_string())?;
         tracing::debug!(device = engine.device(), layer_ns, "engine warm");
         Ok(Loaded { engine, fetched_bytes, layer_ns })
     }
@@ -202,16 +201,7 @@ impl Laptop<'_> {
             }
         };
         // Also for a known one: the same digest may be announced with other numbers.
-        let spec = &manifest.spec;
-        for (what, got, want) in [
-            ("width", spec.width, usize::from(model.width)),
-            ("vocabulary", spec.vocab, usize::try_from(model.vocab).unwrap_or(usize::MAX)),
-            ("number of layers", spec.layers, usize::from(model.layers)),
-        ] {
-            if got != want {
-                return Err(format!("the manifest's {what} is {got}, the coordinator announced {want}"));
-            }
-        }
+        model.check(&manifest.spec)?;
         Ok(manifest)
     }
 }

@@ -13,7 +13,6 @@ mod lane;
 mod laptop;
 pub mod measure;
 mod pieces;
-mod room;
 mod serve;
 mod trust;
 

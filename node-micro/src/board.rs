@@ -22,13 +22,7 @@ pub trait Board {
     ///
     /// # Errors
     /// The file cannot be had, or no more of it.
-    async fn fetch(
-        &self,
-        port: u16,
-        name: &str,
-        from: usize,
-        take: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), FetchError>;
+    async fn fetch(&self, port: u16, name: &str, from: usize, take: &mut dyn FnMut(&[u8])) -> Result<(), FetchError>;
 
     /// Told what happens, for logs.
     fn event(&self, event: Event);

@@ -132,8 +132,8 @@ mod tests {
     fn ask(answer: &str, part: usize, from: usize) -> (Result<(), FetchError>, String, String) {
         let mut server = Scripted { answer: answer.into(), at: 0, part, asked: Vec::new() };
         let mut body = Vec::new();
-        let got = get(&mut server, "10.0.2.2", "abc", from, &mut |bytes| body.extend(bytes));
-        let got = syn1_core::testing::block_on(got);
+        let mut take = |bytes: &[u8]| body.extend(bytes);
+        let got = syn1_core::testing::block_on(get(&mut server, "10.0.2.2", "abc", from, &mut take));
         (got, String::from_utf8(body).unwrap(), String::from_utf8(server.asked).unwrap())
     }
 

@@ -175,7 +175,7 @@ impl Fields {
                     _ => None,
                 }
             }
-            ["spec", "norm", "eps", _] => self.eps = value.parse().ok(),
+            ["spec", "norm", "eps", _] => self.eps = float(value),
             ["spec", "activation", ..] => {
                 self.activation = match value {
                     "gelu_tanh" => Some(Activation::GeluTanh),
@@ -189,7 +189,10 @@ impl Fields {
                     self.unsupported = Some("this kind of positions");
                 }
             }
-            ["spec", "position", "rope", "theta"] => self.theta = value.parse().ok(),
+            ["spec", "position", "rope", "theta"] if !Shape::ROTATES => {
+                self.unsupported = Some("rotated queries and keys");
+            }
+            ["spec", "position", "rope", "theta"] => self.theta = float(value),
             ["spec", "position", "rope", "dims"] => self.dims = number(),
             ["spec", "position", "rope", "scaling"] => {
                 if value != "none" {
@@ -216,6 +219,35 @@ impl Fields {
             _ => {}
         }
     }
+}
+
+/// A number as JSON writes it, as the nearest f32. Those of many digits or far from 1 are not read: manifests have none.
+///
+/// The library's own reader is right for every text and takes 13 KB of a microcontroller's flash; this one takes integers.
+fn float(text: &str) -> Option<f32> {
+    let (negative, text) = text.strip_prefix('-').map_or((false, text), |text| (true, text));
+    let (digits, power) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let mut mantissa = 0u32;
+    for digit in whole.chars().chain(fraction.chars()) {
+        mantissa = mantissa.checked_mul(10)?.checked_add(digit.to_digit(10)?)?;
+    }
+    let power = power.parse::<i32>().ok()?.checked_sub(i32::try_from(fraction.len()).ok()?)?;
+    let ten = 10u64.checked_pow(power.unsigned_abs())?;
+    if whole.is_empty() {
+        return None;
+    }
+    let value = if power >= 0 {
+        u64::from(mantissa).checked_mul(ten)? as f32
+    } else {
+        // As many bits of the quotient as there are, the last of which says whether there would be more.
+        let shift = u64::from(mantissa.max(1)).leading_zeros();
+        let whole = u64::from(mantissa) << shift;
+        let bits = if mantissa == 0 { 0 } else { (whole / ten) | u64::from(whole % ten != 0) };
+        (ten < 1 << 34).then_some(())?;
+        bits as f32 * f32::from_bits((127 - shift) << 23)
+    };
+    Some(if negative { -value } else { value })
 }
 
 /// A SHA-256 in hex digits.
@@ -251,6 +283,7 @@ const VERSION: usize = 2;
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::string::ToString;
 
     use syn1_model::plan::{Piece, WeightFormat};
     use syn1_model::source::Source;
@@ -260,7 +293,7 @@ mod tests {
     /// The manifest that a split of a model of the repository writes.
     fn written(model: &str, format: WeightFormat) -> syn1_model::Manifest {
         let source = Source::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(model)).unwrap();
-        let pieces = syn1_model::all_pieces(source.spec());
+        let pieces = syn1_model::all_pieces(source.spec(), format);
         let pieces = pieces.iter().map(|piece| syn1_model::ManifestPiece {
             name: piece.to_string(),
             sha256: syn1_model::Digest::of(piece.to_string().as_bytes()),
@@ -303,6 +336,20 @@ mod tests {
                 let wanted = manifest.find(Piece::Block(layer)).unwrap().sha256;
                 assert_eq!(read.hash(layer - 1).unwrap(), wanted.as_bytes());
             }
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_the_library_reads_them() {
+        for text in ["1e-5", "0.00001", "1e-06", "10000.0", "1000000.0", "-0.5", "1.5e3", "5e5", "7", "0.0", "0e-9"] {
+            assert_eq!(float(text), text.parse().ok(), "{text}");
+        }
+        for number in (0..2000).map(|i| i as f32 * 1.7e-3).chain((0..200).map(|i| i as f32 * 333.3)) {
+            assert_eq!(float(&std::format!("{number}")), Some(number));
+            assert_eq!(float(&std::format!("{number:e}")), Some(number));
+        }
+        for wrong in ["", "-", "1e", "e5", "1e99", "1e-30", "0x1", "1.2.3", "99999999999999999999", "nan"] {
+            assert_eq!(float(wrong), None, "{wrong}");
         }
     }
 

@@ -39,12 +39,7 @@ pub enum Ended {
 /// Serves a coordinator over `link` until one of the two leaves, with all of `memory`.
 ///
 /// Pings are answered while weights come in; a step of a layer is not interrupted.
-pub async fn run<L: Link, B: Board>(
-    link: L,
-    board: &B,
-    config: &NodeConfig<'_>,
-    memory: &mut Memory<'_>,
-) -> Ended {
+pub async fn run<L: Link, B: Board>(link: L, board: &B, config: &NodeConfig<'_>, memory: &mut Memory<'_>) -> Ended {
     let (mut rx, tx) = link.split();
     let session = SessionConfig {
         role: Role::Node,
@@ -165,12 +160,7 @@ impl<B: Board, T: Transmit> Node<'_, B, T> {
     }
 
     /// Does a job, and keeps the conversation up meanwhile. A newer job ends it.
-    async fn perform<R: Receive>(
-        &mut self,
-        rx: &mut R,
-        memory: &mut Memory<'_>,
-        job: Job,
-    ) -> Result<Next, Ended> {
+    async fn perform<R: Receive>(&mut self, rx: &mut R, memory: &mut Memory<'_>, job: Job) -> Result<Next, Ended> {
         let (board, config) = (self.board, self.config);
         let progress = Progress::default();
         let limits = self.session.limits();

@@ -4,7 +4,7 @@ use core::fmt;
 
 use embassy_futures::yield_now;
 use syn1_core::control::Open;
-use syn1_core::{Codec, CodecError, Flags, Form, Frame, Header, Inbound, Kind, Negotiated, Outbound, Place};
+use syn1_core::{Codec, Flags, Frame, Header, Kind, Negotiated, codec};
 use syn1_kernels_int::{Block, BlockError, BlockLayout, StepError};
 
 use crate::memory::{Memory, Parts, Room};
@@ -20,14 +20,15 @@ pub(crate) struct Shard {
 struct Request {
     id: u32,
     epoch: u8,
-    form: Form,
+    /// How its activations are sent.
+    codec: Codec,
     /// Positions in the KV cache.
     have: usize,
     compute_us: u64,
 }
 
 /// Why a request cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestError {
     NotLoaded,
     Slots(usize),
@@ -38,7 +39,7 @@ pub(crate) enum RequestError {
     Rows { got: usize, max: usize },
     Gap { have: usize, got: usize },
     Context { end: usize, max: usize },
-    Codec(CodecError),
+    Payload,
     Step(StepError),
     Block(BlockError),
 }
@@ -52,20 +53,19 @@ impl Shard {
     pub(crate) fn open(&mut self, open: &Open, negotiated: &Negotiated) -> Result<(), RequestError> {
         let codec = Codec::from_byte(open.codec).filter(|codec| negotiated.codecs.contains(*codec));
         let plain = Flags::from_bits(open.flags).is_some_and(Flags::is_empty);
-        let form = codec.filter(|_| plain).and_then(|codec| Form::new(codec, Flags::NONE));
-        let form = form.ok_or(RequestError::Form)?;
+        let codec = codec.filter(|codec| plain && codec.is_activation()).ok_or(RequestError::Form)?;
         if let Some(known) = self.find(open.request) {
             let newer = open.epoch != known.epoch && open.epoch.wrapping_sub(known.epoch) < 128;
             if !newer {
                 return Err(RequestError::Reopened(open.request));
             }
-            (known.epoch, known.form) = (open.epoch, form);
+            (known.epoch, known.codec) = (open.epoch, codec);
             return Ok(());
         }
         let slots = self.room.slots.min(MOST_SLOTS);
         let free = self.requests.iter_mut().take(slots).find(|request| request.is_none());
         *free.ok_or(RequestError::Slots(slots))? =
-            Some(Request { id: open.request, epoch: open.epoch, form, have: 0, compute_us: 0 });
+            Some(Request { id: open.request, epoch: open.epoch, codec, have: 0, compute_us: 0 });
         Ok(())
     }
 
@@ -87,7 +87,7 @@ impl Shard {
         frame: &Frame<'_>,
         micros: impl Fn() -> u64,
     ) -> Result<Option<Header>, RequestError> {
-        let Header { kind, flags, epoch, position, request: id, rows, cols, .. } = frame.header;
+        let Header { kind, codec, flags, epoch, position, request: id, rows, cols, .. } = frame.header;
         let room = self.room;
         let slot = self.requests.iter().position(|request| request.is_some_and(|request| request.id == id));
         let slot = slot.ok_or(RequestError::NotOpen(id))?;
@@ -116,7 +116,8 @@ impl Shard {
         let parts = memory.divide(&room).ok_or(RequestError::NotLoaded)?;
         let Parts { weights, caches, rows, payload, mut scratch } = parts;
         let rows = rows.get_mut(..count * room.shape.width).ok_or(RequestError::NotLoaded)?;
-        Inbound::new([]).decode(frame, rows).map_err(RequestError::Codec)?;
+        let taken = codec::decode(codec, frame.payload, frame.header.rows, cols, rows);
+        taken.map_err(|_| RequestError::Payload)?;
         let block_bytes = BlockLayout::new(&room.shape).ok_or(RequestError::NotLoaded)?.bytes();
         let cache_words = room.shape.kv_words() * room.positions;
         for (layer, bytes) in weights.chunks_exact(block_bytes).enumerate() {
@@ -132,11 +133,13 @@ impl Shard {
                 yield_now().await;
             }
         }
-        let place = Place { request: id, epoch, position };
-        let predicted = flags.contains(Flags::PREDICTED);
-        let mut outbound = Outbound::new([], []);
-        let header = outbound.encode(request.form, place, predicted, rows, cols, payload);
-        let header = header.map_err(RequestError::Codec)?;
+        // What binary16 cannot hold goes as f32.
+        let codec = codec::choose(request.codec, rows).map_err(|_| RequestError::Step(StepError::NotFinite))?;
+        let encoded = codec::encode(codec, rows, cols, payload).map_err(|_| RequestError::Step(StepError::Buffer));
+        encoded?;
+        let header = Header::activation(id, epoch, position, codec, frame.header.rows, cols);
+        let header = header.ok_or(RequestError::Kind)?;
+        let header = if flags.contains(Flags::PREDICTED) { header.predicted() } else { header };
         request.have = end;
         request.compute_us += micros().saturating_sub(begun);
         Ok(Some(header))
@@ -157,7 +160,7 @@ impl fmt::Display for RequestError {
                 write!(f, "step begins at position {got}, but the KV cache holds {have}: feed those between first")
             }
             Self::Context { end, max } => write!(f, "position {end} is beyond the context of {max} positions"),
-            Self::Codec(error) => error.fmt(f),
+            Self::Payload => f.write_str("the payload breaks a rule of its codec"),
             Self::Step(error) => error.fmt(f),
             Self::Block(error) => error.fmt(f),
         }

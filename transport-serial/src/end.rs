@@ -47,7 +47,7 @@ const WINDOW: usize = 8;
 const END: u8 = 0;
 
 impl<const RX: usize, const TX: usize> End<RX, TX> {
-    /// An end with a number that was never used before; 0 counts as 1.
+    /// An end with this number; 0 counts as 1.
     pub(crate) const fn new(number: u32) -> Self {
         Self {
             mine: if number == 0 { 1 } else { number },
@@ -112,7 +112,8 @@ impl<const RX: usize, const TX: usize> End<RX, TX> {
 
     fn greeted(&mut self, packet: &Packet<'_>) -> bool {
         let knows = packet.data.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-        if self.yours != 0 && packet.tag != self.yours {
+        let forgot = knows == 0 && self.known;
+        if self.yours != 0 && (packet.tag != self.yours || forgot) {
             // The other end has lost what it knew. This end's streams are no more; a new one has to be made.
             self.broken = true;
             return true;
@@ -122,10 +123,8 @@ impl<const RX: usize, const TX: usize> End<RX, TX> {
         if knows == self.mine {
             let up = !self.known;
             self.known = true;
-            if up {
-                // The other end learns by it that it is known, and how much room there is.
-                self.acknowledge = true;
-            }
+            // The other end learns by it that it is known, and how much room there is.
+            self.acknowledge = true;
             return up || news;
         }
         self.hello = true;
@@ -143,7 +142,7 @@ impl<const RX: usize, const TX: usize> End<RX, TX> {
                     self.next = 0;
                 }
             }
-            return true;
+            return false;
         }
         if moved > self.count {
             return false;
@@ -183,12 +182,12 @@ impl<const RX: usize, const TX: usize> End<RX, TX> {
     pub(crate) const fn timeout(&mut self) {
         if !self.is_up() {
             self.hello = true;
-        } else if self.count > 0 {
-            self.next = 0;
-            // At least the first is tried.
-            if self.room == 0 {
-                self.room = 1;
-            }
+            return;
+        }
+        (self.next, self.repeated) = (0, 0);
+        // What told of room may be lost: at least one byte is tried, and its acknowledgement tells again.
+        if self.room == 0 {
+            self.room = 1;
         }
     }
 

@@ -3,6 +3,7 @@
 use core::cell::RefCell;
 use core::fmt;
 use core::future::poll_fn;
+use core::pin::pin;
 use core::task::{Poll, Waker};
 
 use embassy_futures::select::{Either, select};
@@ -27,6 +28,8 @@ struct Shared<const RX: usize, const TX: usize> {
     reader: Option<Waker>,
     writer: Option<Waker>,
     runner: Option<Waker>,
+    /// Something has happened since the runner looked last.
+    news: bool,
 }
 
 /// The receiving half of a stream.
@@ -56,12 +59,12 @@ pub enum Lost<R, W> {
 }
 
 impl<const RX: usize, const TX: usize> Serial<RX, TX> {
-    /// An end of a line. `number` is one that this end has never used on this line: random, or a counter of starts.
+    /// An end of a line. `number` is a random one, a counter of starts, or always the same where there is neither.
     /// `interval_ms` is how long an acknowledgement may take.
     #[must_use]
     pub const fn new(number: u32, interval_ms: u32) -> Self {
         let end = End::new(number);
-        let shared = Shared { end, progress: 0, reader: None, writer: None, runner: None };
+        let shared = Shared { end, progress: 0, reader: None, writer: None, runner: None, news: true };
         Self { shared: RefCell::new(shared), interval_ms }
     }
 
@@ -78,6 +81,7 @@ impl<const RX: usize, const TX: usize> Shared<RX, TX> {
     }
 
     fn wake_runner(&mut self) {
+        self.news = true;
         self.runner.take().into_iter().for_each(Waker::wake);
     }
 }
@@ -118,42 +122,50 @@ impl<const RX: usize, const TX: usize> Runner<'_, RX, TX> {
 
     async fn send<W: Write, E>(&self, mut line: W, mut delay: impl DelayNs) -> Lost<E, W::Error> {
         let (mut data, mut packet, mut bytes) = ([0; MOST_DATA], [0; MOST], [0; stuffed(MOST)]);
-        let mut seen = 0;
+        let mut waited = None;
         loop {
-            let due = {
-                let mut shared = self.0.shared.borrow_mut();
-                let next = shared.end.next(&mut data);
-                next.and_then(|next| next.emit(&mut packet)).and_then(|len| stuff(packet.get(..len)?, &mut bytes))
-            };
-            let Some(len) = due else {
-                let timer = async {
-                    let waits = self.0.shared.borrow().end.is_waiting();
-                    if waits { delay.delay_ms(self.0.interval_ms).await } else { core::future::pending().await }
-                };
-                if let Either::Second(()) = select(self.woken(), timer).await {
-                    let mut shared = self.0.shared.borrow_mut();
-                    if shared.progress == seen {
-                        shared.end.timeout();
+            let mut tick = pin!(delay.delay_ms(self.0.interval_ms));
+            loop {
+                while let Some(len) = self.packet(&mut data, &mut packet, &mut bytes) {
+                    let mut rest = bytes.get(..len).unwrap_or_default();
+                    while !rest.is_empty() {
+                        match line.write(rest).await {
+                            Ok(0) => return Lost::Ended,
+                            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                            Err(error) => return Lost::Write(error),
+                        }
                     }
-                    seen = shared.progress;
+                    if let Err(error) = line.flush().await {
+                        return Lost::Write(error);
+                    }
                 }
                 if self.is_over() {
                     return Lost::Done;
                 }
-                continue;
-            };
-            let mut rest = bytes.get(..len).unwrap_or_default();
-            while !rest.is_empty() {
-                match line.write(rest).await {
-                    Ok(0) => return Lost::Ended,
-                    Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                    Err(error) => return Lost::Write(error),
+                if let Either::Second(()) = select(self.news(), tick.as_mut()).await {
+                    break;
                 }
             }
-            if let Err(error) = line.flush().await {
-                return Lost::Write(error);
+            let mut shared = self.0.shared.borrow_mut();
+            let waits = shared.end.is_waiting().then_some(shared.progress);
+            // A whole interval has passed without progress, not only the rest of one.
+            if waits.is_some() && waits == waited {
+                shared.end.timeout();
             }
+            waited = waits;
         }
+    }
+
+    /// Writes the next packet as it goes over the line, and says how long it is.
+    fn packet(
+        &self,
+        data: &mut [u8; MOST_DATA],
+        packet: &mut [u8; MOST],
+        bytes: &mut [u8; stuffed(MOST)],
+    ) -> Option<usize> {
+        let mut shared = self.0.shared.borrow_mut();
+        let len = shared.end.next(data)?.emit(packet)?;
+        stuff(packet.get(..len)?, bytes)
     }
 
     /// Both halves are gone, and the other end has what was written.
@@ -162,14 +174,14 @@ impl<const RX: usize, const TX: usize> Runner<'_, RX, TX> {
         end.unread && end.finished && (end.done || end.broken) && (end.ended || end.broken)
     }
 
-    /// Waits until something may have changed.
-    async fn woken(&self) {
-        let mut first = true;
+    /// Waits until something has happened.
+    async fn news(&self) {
         poll_fn(|cx| {
-            if !core::mem::take(&mut first) {
+            let mut shared = self.0.shared.borrow_mut();
+            if core::mem::take(&mut shared.news) {
                 return Poll::Ready(());
             }
-            self.0.shared.borrow_mut().runner = Some(cx.waker().clone());
+            shared.runner = Some(cx.waker().clone());
             Poll::Pending
         })
         .await;

@@ -1,7 +1,7 @@
 //! SYN1 over WebSocket: one binary message is one frame.
 //!
 //! With the feature `native` (the default) [`WsLink`] is a [`Link`](syn1_core::Link) over any byte stream, plain or TLS, at
-//! either end. What both ends of the handshake agree on is here: where a coordinator takes nodes, which subprotocol they
+//! either end; with `web` there is `WebLink` over a browser's WebSocket, in WebAssembly. What both ends of the handshake agree on is here: where a coordinator takes nodes, which subprotocol they
 //! speak, and how a join code travels.
 //!
 //! A browser can set no header of a WebSocket request but the subprotocols it offers, and what stands in an address ends in
@@ -12,10 +12,14 @@
 mod error;
 #[cfg(feature = "native")]
 mod native;
+#[cfg(all(feature = "web", target_family = "wasm"))]
+mod web;
 
 pub use error::WsError;
 #[cfg(feature = "native")]
 pub use native::{ConnectError, WsLink, WsRx, WsTx, accept_key};
+#[cfg(all(feature = "web", target_family = "wasm"))]
+pub use web::{MOST_WAITING_BYTES, WebLink, WebRx, WebTx};
 
 /// Where a coordinator takes nodes, on its HTTP port.
 pub const PATH: &str = "/node";

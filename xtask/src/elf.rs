@@ -40,6 +40,12 @@ pub(crate) fn measure(elf: &[u8], entry: &str) -> Option<Measured> {
     (!functions.is_empty() && measured.frame > 0).then_some(measured)
 }
 
+/// Bytes of the section with this name; 0 if there is none. `None` where the bytes are no 32-bit little-endian ELF file.
+pub(crate) fn section_bytes(elf: &[u8], name: &str) -> Option<u64> {
+    let sections = sections(elf)?;
+    Some(sections.iter().filter(|section| section.name == name).map(|section| section.bytes as u64).sum())
+}
+
 /// A section of a 32-bit little-endian ELF file.
 struct Section {
     name: String,
@@ -126,6 +132,7 @@ mod tests {
     fn what_is_no_elf_file_has_no_sizes() {
         assert_eq!(measure(b"\x7fELF\x02\x01", "_start"), None);
         assert_eq!(measure(b"", "_start"), None);
+        assert_eq!(section_bytes(b"", ".text"), None);
     }
 
     #[test]

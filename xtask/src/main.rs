@@ -3,11 +3,11 @@
 
 mod benchmarks;
 mod big_endian;
-#[allow(dead_code, reason = "what drives the browser comes with the pages and the browser's node")]
 mod browser;
 mod c;
 mod documented;
 mod elf;
+mod firmware;
 mod footprint;
 mod fuzz;
 mod logged;
@@ -17,7 +17,9 @@ mod powerset;
 mod setup;
 mod spec;
 mod suite;
+mod tabs;
 mod toolchain;
+mod web;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -32,12 +34,19 @@ Usage: cargo xtask <COMMAND>
                 (--once stops after the text; by default the coordinator goes on serving until Ctrl-C)
   test          everything CI runs: format, lints, every combination of features, tests on the CPU, on software Vulkan
                 and on a big-endian machine, fuzzing, footprint, package, docs
+  web           build the browser's node, which the coordinator serves once it is built anew
+  tabs          the tests of browser tabs as nodes, in headless Chromium with WebGPU on the CPU
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
+  sim [ARGS]    a swarm in one thread, with nodes that die, hang and come back: [--seeds N] [--from SEED], by default 10,000;
+                `test` plays 1,000
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
                 in its library for C, and measure its code and stack
   c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
                 an emulated Cortex-M3 and M4F, and what the library takes of flash and memory
+  firmware [ARGS]
+                build the firmware, hold it to its budgets, and run it in QEMU in chains with native nodes:
+                [--power-cuts N], by default 3
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
@@ -57,10 +66,14 @@ fn main() -> ExitCode {
     let done = match command.as_deref() {
         Some("demo") => demo(&args),
         Some("test") => suite::test(),
+        Some("web") => web::build(),
+        Some("tabs") => tabs(),
         Some("fuzz") => fuzz::command(&args),
+        Some("sim") => sim(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
         Some("c") => c(),
+        Some("firmware") => firmware::command(&args),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
         Some("pages") => pages::command(),
@@ -83,9 +96,25 @@ fn main() -> ExitCode {
 }
 
 fn demo(args: &[String]) -> Result<()> {
+    // Without the browser's node the demo is a demo all the same.
+    if let Err(error) = web::build() {
+        eprintln!("note: without the browser's node: {error:#}");
+    }
     cargo(&["build", "--release", "--package", "syn1"])?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     cargo(&[&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &args].concat())
+}
+
+fn tabs() -> Result<()> {
+    if !tabs::test()? {
+        bail!("the tests did not run");
+    }
+    Ok(())
+}
+
+fn sim(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--quiet", "--release", "--package", "syn1-sim", "--"][..], &args].concat())
 }
 
 fn big_endian() -> Result<()> {

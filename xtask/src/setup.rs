@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::run;
+use crate::{root, run};
 
 /// Mesa's software Vulkan, on which the GPU kernels behave the same on every machine. Says whether it is here.
 pub(crate) fn software_vulkan() -> Result<bool> {
@@ -28,6 +28,38 @@ pub(crate) fn chromium() -> Result<bool> {
 /// Python, in which the protocol's second implementation is written. Says whether it is here.
 pub(crate) fn python() -> Result<bool> {
     ensure("Python 3 for the protocol's second implementation", || answers("python3"), &["python3"])
+}
+
+/// OpenAI's client for Python, which the API is asked with. Says whether it is here.
+pub(crate) fn openai_client() -> Result<bool> {
+    let had = ensure("Python's venv for OpenAI's client", has_venv, &["python3", "python3-venv"]);
+    let made = had.and_then(|has_venv| if has_venv { make_openai_client().map(|()| true) } else { Ok(false) });
+    Ok(or_note("the API with OpenAI's client", made)?.unwrap_or(false))
+}
+
+fn has_venv() -> bool {
+    let mut command = Command::new("python3");
+    command.args(["-c", "import ensurepip, venv"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// In the folder that the test looks in. What is there already is not fetched again, so this needs no network twice.
+fn make_openai_client() -> Result<()> {
+    let root = root()?;
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
+    let folder = target.join("openai-client");
+    let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    let requirements = root.join("cli/tests/openai/requirements.txt");
+    let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    run(Command::new(python).args(quiet).arg(requirements))
+}
+
+/// QEMU's Arm boards, which run the firmware. Says whether they are here.
+pub(crate) fn qemu_arm() -> Result<bool> {
+    ensure("QEMU for the firmware", || answers("qemu-system-arm"), &["qemu-system-arm"])
 }
 
 /// A C++ compiler, which builds libFuzzer. Says whether it is here.

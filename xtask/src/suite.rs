@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, c, cargo, cargo_command, documented, footprint, fuzz, logged, package, pages, powerset, root, run,
-    setup, spec,
+    big_endian, c, cargo, cargo_command, documented, firmware, footprint, fuzz, logged, package, pages, powerset, root,
+    run, setup, spec, tabs,
 };
 
 /// Runs them all.
@@ -17,19 +17,25 @@ pub(crate) fn test() -> Result<()> {
     let begun = Instant::now();
     let vulkan = setup::software_vulkan()?;
     let python = setup::python()?;
+    let openai = setup::openai_client()?;
     step("format", format)?;
     step("lints", lints)?;
     step("every MUST of the specification is cited", spec::check)?;
     step("defmt on every public type", logged::check)?;
     let bare = step("every combination of features", powerset::check)?;
-    step("tests", || tests(vulkan, python))?;
+    step("tests", || tests(vulkan, python, openai))?;
     step("examples", examples)?;
     let pages = step("pages in a browser", pages::check)?;
     let big_endian = step("tests on a big-endian machine", big_endian::check)?;
     step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
+    let tabs = step("browser tabs as nodes", tabs::test)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
     let c = step("C: header, example and vectors, also on emulated microcontrollers", c::check)?;
+    step("embassy-net as a link", || {
+        cargo(&["test", "--quiet", "--package", "syn1-transport-tcp", "--features", "embassy", "--test", "embassy"])
+    })?;
+    let qemu = or_note("firmware", step("firmware in QEMU", || firmware::check(firmware::POWER_CUTS)))?;
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
     step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;
     step("package", package::publishable)?;
@@ -37,7 +43,8 @@ pub(crate) fn test() -> Result<()> {
         run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("an example in the docs of every public item", documented::check)?;
-    let all = vulkan && python && bare && pages && big_endian && fuzzed && footprint && c;
+    let all = vulkan && python && openai && bare && pages && big_endian && fuzzed && tabs && footprint && c;
+    let all = all && qemu == Some(true);
     let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
     println!("{what}, in {} s", begun.elapsed().as_secs());
     Ok(())
@@ -46,7 +53,7 @@ pub(crate) fn test() -> Result<()> {
 fn format() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     apart(&["fmt", "--check"])?;
-    for folder in ["syn1-core/proof", "syn1-c/header", "syn1-c/library", "rivals"] {
+    for folder in ["syn1-core/proof", "syn1-c/header", "syn1-c/library", "rivals", "firmware", "firmware/qemu"] {
         run(cargo_command(&["fmt", "--check"]).current_dir(root()?.join(folder)))?;
     }
     Ok(())
@@ -66,13 +73,16 @@ fn apart(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn tests(vulkan: bool, python: bool) -> Result<()> {
+fn tests(vulkan: bool, python: bool, openai: bool) -> Result<()> {
     let mut skipped = Vec::new();
     if !vulkan {
         skipped.extend(["--skip", "software_vulkan"]);
     }
     if !python {
         skipped.extend(["--skip", "the_reference"]);
+    }
+    if !openai {
+        skipped.extend(["--skip", "the_openai_client"]);
     }
     if vulkan {
         return cargo(&[&["test", "--workspace", "--"][..], &skipped].concat());

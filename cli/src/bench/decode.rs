@@ -10,7 +10,6 @@ use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::wire::Wire;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, Input, Slot, Step};
-use syn1_model::plan::{Gemv, Op, Plan};
 use syn1_node_host::{AnyEngine, Device};
 
 use super::shape::Subject;
@@ -122,7 +121,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
     let device = Device::open(&args.device.device, args.device.threads)?;
     let (prompt, tokens) = (usize::from(args.prompt), usize::from(args.tokens));
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: prompt };
-    let weight_bytes = bytes_per_token(&plan);
+    let weight_bytes = plan.bytes_per_token();
     let kv_bytes = plan.kv_bytes_per_position() * (prompt + tokens / 2) as u64;
     let mut engine = if args.no_tune {
         device.engine(plan, &pieces, config)?
@@ -184,20 +183,6 @@ fn time(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed().as_secs_f64())
-}
-
-/// Bytes of weights that one token reads; embeddings are one row each and not counted.
-fn bytes_per_token(plan: &Plan) -> u64 {
-    let gemv =
-        |gemv: &Gemv| gemv.matrix.data.bytes + gemv.aux.bytes + gemv.norm.as_ref().map_or(0, |norm| norm.gamma.bytes);
-    let bytes = |op: &Op| match op {
-        Op::Qkv { gemv: g, .. } | Op::Out { gemv: g, .. } | Op::Up { gemv: g, .. } | Op::Down { gemv: g, .. } => {
-            gemv(g)
-        }
-        Op::Head { gemv: g, .. } => gemv(g),
-        Op::Embed { .. } | Op::Attend { .. } | Op::Step { .. } => 0,
-    };
-    plan.ops.iter().map(bytes).sum()
 }
 
 /// The same text on 1, 2, .. local nodes, in turns.

@@ -9,6 +9,7 @@ mod golden;
 mod hop;
 mod ops;
 mod quality;
+mod recovery;
 mod shape;
 mod text;
 mod wire;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Ops(ops::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
     Quality(quality::Args),
+    /// How long texts stand still when nodes are killed under them, and whether a token is lost.
+    Recovery(recovery::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
     Wire(wire::Args),
 }
@@ -42,6 +45,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Hop(args) => hop::run(args).await,
         Command::Ops(args) => ops::run(args).await,
         Command::Quality(args) => quality::run(args).await,
+        Command::Recovery(args) => recovery::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
 }

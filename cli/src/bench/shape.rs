@@ -32,9 +32,7 @@ impl Shape {
         match self {
             Self::Gpt2 => Spec::gpt2_124m(),
             Self::Llama1b => Spec::llama_1b(),
-            Self::Llama135m => {
-                Spec { layers: 30, width: 576, heads: 9, kv_heads: 3, ffn: 1536, vocab: 49_152, ..Spec::llama_1b() }
-            }
+            Self::Llama135m => Spec::llama_135m(),
         }
     }
 

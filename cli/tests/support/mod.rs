@@ -1,6 +1,8 @@
 //! A swarm in the test's process, and the program as a user starts it.
 #![allow(dead_code, unreachable_pub, reason = "every test program uses its own part")]
 
+pub mod chat_model;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -8,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
@@ -74,11 +77,19 @@ impl Model {
 
     /// A server that lets in the nodes with the keys of `allow`; any if there are none.
     pub fn server_for(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>) -> Server {
-        self.server_with(policy, wire, slots, allow, Front::default())
+        self.server_with(policy, wire, slots, allow, Front::default(), Access::default())
     }
 
     /// The same, whose HTTP port meets the world so.
-    pub fn server_with(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>, front: Front) -> Server {
+    pub fn server_with(
+        &self,
+        policy: Policy,
+        wire: Form,
+        slots: usize,
+        allow: Vec<Key>,
+        front: Front,
+        access: Access,
+    ) -> Server {
         let spec = self.folder.spec().clone();
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let core = CoreConfig {
@@ -99,7 +110,7 @@ impl Model {
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow })
+        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access })
             .expect("free ports")
     }
 }
@@ -178,7 +189,7 @@ pub async fn collect(mut generation: Generation) -> Result<(Vec<u32>, String, Fi
     loop {
         let update = tokio::time::timeout(PATIENCE, generation.next()).await.expect("an update in time");
         match update.expect("an end before the end of updates") {
-            Update::Token { id, text } => {
+            Update::Token { id, text, .. } => {
                 ids.push(id);
                 answer.push_str(&text);
             }

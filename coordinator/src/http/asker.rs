@@ -18,10 +18,12 @@ pub(super) struct Asker {
 
 impl Asker {
     /// Whether whoever asks sits at this machine and asks for it by a name of its own. A tunnel's or proxy's requests come
-    /// from this machine too, but for another name; and so do those of a foreign page whose name was made to point here.
+    /// from this machine too, but for another name or with a note of whom they are for; and so do those of a foreign page
+    /// whose name was made to point here, for that name.
     pub(super) fn is_here(&self, headers: &HeaderMap, names: &[String]) -> bool {
         let (peer, local) = (self.peer.ip().to_canonical(), self.local.ip().to_canonical());
         (peer.is_loopback() || peer == local)
+            && !PROXIES.iter().any(|name| headers.contains_key(*name))
             && host_of(headers).is_some_and(|asked| is_own(asked, names))
             && self.is_own_page(headers)
     }
@@ -96,6 +98,9 @@ fn address(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
+/// What proxies and tunnels add to a request that they pass on.
+const PROXIES: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +154,9 @@ mod tests {
         assert!(is_here("192.168.1.10", "192.168.1.10:7780", Some("http://192.168.1.10:7780")));
         assert!(!is_here("192.168.1.20", "192.168.1.10:7780", None), "another machine");
         assert!(!is_here("127.0.0.1", "my-tunnel.example", None), "a tunnel");
+        let mut passed_on = headers("localhost:7780", None);
+        passed_on.insert("x-forwarded-for", "203.0.113.5".parse().unwrap());
+        assert!(!asker("127.0.0.1", false).is_here(&passed_on, &[]), "a tunnel that changes the name");
         assert!(!is_here("127.0.0.1", "evil.example:7780", Some("http://evil.example:7780")), "a rebound name");
         assert!(!is_here("127.0.0.1", "localhost:7780", Some("http://evil.example")), "a foreign page");
     }

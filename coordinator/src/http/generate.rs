@@ -56,7 +56,8 @@ enum Line {
 impl From<Update> for Line {
     fn from(update: Update) -> Self {
         match update {
-            Update::Token { id, text } => Self::Token { id, text },
+            // Log-probabilities are not among what can be asked for here.
+            Update::Token { id, text, logprobs: _ } => Self::Token { id, text },
             Update::Finished(end) => Self::Finished {
                 text: end.text,
                 reason: end.reason,
@@ -109,9 +110,9 @@ async fn prompt(
 }
 
 /// Encodes on another thread: a long text takes milliseconds, which the tokens of others should not wait for.
-async fn encoded<E: ToString + Send + 'static>(
-    encode: impl FnOnce() -> Result<Vec<u32>, E> + Send + 'static,
-) -> Result<Vec<u32>, Refusal> {
+pub(super) async fn encoded<T: Send + 'static, E: ToString + Send + 'static>(
+    encode: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(encode).await {
         Ok(ids) => ids.map_err(|error| Refusal::Invalid(error.to_string())),
         Err(error) => Err(Refusal::Busy(error.to_string())),

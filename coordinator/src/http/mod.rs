@@ -2,20 +2,26 @@
 //! events, text, nodes that join by WebSocket, and how a device comes in.
 
 mod asker;
+mod error;
 mod events;
 mod generate;
+mod guard;
 mod join;
+mod metrics;
 mod node;
+mod openai;
 mod pages;
 mod plain;
 mod serve;
 mod shards;
 mod swarm;
+mod web;
 
 use std::net::TcpListener;
 use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION, MAX_HTTP};
@@ -35,7 +41,15 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/ca.crt", get(join::authority))
         .route("/node", get(node::node))
         .route("/shards/{name}", get(shards::shard))
+        .route("/web/{name}", get(web::web))
+        .route("/metrics", get(metrics::metrics))
+        .nest("/v1", openai::routes())
         .layer(DefaultBodyLimit::max(body))
+        .layer(axum::middleware::map_request(serve::impatient))
+        // The last is the outermost.
+        .layer(from_fn_with_state(shared.clone(), guard::keys))
+        .layer(guard::cors(&shared))
+        .layer(from_fn_with_state(shared.clone(), guard::places))
         .with_state(shared.clone());
     let routes = match &shared.certificates {
         Some(_) => routes.layer(axum::middleware::from_fn(plain::guard)),

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use syn1_transport_ws::{PROTOCOL, WsLink, accept_key, offered_code};
 
 use super::asker::Asker;
+use crate::limits::HEAD_TIMEOUT;
 use crate::link::Place;
 use crate::server::Shared;
 
@@ -47,12 +48,13 @@ pub(super) async fn node(
     let knock = shared.door.knock(shared.elapsed(), asker.peer.ip(), offered_code(&protocols));
     let upgraded = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
-        match upgraded.await {
-            Ok(stream) => {
+        match tokio::time::timeout(HEAD_TIMEOUT, upgraded).await {
+            Ok(Ok(stream)) => {
                 let link = WsLink::server(TokioIo::new(stream), shared.max_payload);
                 place.link(shared, asker.peer, knock, link).await;
             }
-            Err(error) => tracing::debug!("{} opened no WebSocket: {error}", asker.peer),
+            Ok(Err(error)) => tracing::debug!("{} opened no WebSocket: {error}", asker.peer),
+            Err(_) => tracing::debug!("{} did not take the answer that opens a WebSocket", asker.peer),
         }
     });
     let accept = accept_key(key.as_bytes());

@@ -4,6 +4,8 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::extract::Request;
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -11,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
+use tower_http::timeout::TimeoutBody;
 
 use super::asker::Asker;
 use crate::limits::{HEAD_TIMEOUT, RENEW_EVERY};
@@ -87,12 +90,17 @@ where
     http.serve_connection(TokioIo::new(stream), service).with_upgrades().await.map_err(Error::from)
 }
 
+/// A request whose body must go on coming.
+pub(super) async fn impatient(request: Request) -> Request {
+    request.map(|body| Body::new(TimeoutBody::new(HEAD_TIMEOUT, body)))
+}
+
 /// What the first record of a TLS connection begins with; no HTTP method does.
 const TLS_HANDSHAKE: u8 = 22;
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
+    use axum::routing::{get, post};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -119,6 +127,18 @@ mod tests {
             client.read_to_end(&mut answer).await.unwrap();
             assert!(talk.await.unwrap().is_err());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_go_on_is_not_waited_for() {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let routes = Router::new().route("/", post(async |body: String| body));
+        let routes = routes.layer(axum::middleware::map_request(impatient));
+        tokio::spawn(talk(server, routes, asker()));
+        client.write_all(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nbegun").await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ pub struct Toy {
     /// The name and the bytes that it answers a Model with.
     profile: Option<(String, u64)>,
     is_last: bool,
-    open: BTreeMap<u32, Open>,
+    pub open: BTreeMap<u32, Open>,
 }
 
 impl Stage {

@@ -19,8 +19,7 @@ struct Shared {
 // SAFETY: both cells are touched between `acquire` and `release` only, inside a critical section.
 unsafe impl Sync for Shared {}
 
-static SHARED: Shared =
-    Shared { encoder: UnsafeCell::new(defmt::Encoder::new()), restore: UnsafeCell::new(None) };
+static SHARED: Shared = Shared { encoder: UnsafeCell::new(defmt::Encoder::new()), restore: UnsafeCell::new(None) };
 
 pub(crate) fn start() {
     // SAFETY: AN385 has a UART there.

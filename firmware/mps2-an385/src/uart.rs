@@ -79,7 +79,6 @@ const FASTEST: u32 = 16;
 /// The UART of the serial link. Bytes that come in wait in a ring until they are read.
 pub struct Uart;
 
-
 /// The receiving half of a [`Uart`].
 pub struct UartRx;
 
@@ -158,9 +157,6 @@ extern "C" fn UART0_TX() {
     registers.write(CONTROL, TX_ON | RX_ON | RX_INTERRUPT);
     WRITER.wake();
 }
-
-
-
 
 impl ErrorType for UartRx {
     type Error = Infallible;

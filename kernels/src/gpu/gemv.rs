@@ -129,8 +129,12 @@ impl Product {
         many: bool,
         window_bytes: u64,
     ) -> Self {
-        let one_threads = Threads::for_one(&gemv.matrix, kernels.subgroup_sizes(), epilogue);
-        let many_threads = Threads::for_many(kernels.subgroup_sizes());
+        let few = kernels.on_few_threads();
+        let mut one_threads = Threads::for_one(&gemv.matrix, kernels.subgroup_sizes(), epilogue);
+        let mut many_threads = Threads::for_many(kernels.subgroup_sizes());
+        if few {
+            (one_threads, many_threads) = (one_threads.alone(), many_threads.alone());
+        }
         let one = kernel(kernels, gemv, epilogue, &one_threads);
         let tile = Tile::of_numbers();
         let tiled = many.then(|| tile.kernel(kernels, gemv, epilogue));
@@ -222,6 +226,11 @@ impl Threads {
         Self { lanes, groups: (threads / lanes).max(1), tile: 8 }
     }
 
+    /// The same with as few threads for each four rows as finish them: one that decodes waits for no other.
+    fn alone(self) -> Self {
+        Self { lanes: self.tile, groups: ALONE.min(64 / self.tile), ..self }
+    }
+
     /// Workgroups for `rows` rows of a matrix.
     fn blocks(&self, rows: usize) -> u32 {
         (rows as u32).div_ceil(4 * self.groups)
@@ -240,6 +249,9 @@ fn fewest_lanes(subgroups: Option<(u32, u32)>) -> u32 {
 
 /// Threads per four rows at most: WebGPU's workgroups have 256.
 const MOST_LANES: u32 = 256;
+
+/// Groups of a workgroup at most where threads are the turns of a loop: few, so that small matrices are work for all cores.
+const ALONE: u32 = 16;
 
 /// Threads that fill a large GPU (132 multiprocessors of 1,024): below, rows are divided among more threads.
 const BUSY_THREADS: u32 = 1 << 17;
@@ -262,7 +274,9 @@ mod tests {
                 let matrix = matrix(rows, cols);
                 let one = Threads::for_one(&matrix, subgroups, Epilogue::Store { cap: None });
                 let best = Threads::for_one(&matrix, subgroups, Epilogue::Best { cap: None });
-                for threads in [one, best, Threads::for_many(subgroups)] {
+                let many = Threads::for_many(subgroups);
+                let alone = [one.alone(), many.alone()].into_iter().filter(|_| subgroups.is_none());
+                for threads in [one, best, many].into_iter().chain(alone) {
                     assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
                     assert!(threads.lanes.is_power_of_two());
                     assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");

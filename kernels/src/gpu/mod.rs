@@ -9,6 +9,7 @@
 //! by subgroup operations and by a tree in workgroup memory, made from the same WGSL file: see [`GpuOptions`].
 
 mod activations;
+mod answer;
 mod attention;
 mod carry;
 mod device;
@@ -26,6 +27,7 @@ mod prepared;
 mod probe;
 mod program;
 mod readback;
+mod scopes;
 mod shader;
 mod sieve;
 mod teardown;

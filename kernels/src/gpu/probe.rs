@@ -13,7 +13,7 @@ use crate::engine::EngineError;
 ///
 /// # Errors
 /// [`EngineError::Memory`] or [`EngineError::Device`].
-pub(super) fn full_subgroups(device: &GpuDevice) -> Result<bool, EngineError> {
+pub(super) async fn full_subgroups(device: &GpuDevice) -> Result<bool, EngineError> {
     let bytes = 4 * u64::from(WORKGROUPS * THREADS);
     let (kernel, binds, found, readback) = device.guarded("the subgroup probe", 2 * bytes, || {
         let kernel = Kernels::plain(device).kernel(File::Probe, &[], &[]);
@@ -29,7 +29,7 @@ pub(super) fn full_subgroups(device: &GpuDevice) -> Result<bool, EngineError> {
         let numbers = bytemuck::cast_slice::<u8, u32>(bytes).chunks(THREADS as usize);
         full = numbers.flat_map(|group| group.iter().zip(0..)).all(|(found, thread)| *found == thread);
     };
-    pollster::block_on(readback.finish(device, pending, compare))?;
+    readback.finish(device, pending, compare).await?;
     Ok(full)
 }
 
@@ -47,7 +47,7 @@ mod tests {
     fn subgroups_of_one_size_are_full() {
         let device = GpuDevice::open("gpu").unwrap_or_else(|error| panic!("this test needs a GPU adapter: {error}"));
         if device.subgroup_sizes().is_some() {
-            assert_eq!(full_subgroups(&device), Ok(true));
+            assert_eq!(pollster::block_on(full_subgroups(&device)), Ok(true));
         }
     }
 }

@@ -100,7 +100,10 @@ impl Program {
             let program = Self { kv_layer_bytes, ..Self::default() };
             let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
-            let tiles = options.cooperative && config.max_rows >= MANY as usize && attends_rows(plan.spec.head_dim);
+            let tiles = options.cooperative
+                && options.tiles
+                && config.max_rows >= MANY as usize
+                && attends_rows(plan.spec.head_dim);
             let units = if tiles { MatrixUnits::of(device, plan) } else { None };
             let mut builder = Builder {
                 device,
@@ -154,7 +157,7 @@ pub(super) struct Builder<'a> {
     pub(super) weights: &'a Weights,
     pub(super) activations: &'a Activations,
     pub(super) config: &'a EngineConfig,
-    options: GpuOptions,
+    pub(super) options: GpuOptions,
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
     pub(super) kernels: Kernels<'a>,
@@ -281,7 +284,7 @@ impl Builder<'_> {
     }
 
     pub(super) fn product_of(&mut self, gemv: &Gemv, epilogue: Epilogue) -> Product {
-        let many = self.config.max_rows > 1;
+        let many = self.config.max_rows > 1 && self.options.tiles;
         Product::new(&mut self.kernels, self.weights, gemv, epilogue, many, self.options.window_bytes)
     }
 

@@ -140,6 +140,12 @@ impl<'a> Kernels<'a> {
         self.subgroups
     }
 
+    /// Whether threads are the turns of a loop on some cores: a browser's software adapter, where a barrier costs as much as
+    /// a hundred products.
+    pub(super) fn on_few_threads(&self) -> bool {
+        cfg!(target_family = "wasm") && self.device.is_software()
+    }
+
     /// The kernel of `file` with `tags` (beside those of the KV cache and of subgroups) and values for its overrides.
     pub(super) fn kernel(&mut self, file: File, tags: &[&'static str], overrides: &[(&'static str, f64)]) -> Kernel {
         let tags: Vec<&'static str> = self.common.iter().chain(tags).copied().collect();

@@ -9,8 +9,9 @@
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use web_time::Instant;
 use wgpu::{BindGroup, CommandEncoder};
 
 use super::activations::{RING, StepState};

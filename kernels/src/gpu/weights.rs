@@ -67,6 +67,7 @@ impl Weights {
             })?;
             places.insert(piece, place);
         }
+        #[cfg(not(target_family = "wasm"))]
         device.wait(None)?;
         Ok(Self { places, arena })
     }

@@ -33,7 +33,7 @@ pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
 /// One heading of the first rank, a main part, a language, and a mark at the page one is on.
 fn stands(page: &Page<'_>, path: &str) -> Result<()> {
     let found = "[document.documentElement.lang, document.querySelectorAll('main').length, \
-                 document.querySelectorAll('h1').length <= 1, document.querySelector('nav [aria-current=page]').pathname]";
+                 document.querySelectorAll('h1').length === 1, document.querySelector('nav [aria-current=page]').pathname]";
     expect(page, "the page's frame", found, &json!(["en", 1, true, path]))
 }
 

@@ -39,13 +39,7 @@ impl Board for Network {
 
     // One file at a time is fetched, by one task.
     #[allow(clippy::await_holding_refcell_ref)]
-    async fn fetch(
-        &self,
-        port: u16,
-        name: &str,
-        from: usize,
-        take: &mut dyn FnMut(&[u8]),
-    ) -> Result<(), FetchError> {
+    async fn fetch(&self, port: u16, name: &str, from: usize, take: &mut dyn FnMut(&[u8])) -> Result<(), FetchError> {
         let mut buffers = self.buffers.try_borrow_mut().map_err(|_| FetchError::Broken)?;
         let (receive, send) = &mut *buffers;
         let mut socket = TcpSocket::new(self.stack, receive, send);

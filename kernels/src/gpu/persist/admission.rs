@@ -1,9 +1,10 @@
 //! Whether the token loop may run as one dispatch, and with how many workgroups.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use syn1_model::plan::Plan;
+use web_time::Instant;
 use wgpu::{BufferUsages, Features};
 
 use super::super::device::GpuDevice;

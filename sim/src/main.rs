@@ -1,0 +1,63 @@
+//! `cargo xtask sim`: plays seeds until one goes wrong.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use syn1_sim::{Failure, Outcome, run};
+
+fn main() -> ExitCode {
+    let (mut seeds, mut from) = (10_000, 0);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args.next().and_then(|value| value.parse().ok());
+        match (arg.as_str(), value) {
+            ("--seeds", Some(value)) => seeds = value,
+            ("--from", Some(value)) => from = value,
+            _ => {
+                eprintln!("error: {arg}: expected --seeds N or --from SEED");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let (begun, mut sum) = (Instant::now(), Outcome::default());
+    for seed in from..from + seeds {
+        match run(seed) {
+            Ok(outcome) => add(&mut sum, &outcome),
+            Err(failure) => return fail(&failure),
+        }
+        if (seed + 1 - from) % 10_000 == 0 {
+            println!("{} seeds, {:.0} s", seed + 1 - from, begun.elapsed().as_secs_f64());
+        }
+    }
+    let Outcome { finished, failed, cancelled, tokens, recovery, took_us } = sum;
+    println!("{seeds} seeds in {:.1} s, {:.0} simulated hours", begun.elapsed().as_secs_f64(), took_us as f64 / 3.6e9);
+    println!("{finished} requests finished with the tokens of an undisturbed run ({tokens} tokens)");
+    println!("{failed} ended with an error because no node could be had, {cancelled} were given up");
+    println!(
+        "{} nodes were lost from a chain; {} requests went on through others, {} rows were replayed, {} logs were dropped",
+        recovery.losses, recovery.rerouted, recovery.replayed_rows, recovery.dropped
+    );
+    ExitCode::SUCCESS
+}
+
+fn add(sum: &mut Outcome, outcome: &Outcome) {
+    sum.finished += outcome.finished;
+    sum.failed += outcome.failed;
+    sum.cancelled += outcome.cancelled;
+    sum.tokens += outcome.tokens;
+    sum.took_us += outcome.took_us;
+    sum.recovery.losses += outcome.recovery.losses;
+    sum.recovery.rerouted += outcome.recovery.rerouted;
+    sum.recovery.replayed_rows += outcome.recovery.replayed_rows;
+    sum.recovery.dropped += outcome.recovery.dropped;
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    for line in &failure.trace {
+        eprintln!("{line}");
+    }
+    eprintln!("error: seed {}: {}", failure.seed, failure.what);
+    eprintln!("play it again with: cargo xtask sim --seeds 1 --from {}", failure.seed);
+    ExitCode::FAILURE
+}
