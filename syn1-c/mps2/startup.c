@@ -1,9 +1,18 @@
-// What a Cortex-M needs before newlib's own start: a stack and a first instruction. Faults end the program.
+// What a Cortex-M needs before newlib's own start: a stack, a first instruction, and its unit for floats switched on if it
+// has one. Faults end the program.
 
 #include <stdint.h>
 
 extern uint32_t stack_top[];
 extern void _start(void);  // newlib's, with semihosting
+
+static void reset(void) {
+#ifdef __ARM_FP
+  *(volatile uint32_t *)0xE000ED88 |= 0xFu << 20;  // CPACR: coprocessors 10 and 11
+  __asm__ volatile("dsb\n isb" : : : "memory");
+#endif
+  _start();
+}
 
 static void fault(void) {
   // SYS_EXIT with ADP_Stopped_InternalError: the emulator ends and says so.
@@ -14,5 +23,5 @@ static void fault(void) {
 }
 
 __attribute__((section(".vectors"), used)) static const void *const vectors[16] = {
-    stack_top, _start, fault, fault, fault, fault, fault, 0, 0, 0, 0, fault, fault, 0, fault, fault,
+    stack_top, reset, fault, fault, fault, fault, fault, 0, 0, 0, 0, fault, fault, 0, fault, fault,
 };

@@ -1,4 +1,4 @@
-//! SYN1 for C: its header, its library, and programs of C on this machine and on an emulated Cortex-M3.
+//! SYN1 for C: its header, its library, and programs of C on this machine and on emulated microcontrollers.
 //!
 //! The same two programs run on both: the example, which must have the recorded conversation byte for byte, and the reader of
 //! the published vectors, which opens them through semihosting where there is no system. A third one is only linked: its
@@ -78,6 +78,7 @@ fn host(folder: &Path) -> Result<()> {
         command.args(WARNINGS).args(["-O1", "-g", "-fsanitize=address,undefined"]).args(includes(folder));
         run(command.arg(folder.join(program)).arg(&library).arg("-o").arg(built.join(stem(program))))?;
     }
+    println!("on this machine:");
     run(&mut Command::new(built.join("node")))?;
     run(Command::new(built.join("vectors")).arg(list(&built)?))?;
     let spoilt = spoilt(&built)?;
@@ -86,23 +87,21 @@ fn host(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The programs on QEMU's mps2-an385, and the sizes.
+/// The programs on QEMU's boards, and the sizes.
 fn arm(folder: &Path) -> Result<()> {
     let built = built(folder)?;
     let mut complaints = Vec::new();
     for arm in ARM {
         let library = library(folder, Some(&Toolchain::find(arm.target, Std::Core)?), false)?;
-        if arm.emulated {
-            for program in PROGRAMS {
-                let elf = built.join(stem(program)).with_extension("elf");
-                let mut command = compiler(folder, &arm);
-                command.args(["--specs=rdimon.specs", "-T"]).arg(folder.join("mps2/mps2.ld"));
-                command.arg(folder.join("mps2/startup.c")).arg(folder.join(program)).arg(&library);
-                run(command.arg("-o").arg(&elf))?;
-            }
-            emulate(&built.join("node.elf"), None)?;
-            emulate(&built.join("vectors.elf"), Some(&list(&built)?))?;
+        for program in PROGRAMS {
+            let mut command = compiler(folder, &arm);
+            command.args(["--specs=rdimon.specs", "-T"]).arg(folder.join("mps2/mps2.ld"));
+            command.arg(folder.join("mps2/startup.c")).arg(folder.join(program)).arg(&library);
+            run(command.arg("-o").arg(built.join(stem(program)).with_extension("elf")))?;
         }
+        println!("on QEMU's {}, {}:", arm.machine, arm.target);
+        emulate(&arm, &built.join("node.elf"), None)?;
+        emulate(&arm, &built.join("vectors.elf"), Some(&list(&built)?))?;
         let bare = without_rusts_library(&library, &built)?;
         for measured in MEASURED {
             let with_rusts = size(folder, &arm, &measured, &library, &built)?;
@@ -124,21 +123,13 @@ fn compiler(folder: &Path, arm: &Arm) -> Command {
 }
 
 /// Runs a program that ends the emulator itself; `argument` is what it is started with beside its name.
-fn emulate(elf: &Path, argument: Option<&Path>) -> Result<()> {
+fn emulate(arm: &Arm, elf: &Path, argument: Option<&Path>) -> Result<()> {
     let mut semihosting = "enable=on,target=native,arg=program".to_owned();
     if let Some(argument) = argument {
         let _ = write!(semihosting, ",arg={}", argument.display());
     }
     let mut command = Command::new("timeout");
-    command.args([
-        PATIENCE_S,
-        "qemu-system-arm",
-        "-M",
-        "mps2-an385",
-        "-nographic",
-        "-semihosting-config",
-        &semihosting,
-    ]);
+    command.args([PATIENCE_S, "qemu-system-arm", "-M", arm.machine, "-nographic", "-semihosting-config", &semihosting]);
     run(command.arg("-kernel").arg(elf))
 }
 
@@ -269,16 +260,16 @@ impl Measured {
 struct Arm {
     target: &'static str,
     options: &'static [&'static str],
-    /// Whether it is the emulated one.
-    emulated: bool,
+    /// QEMU's board with one.
+    machine: &'static str,
 }
 
 const ARM: [Arm; 2] = [
-    Arm { target: "thumbv7m-none-eabi", options: &["-mcpu=cortex-m3"], emulated: true },
+    Arm { target: "thumbv7m-none-eabi", options: &["-mcpu=cortex-m3"], machine: "mps2-an385" },
     Arm {
         target: "thumbv7em-none-eabihf",
         options: &["-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"],
-        emulated: false,
+        machine: "mps2-an386",
     },
 ];
 

@@ -43,7 +43,7 @@ Usage: cargo xtask <COMMAND>
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
                 in its library for C, and measure its code and stack
   c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
-                an emulated Cortex-M3, and what the library takes of flash and memory
+                an emulated Cortex-M3 and M4F, and what the library takes of flash and memory
   firmware [ARGS]
                 build the firmware, hold it to its budgets, and run it in QEMU in chains with native nodes:
                 [--power-cuts N], by default 3

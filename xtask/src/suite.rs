@@ -31,7 +31,7 @@ pub(crate) fn test() -> Result<()> {
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
     let tabs = step("browser tabs as nodes", tabs::test)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
-    let c = step("C: header, example and vectors, also on an emulated Cortex-M3", c::check)?;
+    let c = step("C: header, example and vectors, also on emulated microcontrollers", c::check)?;
     step("embassy-net as a link", || {
         cargo(&["test", "--quiet", "--package", "syn1-transport-tcp", "--features", "embassy", "--test", "embassy"])
     })?;
