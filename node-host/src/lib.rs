@@ -13,6 +13,7 @@ pub mod measure;
 mod pieces;
 mod room;
 mod serve;
+mod tuned;
 
 pub use device::{AnyEngine, Device, DeviceChoice, DeviceError};
 pub use join::{Join, JoinError};

@@ -10,8 +10,7 @@ use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::wire::Wire;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, Input, Slot, Step};
-use syn1_model::plan::{Gemv, Op, Plan};
-use syn1_node_host::{AnyEngine, Device};
+use syn1_node_host::AnyEngine;
 
 use super::shape::{self, Shape};
 use super::{block_on, median};
@@ -50,9 +49,6 @@ pub(crate) struct Args {
     /// How activations travel between nodes.
     #[command(flatten)]
     wire: WireOptions,
-    /// Take the default kernels, without measuring which are faster
-    #[arg(long)]
-    no_tune: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -92,7 +88,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
     let prepared = match args.shape {
         Some(shape) => {
-            let (format, folder) = (args.model.weights.format(None), folder.path().to_owned());
+            let (format, folder) = (shape.format(args.model.weights), folder.path().to_owned());
             blocking(move || shape::prepare(shape, format, &folder)).await?
         }
         // What is measured is what the report names, whatever memory there is.
@@ -131,16 +127,13 @@ fn counts(asked: &[usize], prepared: &Prepared) -> Result<Vec<usize>> {
 /// Engine and limit, in turns.
 fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
     let (plan, pieces) = prepared.whole()?;
-    let device = Device::open(&args.device.device, args.device.threads)?;
+    let device = args.device.open()?;
     let (prompt, tokens) = (usize::from(args.prompt), usize::from(args.tokens));
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: prompt };
-    let weight_bytes = bytes_per_token(&plan);
+    // Embeddings are one row each and not counted.
+    let weight_bytes = plan.ops.iter().filter_map(|op| op.gemv()).map(|gemv| gemv.bytes()).sum();
     let kv_bytes = plan.kv_bytes_per_position() * (prompt + tokens / 2) as u64;
-    let mut engine = if args.no_tune {
-        device.engine(plan, &pieces, config)?
-    } else {
-        device.tuned_engine(plan, &pieces, config)?
-    };
+    let mut engine = device.loop_engine(plan, &pieces, config)?;
     let slot = engine.open()?;
     let ids = prompt_ids(args, prepared);
 
@@ -196,20 +189,6 @@ fn time(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed().as_secs_f64())
-}
-
-/// Bytes of weights that one token reads; embeddings are one row each and not counted.
-fn bytes_per_token(plan: &Plan) -> u64 {
-    let gemv =
-        |gemv: &Gemv| gemv.matrix.data.bytes + gemv.aux.bytes + gemv.norm.as_ref().map_or(0, |norm| norm.gamma.bytes);
-    let bytes = |op: &Op| match op {
-        Op::Qkv { gemv: g, .. } | Op::Out { gemv: g, .. } | Op::Up { gemv: g, .. } | Op::Down { gemv: g, .. } => {
-            gemv(g)
-        }
-        Op::Head { gemv: g, .. } => gemv(g),
-        Op::Embed { .. } | Op::Attend { .. } | Op::Step { .. } => 0,
-    };
-    plan.ops.iter().map(bytes).sum()
 }
 
 /// The same text on 1, 2, .. local nodes, in turns.

@@ -115,6 +115,7 @@ impl Node {
             expect: Some(coordinator_keys().public()),
             device: device.clone(),
             threads: Some(2),
+            tune: true,
             weights: weights.into_iter().collect(),
             cache: Some(cache.to_owned()),
             memory_limit_bytes: None,

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
-use wgpu::{BindGroup, CommandEncoder};
+use wgpu::{BindGroup, ComputePass};
 
 use super::activations::{RING, StepState};
 use super::device::GpuDevice;
@@ -183,7 +183,7 @@ impl GpuEngine {
             readback.copy_to(&mut encoder, &persist.status, bytes, 4);
             bytes += 4;
         } else {
-            self.record_turns(&mut encoder, &request.binds, positions, made == 0, rule);
+            self.record_turns(&mut pass(&mut encoder), &request.binds, positions, made == 0, rule);
         }
         readback.copy_from(&mut encoder, &self.activations.chosen, 4 * (made % RING) as u64, 4 * turns as u64);
         Flight { pending: readback.start(bytes, self.device.queue.submit([encoder.finish()])), readback, begun, turns }
@@ -191,30 +191,29 @@ impl GpuEngine {
 
     /// Records the turns at `positions`: each runs the token in the state through the model, chooses the next by `rule`, adds
     /// it to the ring `chosen` and makes it the state's. The first of all turns embeds the token that the loop begins with.
-    fn record_turns(
+    pub(super) fn record_turns(
         &self,
-        encoder: &mut CommandEncoder,
+        pass: &mut ComputePass<'_>,
         binds: &[BindGroup],
         positions: Range<usize>,
         is_first: bool,
         rule: &Rule,
     ) {
         let program = &self.program;
-        let mut pass = pass(encoder);
         for launch in program.embed.iter().filter(|_| is_first) {
-            launch.record(&mut pass, binds, Extent::new(positions.start, 1));
+            launch.record(pass, binds, Extent::new(positions.start, 1));
         }
         for position in positions {
             let extent = Extent::new(position, 1);
             for launch in &program.body {
-                launch.record(&mut pass, binds, extent);
+                launch.record(pass, binds, extent);
             }
             match (rule, &self.token_loop.sieve) {
-                (Rule::Sieved(draw), Some(sieve)) => sieve.record(&mut pass, draw),
-                _ => program.best.iter().for_each(|launch| launch.record(&mut pass, binds, extent)),
+                (Rule::Sieved(draw), Some(sieve)) => sieve.record(pass, draw),
+                _ => program.best.iter().for_each(|launch| launch.record(pass, binds, extent)),
             }
             for launch in &program.turn {
-                launch.record(&mut pass, binds, extent);
+                launch.record(pass, binds, extent);
             }
         }
     }

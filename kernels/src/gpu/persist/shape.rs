@@ -37,7 +37,7 @@ impl Shape {
         size: Size,
         lanes: u32,
     ) -> Self {
-        let mut maker = Maker { overrides: Vec::new(), kinds: Vec::new(), quads: 1, lanes, size };
+        let mut maker = Maker { overrides: Vec::new(), kinds: Vec::new(), quads: 1, totals: 1, lanes, size };
         let slots = maker.places(plan);
         maker.attention(plan, program, config);
         maker.products(plan, weights);
@@ -68,6 +68,8 @@ struct Maker {
     kinds: Vec<Kind>,
     /// The most inputs of a product, in fours.
     quads: usize,
+    /// The most chunks of inputs whose sums are kept.
+    totals: usize,
     lanes: u32,
     size: Size,
 }
@@ -171,6 +173,8 @@ impl Maker {
             }
         }
         self.set("QUADS", self.quads as f64);
+        self.set("TOTALS", self.totals as f64);
+        self.set("WARM", std::env::var("WARM").ok().and_then(|v| v.parse().ok()).unwrap_or(0.0));
     }
 
     fn product(&mut self, name: &'static str, gemv: &Gemv, gated: bool) {
@@ -185,6 +189,9 @@ impl Maker {
             slices *= 2;
         }
         self.quads = self.quads.max(quads);
+        if matches!(matrix.format, WeightFormat::Int8 | WeightFormat::Int4) {
+            self.totals = self.totals.max(chunks);
+        }
         for (constant, value) in [
             ("ROWS", matrix.rows),
             ("CHUNKS", chunks),
@@ -204,6 +211,15 @@ impl Maker {
         }
         let mut tags = vec![name, if gated { "GATED" } else { "PLAIN" }];
         tags.push(if gemv.norm.is_some() { "NORMED" } else { "BARE" });
+        let options: Vec<String> = std::env::var("FORMS").unwrap_or_default().split(',').map(str::to_owned).collect();
+        let paired = gated && chunks <= 2 * lanes && options.iter().any(|option| option == "pair");
+        tags.push(if paired { "PAIRED" } else { "SINGLE" });
+        let gathered = matrix.format == WeightFormat::Int8
+            && slices == 1
+            && chunks.is_multiple_of(4 * lanes)
+            && !paired
+            && options.iter().any(|option| option == "gather");
+        tags.push(if gathered { "GATHERED" } else { "SPREAD" });
         tags.push(match matrix.format {
             WeightFormat::F32 => "W32",
             WeightFormat::F16 => "W16",
