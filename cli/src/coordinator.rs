@@ -1,5 +1,6 @@
 //! `syn1 coordinator`: serves a model to nodes, people and programs until Ctrl-C.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
 use crate::context;
+use crate::front::{self, FrontOptions};
 use crate::keys;
 use crate::machine::reachable;
 use crate::model;
@@ -20,10 +22,12 @@ use crate::swarm::{check_nodes, server_config};
 /// Options of `syn1 coordinator`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-On this machine:      syn1 coordinator --tcp 0.0.0.0:7700 --http 0.0.0.0:7780
-On another one:       syn1 node --join tcp://THIS-MACHINE:7700
+On this machine:      syn1 coordinator --http 0.0.0.0:7780
+On another one:       syn1 node --join 'http://THIS-MACHINE:7780/join#CODE', as this command prints it
+With phones:          syn1 coordinator --http 0.0.0.0:7780 --tls auto, and scan the code that it shows
 Then, from anywhere:  curl -N http://THIS-MACHINE:7780/api/generate -d '{\"prompt\": \"A lifetime\"}' \\
                         -H 'content-type: application/json'
+Boards speak plain TCP: --tcp 0.0.0.0:7700, with their keys in --allow or with --join-code none.
 
 Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
 it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
@@ -31,10 +35,12 @@ later does not change that, and --nodes N waits for N of them first.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
-    /// Where people, programs and shard downloads are served
+    /// Where people, programs and shard downloads are served, and nodes join by WebSocket
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7780")]
     http: SocketAddr,
-    /// Where nodes join
+    #[command(flatten)]
+    front: FrontOptions,
+    /// Where nodes join by plain TCP
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
     tcp: SocketAddr,
     /// Wait for exactly N nodes and split the model over them [default: as few as needed]
@@ -48,8 +54,8 @@ pub(crate) struct Args {
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
-    /// Let only the nodes with these keys join; `syn1 node` prints its own. HTTP stays open to all, and nothing is
-    /// encrypted [default: any node]
+    /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text stays
+    /// open to all, and only --tls encrypts [default: any node, or any with the join code]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
@@ -66,35 +72,54 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let keys = keys::load(args.key.as_deref(), "coordinator.key")?;
     let key = keys.public();
     let mut config = server_config(&prepared, policy, &wire, args.slots.into(), keys);
+    config.front = args.front.front(args.http, args.tcp, !args.allow.is_empty())?;
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
     let server = Server::start(config)?;
     let mut events = server.events();
+    let mut link = server.join_link();
     if args.json {
         let addresses = serde_json::json!({
             "tcp": server.tcp(),
             "http": server.http(),
             "key": key.to_string(),
             "wire": wire.to_string(),
+            "join": link.url(),
+            "ca_sha256": link.authority.map(|authority| authority.to_string()),
         });
         show::out(&format!("{addresses}\n"))?;
     } else {
         show::out(&format!(
-            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}\n  \
-             people ask:  http://{}/\n",
+            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}{}\n{}  \
+             people ask:  {}/\n",
             prepared.name,
             prepared.spec.layers,
             why.map_or_else(String::new, |why| format!(" ({why})")),
             reachable(server.tcp()),
-            reachable(server.http())
+            if link.code.is_some() && !server.tcp().ip().is_loopback() { " (if --allow names its key)" } else { "" },
+            front::lines(&link, server.http(), std::io::stdout().is_terminal()),
+            link.page.trim_end_matches("/join"),
         ))?;
     }
     let mut progress = SwarmProgress::lines();
-    while let Some(event) = events.recv().await {
-        if args.json {
-            show::out(&(serde_json::to_string(&server.topology())? + "\n"))?;
-        } else {
-            progress.show(&event);
+    loop {
+        // A code is followed by another one, which people have to be told.
+        let left = link.code.as_ref().map(|(_, left)| *left);
+        tokio::select! {
+            event = events.recv() => match event {
+                None => break,
+                Some(_) if args.json => show::out(&(serde_json::to_string(&server.topology())? + "\n"))?,
+                Some(event) => progress.show(&event),
+            },
+            () = tokio::time::sleep(left.unwrap_or_default()), if left.is_some() => {}
         }
+        let next = server.join_link();
+        if front::code(&next) != front::code(&link) {
+            match args.json {
+                true => show::out(&format!("{}\n", serde_json::json!({ "join": next.url() })))?,
+                false => show::say(&front::expired(&next)),
+            }
+        }
+        link = next;
     }
     anyhow::bail!("the coordinator's event loop ended")
 }

@@ -1,5 +1,6 @@
 //! `syn1 demo`: the whole thing on one machine, as separate programs that speak SYN1 over TCP.
 
+use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
@@ -15,6 +16,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use crate::answer::{self, By, Question};
 use crate::context;
+use crate::front::{self, FrontOptions};
 use crate::machine;
 use crate::model;
 use crate::options::{DeviceOptions, ModelOptions, TextOptions};
@@ -38,6 +40,8 @@ pub(crate) struct Args {
     /// Where people and programs are served afterwards [default: 127.0.0.1:7780, with --once any free port]
     #[arg(long, value_name = "ADDR")]
     http: Option<SocketAddr>,
+    #[command(flatten)]
+    front: FrontOptions,
     /// Where more nodes can join [default: 127.0.0.1:7700, with --once any free port]
     #[arg(long, value_name = "ADDR")]
     tcp: Option<SocketAddr>,
@@ -74,6 +78,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let usual = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, if args.once { 0 } else { port }));
     config.tcp = args.tcp.unwrap_or_else(|| usual(7700));
     config.http = args.http.unwrap_or_else(|| usual(7780));
+    config.front = args.front.front(config.http, config.tcp, false)?;
     let server = Server::start(config)?;
     let mut events = server.events();
     let (name, layers, tcp) = (&prepared.name, prepared.spec.layers, server.tcp());
@@ -100,8 +105,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     answer::print(By::Coordinator(&server, &wire), updates, &prepared, question).await?;
     if !args.once {
         show::say("");
-        show::say(&format!("serving at http://{}/ until Ctrl-C", machine::reachable(server.http())));
-        show::say(&format!("more nodes join:  syn1 node --join tcp://{}", machine::reachable(server.tcp())));
+        let link = server.join_link();
+        show::say(&format!("serving at {}/ until Ctrl-C; more nodes join:", link.page.trim_end_matches("/join")));
+        show::say(&format!("  by TCP:      syn1 node --join tcp://{}", machine::reachable(server.tcp())));
+        front::lines(&link, server.http(), std::io::stderr().is_terminal()).lines().for_each(show::say);
         while let Some(event) = events.recv().await {
             progress.show(&event);
         }

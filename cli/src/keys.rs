@@ -9,16 +9,20 @@ use crate::show;
 
 /// The keys in `file`, or in `name` among the user's data; made at the first use.
 pub(crate) fn load(file: Option<&Path>, name: &str) -> Result<Keys> {
-    let var = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let Some(path) = file.map(Path::to_owned).or_else(|| Some(data_dir(var)?.join(name))) else {
+    let Some(path) = file.map(Path::to_owned).or_else(|| Some(data_dir()?.join(name))) else {
         show::say("no place to keep a key, so it is a new one each time: set SYN1_DATA, or name a file with --key");
         return Ok(Keys::generate()?);
     };
     Keys::load_or_create(&path).context("a key proves who this end is: --key names another file for it")
 }
 
-/// `$SYN1_DATA`, else `$XDG_DATA_HOME/syn1`, else `~/.local/share/syn1` (`%APPDATA%\syn1` on Windows).
-fn data_dir(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+/// Where the user's data lies: `$SYN1_DATA`, else `$XDG_DATA_HOME/syn1`, else `~/.local/share/syn1` (`%APPDATA%\syn1` on
+/// Windows).
+pub(crate) fn data_dir() -> Option<PathBuf> {
+    data_dir_by(|name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
+fn data_dir_by(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
     var("SYN1_DATA")
         .or_else(|| var("XDG_DATA_HOME").map(|dir| dir.join("syn1")))
         .or_else(|| var("APPDATA").map(|dir| dir.join("syn1")))
@@ -33,7 +37,7 @@ mod tests {
     fn the_nearest_variable_says_where_keys_lie() {
         let all = [("SYN1_DATA", "d"), ("XDG_DATA_HOME", "x"), ("HOME", "h")];
         let from = |set: &[(&str, &str)]| {
-            data_dir(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value)))
+            data_dir_by(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| PathBuf::from(value)))
         };
         assert_eq!(from(&all), Some("d".into()));
         assert_eq!(from(&all[1..]), Some("x/syn1".into()));

@@ -11,13 +11,16 @@ pub(crate) fn name() -> String {
 
 /// `HOST:PORT` for other machines: `bound` itself, or this machine's address where `bound` stands for all of them.
 pub(crate) fn reachable(bound: SocketAddr) -> String {
-    if !bound.ip().is_unspecified() {
-        return bound.to_string();
+    match reachable_host(bound.ip()).map(|host| (host.parse::<IpAddr>(), host)) {
+        None => bound.to_string(),
+        Some((Ok(ip), _)) => SocketAddr::new(ip, bound.port()).to_string(),
+        Some((Err(_), host)) => format!("{host}:{}", bound.port()),
     }
-    match lan_address() {
-        Some(ip) => SocketAddr::new(ip, bound.port()).to_string(),
-        None => format!("{}:{}", name(), bound.port()),
-    }
+}
+
+/// This machine's address or name where `bound` stands for all its addresses; nothing where `bound` is one of them.
+pub(crate) fn reachable_host(bound: IpAddr) -> Option<String> {
+    bound.is_unspecified().then(|| lan_address().map_or_else(name, |ip| ip.to_string()))
 }
 
 /// The address that packets to elsewhere would leave from. Connecting a UDP socket sends nothing.

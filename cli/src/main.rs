@@ -10,6 +10,7 @@ mod context;
 mod coordinator;
 mod demo;
 mod doctor;
+mod front;
 mod generate;
 mod interrupt;
 mod keys;
@@ -56,7 +57,7 @@ enum Command {
     Generate(generate::Args),
     /// Talk with a chat model on this machine, on one node or split over several.
     Chat(chat::Args),
-    /// Serve a model: nodes join by TCP, people and programs ask by HTTP.
+    /// Serve a model: nodes and browsers join by TCP or HTTP, people and programs ask by HTTP.
     Coordinator(coordinator::Args),
     /// Join a coordinator and compute some of its layers.
     Node(node::Args),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use syn1_node_host::{HostConfig, HostEvent, Join, Key, NodeEvent};
+use syn1_node_host::{Digest, HostConfig, HostEvent, Join, Key, NodeEvent, Trust};
 
 use crate::interrupt::{Interrupted, interrupt};
 use crate::options::DeviceOptions;
@@ -16,9 +16,17 @@ use crate::{keys, machine, node_event, show};
 The node fetches only the layers it is given, checks their SHA-256 and keeps them: a second start sends nothing.
 When the coordinator goes away, the node comes back by itself.")]
 pub(crate) struct Args {
-    /// The coordinator
-    #[arg(long, value_name = "tcp://HOST:PORT")]
+    /// The coordinator: tcp://HOST:PORT, or the link that it prints for its HTTP port, http(s)://HOST:PORT/join#CODE (in
+    /// quotes; ws:// and wss:// mean the same)
+    #[arg(long, value_name = "ADDRESS")]
     join: Join,
+    /// With https: trust the authorities in this file (PEM); a coordinator with --tls auto gives its own at /ca.crt
+    /// [default: those of the system]
+    #[arg(long, value_name = "FILE", conflicts_with = "tls_fingerprint")]
+    tls_ca: Option<PathBuf>,
+    /// With https: trust the authority whose certificate has this SHA-256, as the coordinator prints it
+    #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
+    tls_fingerprint: Option<Digest>,
     #[command(flatten)]
     device: DeviceOptions,
     /// What others see this node as [default: this machine's name]
@@ -58,8 +66,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     } else if !args.quiet {
         show::say(&format!("this node's key: {}", keys.public()));
     }
+    let trust = match (args.tls_ca, args.tls_fingerprint) {
+        (Some(path), _) => Trust::Authority(path),
+        (None, Some(fingerprint)) => Trust::Fingerprint(fingerprint),
+        (None, None) => Trust::System,
+    };
     let config = HostConfig {
         join: args.join,
+        trust,
         keys,
         expect: args.expect,
         name: args.name.unwrap_or_else(machine::name),
@@ -99,6 +113,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
 }
 
+/// A SHA-256 as devices show it: in either case, with colons, spaces or neither.
+fn fingerprint(text: &str) -> Result<Digest, String> {
+    let digits: String = text.chars().filter(|char| !matches!(char, ':' | ' ')).collect();
+    digits.to_ascii_lowercase().parse().map_err(|_| "it should have 64 hexadecimal digits".to_owned())
+}
+
 /// A bar while bytes come in, a line for everything else.
 fn tell_people(bar: &ByteBar, event: &HostEvent) {
     if let HostEvent::Node(NodeEvent::Loading(at)) = event {
@@ -107,5 +127,19 @@ fn tell_people(bar: &ByteBar, event: &HostEvent) {
     bar.clear();
     if let Some(line) = node_event::sentence(event) {
         show::say(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_is_read_as_devices_show_it() {
+        let digest = Digest([0xAB; 32]);
+        for shown in ["ab".repeat(32), "AB".repeat(32), vec!["AB"; 32].join(":"), vec!["ab"; 32].join(" ")] {
+            assert_eq!(fingerprint(&shown), Ok(digest));
+        }
+        assert!(fingerprint("AB:CD").is_err());
     }
 }

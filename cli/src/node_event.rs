@@ -53,42 +53,7 @@ pub(crate) fn json(event: &HostEvent) -> Option<Value> {
         HostEvent::Retrying { cause, pause } => {
             json!({ "event": "retrying", "cause": cause, "pause_ms": pause.as_millis() as u64 })
         }
-        HostEvent::Node(event) => return node_json(event),
-        _ => return None,
-    })
-}
-
-fn node_json(event: &NodeEvent) -> Option<Value> {
-    Some(match event {
-        NodeEvent::Met { key } => {
-            json!({ "event": "met", "coordinator_key": key.map(|key| Key(key).to_string()) })
-        }
-        NodeEvent::Joined { model } => json!({ "event": "joined", "model": model }),
-        NodeEvent::Profiled(figures) => json!({
-            "event": "profiled",
-            "device": figures.device,
-            "memory_bytes": figures.memory_bytes,
-            "read_bytes_per_s": figures.read_bytes_per_s,
-            "layer_ns": figures.layer_ns,
-        }),
-        NodeEvent::Assigned { generation, layers, of } => {
-            json!({ "event": "assigned", "generation": generation, "layers": [layers.start, layers.end], "of": of })
-        }
-        NodeEvent::Loading(at) => {
-            json!({ "event": "loading", "done_bytes": at.done_bytes, "total_bytes": at.total_bytes })
-        }
-        NodeEvent::Ready { layers, fetched_bytes, layer_ns } => json!({
-            "event": "ready",
-            "layers": [layers.start, layers.end],
-            "fetched_bytes": fetched_bytes,
-            "layer_ns": layer_ns,
-        }),
-        NodeEvent::Unable { cause } => json!({ "event": "unable", "cause": cause }),
-        NodeEvent::Replaced { generation } => json!({ "event": "replaced", "generation": generation }),
-        NodeEvent::RequestFailed { request, cause } => {
-            json!({ "event": "request_failed", "request": request, "cause": cause })
-        }
-        NodeEvent::Left { cause } => json!({ "event": "left", "cause": cause }),
+        HostEvent::Node(event) => event.json(),
         _ => return None,
     })
 }

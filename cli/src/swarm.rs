@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use syn1_coordinator::core::{Core, CoreConfig};
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::{Policy, Unplaced};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
@@ -14,7 +15,7 @@ use syn1_coordinator::update::Event;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
-use syn1_node_host::{HostConfig, HostError, HostEvent};
+use syn1_node_host::{HostConfig, HostError, HostEvent, Trust};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -47,6 +48,7 @@ impl Swarm {
         for number in 1..=nodes {
             let config = HostConfig {
                 join: join.parse()?,
+                trust: Trust::System,
                 name: local_name(number),
                 keys: Keys::generate()?,
                 expect: Some(keys.public()),
@@ -173,6 +175,7 @@ pub(crate) fn server_config(
         pack: prepared.pack(),
         tcp: local,
         http: local,
+        front: Front::default(),
         keys,
         allow: Vec::new(),
     }
@@ -191,6 +194,7 @@ fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -
         max_positions: prepared.max_positions,
         slots,
         chunk: PREFILL_ROWS.min(prepared.max_positions),
+        relay_bytes: RELAY_BYTES,
         tokenizer: prepared.tokenizer.clone(),
     }
 }
@@ -214,3 +218,7 @@ async fn first_failure(nodes: &mut [JoinHandle<Result<(), HostError>>]) -> anyho
 
 /// Rows of a prefill chunk: enough to reuse each weight many times, few enough that a second request waits only briefly.
 pub(crate) const PREFILL_ROWS: usize = 64;
+
+/// Bytes of activations that are kept for a node's successor: sixteen requests with 4,096 positions at 1,536 bytes a row and
+/// boundary, three boundaries, and a small part of what a machine that serves a model has.
+const RELAY_BYTES: usize = 256 << 20;

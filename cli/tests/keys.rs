@@ -9,11 +9,12 @@ use syn1_coordinator::placement::Policy;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
 use syn1_model::plan::WeightFormat;
-use syn1_node_host::{DeviceChoice, HostConfig};
+use syn1_node_host::{DeviceChoice, HostConfig, Trust};
 
 fn node(join: &str, cache: &Path) -> HostConfig {
     HostConfig {
         join: join.parse().unwrap(),
+        trust: Trust::System,
         name: "stranger".into(),
         keys: Keys::generate().unwrap(),
         expect: None,

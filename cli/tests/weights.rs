@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use support::{Model, Running, collect, coordinator_keys, greedy, ready, repository, syn1};
 use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Packed, Server, ServerConfig};
 use syn1_coordinator::update::Event;
@@ -17,7 +18,7 @@ use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
 use syn1_model::plan::WeightFormat;
 use syn1_model::split::split;
-use syn1_node_host::{DeviceChoice, HostConfig};
+use syn1_node_host::{DeviceChoice, HostConfig, Trust};
 
 #[test]
 fn weights_that_do_not_fit_are_packed_smaller_and_the_text_is_that_of_the_smaller_ones() {
@@ -86,6 +87,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
         max_positions: 64,
         slots: 1,
         chunk: 16,
+        relay_bytes: 16 << 20,
         tokenizer: None,
     };
     let (shards, out) = (model.shards.path().to_owned(), smaller.clone());
@@ -96,11 +98,22 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
     });
     let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (keys, allow) = (coordinator_keys(), Vec::new());
-    let server = Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow }).unwrap();
+    let server = Server::start(ServerConfig {
+        core,
+        shards,
+        pack,
+        tcp: local,
+        http: local,
+        front: Front::default(),
+        keys,
+        allow,
+    })
+    .unwrap();
     let mut events = server.events();
     for name in ["a", "b"] {
         let config = HostConfig {
             join: format!("tcp://{}", server.tcp()).parse().unwrap(),
+            trust: Trust::System,
             name: name.into(),
             keys: Keys::generate().unwrap(),
             expect: None,

@@ -7,9 +7,11 @@ use std::time::Duration;
 use syn1_core::Flags;
 use syn1_core::control::{Assign, Control};
 
-use crate::core::{Action, Core, CoreConfig, NodeId};
+use crate::core::{Action, Core, NodeId, Shard};
+use crate::heal::Broken;
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
-use crate::placement::{Offer, Unplaced, place, predicted_ns};
+use crate::placement::{Offer, Part, Policy, Unplaced, place, predicted_ns};
+use crate::reason::reason;
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::update::{Event, Update};
@@ -19,11 +21,22 @@ pub(crate) struct Chain {
     pub(crate) parts: Vec<(NodeId, Range<usize>)>,
     pub(crate) loaded: BTreeSet<NodeId>,
     pub(crate) predicted_ns: u64,
+    /// Why it is as it is, for people.
+    pub(crate) reason: String,
     pub(crate) ready: bool,
+    /// It has lost a node since it was ready last.
+    pub(crate) broken: Option<Broken>,
     /// Requests that every node of it has room for.
     pub(crate) slots: usize,
-    /// Rows of a prefill chunk that its slowest node computes in reasonable time.
+    /// Rows of a prefill chunk that all its nodes take, and the slowest computes in reasonable time.
     pub(crate) chunk: usize,
+}
+
+impl Chain {
+    /// Every node of it has its shard.
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.parts.iter().all(|(node, _)| self.loaded.contains(node))
+    }
 }
 
 impl Core {
@@ -33,40 +46,79 @@ impl Core {
         if !self.may_place() {
             return;
         }
-        let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none());
-        let (ids, offers): (Vec<NodeId>, Vec<Offer>) = able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip();
-        let CoreConfig { format, policy, max_positions, slots, chunk, .. } = self.config;
-        let parts = match place(&self.demand(format), &offers, policy) {
-            Ok(parts) => parts,
+        let (ids, offers) = self.able();
+        match place(&self.demand(self.config.format), &offers, self.config.policy) {
+            Ok(parts) => {
+                let reason = self.reason(self.config.policy, &ids, &offers, &parts);
+                self.lay(now, &ids, &offers, parts, reason);
+            }
             Err(why) => {
                 if let Err(why) = self.fall_back(why, &offers) {
                     self.cannot_place(why.to_string(), matches!(why, Unplaced::Nodes { .. }));
                 }
-                return;
             }
-        };
+        }
+    }
+
+    /// The nodes that may take layers, and what each offers.
+    pub(crate) fn able(&self) -> (Vec<NodeId>, Vec<Offer>) {
+        let able = self.nodes.iter().filter(|(_, node)| node.unable.is_none() && !node.owes_profile);
+        able.filter_map(|(id, node)| Some((*id, node.offer?))).unzip()
+    }
+
+    /// Why parts that were placed by `policy` lie where they lie.
+    pub(crate) fn reason(&self, policy: Policy, ids: &[NodeId], offers: &[Offer], parts: &[Part]) -> String {
+        let format = self.config.format;
+        reason(policy, (format, self.demand(format).bytes()), offers, parts, |node| self.name(ids[node]))
+    }
+
+    /// Makes a chain of these parts, or the one there is into one of them. Each node is told its layers, but for those that
+    /// hold or load them already: their KV caches stay.
+    pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>, reason: String) {
         self.generation = self.generation.wrapping_add(1);
-        let predicted_ns = predicted_ns(&offers, &parts);
+        let predicted_ns = predicted_ns(offers, &parts);
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
         let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
-        for (id, layers) in &parts {
-            if let Some(node) = self.nodes.get_mut(id) {
-                (node.progressed, node.done_bytes) = (now, 0);
-            }
-            let assign = Assign {
-                generation: self.generation,
-                first_layer: layers.start as u16,
-                end_layer: layers.end as u16,
-                max_positions: max_positions as u32,
-                slots: slots as u16,
-                max_rows: chunk as u16,
-            };
-            self.send(*id, &Control::Assign(assign));
+        let old = self.chain.take();
+        let (before, broken) = old.map_or_else(Default::default, |chain| (chain.parts, chain.broken));
+        let stays = |core: &Self, (node, layers): &(NodeId, Range<usize>)| {
+            let shard = core.nodes.get(node).and_then(|node| node.shard.as_ref());
+            shard.is_some_and(|shard| shard.layers == *layers)
+        };
+        let was: Vec<Option<usize>> =
+            parts.iter().map(|part| before.iter().position(|old| old == part).filter(|_| stays(self, part))).collect();
+        for part in parts.iter().filter(|part| !stays(self, part)).cloned().collect::<Vec<_>>() {
+            self.assign(now, part);
         }
+        let shard = |id: &NodeId| self.nodes.get(id)?.shard.as_ref()?.slots;
+        let loaded: BTreeSet<NodeId> = parts.iter().map(|part| part.0).filter(|id| shard(id).is_some()).collect();
+        let slots = loaded.iter().filter_map(shard).fold(self.config.slots, usize::min);
+        let left: Vec<NodeId> =
+            before.iter().map(|part| part.0).filter(|id| parts.iter().all(|p| p.0 != *id)).collect();
         self.event(Event::Placed(parts.iter().map(|(node, layers)| (self.name(*node), layers.clone())).collect()));
-        let chunk = usize::try_from(rows).unwrap_or(chunk).clamp(1, chunk);
-        self.chain = Some(Chain { parts, loaded: BTreeSet::new(), predicted_ns, ready: false, slots, chunk });
+        let taken = parts.iter().filter_map(|(id, _)| Some(self.nodes.get(id)?.max_rows));
+        let most = taken.fold(self.config.chunk, usize::min).max(1);
+        let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
+        self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk });
+        self.reroute(now, &was, &left);
+        self.go_on(now);
+    }
+
+    fn assign(&mut self, now: Duration, (id, layers): (NodeId, Range<usize>)) {
+        let most = self.nodes.get(&id).map_or(0, |node| node.max_rows);
+        let assign = Assign {
+            generation: self.generation,
+            first_layer: layers.start as u16,
+            end_layer: layers.end as u16,
+            max_positions: self.config.max_positions as u32,
+            slots: self.config.slots as u16,
+            max_rows: self.config.chunk.min(most).max(1) as u16,
+        };
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        (node.progressed, node.done_bytes) = (now, 0);
+        node.shard = Some(Shard { generation: self.generation, layers, slots: None });
+        self.send(id, &Control::Assign(assign));
     }
 
     /// There is no chain, and unless it is `waiting` for what comes by itself, nothing to wait for either.
@@ -90,42 +142,59 @@ impl Core {
 
     /// A node has its shard. With the last one, a real token goes through the chain before anybody is told "ready".
     pub(crate) fn loaded(&mut self, now: Duration, from: NodeId, slots: usize) {
-        let Some(chain) = &mut self.chain else { return };
-        if !chain.loaded.insert(from) {
-            return;
+        if let Some(shard) = self.nodes.get_mut(&from).and_then(|node| node.shard.as_mut()) {
+            shard.slots = Some(slots.max(1));
         }
-        chain.slots = chain.slots.min(slots.max(1));
-        if chain.loaded.len() < chain.parts.len() {
+        let Some(chain) = self.chain.as_mut().filter(|chain| chain.parts.iter().any(|part| part.0 == from)) else {
             return;
+        };
+        if chain.loaded.insert(from) {
+            chain.slots = chain.slots.min(slots.max(1));
+            self.go_on(now);
         }
-        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-        let proof =
-            Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
-        let proof = self.request(proof, true);
-        self.start(now, proof);
+    }
+
+    /// Requests go on at every hop that has its shard; where there are none, a token of the coordinator's own goes first.
+    pub(crate) fn go_on(&mut self, now: Duration) {
+        for id in self.requests.keys().copied().collect::<Vec<_>>() {
+            self.pump(now, id);
+        }
+        let proves = self.chain.as_ref().is_some_and(|chain| !chain.ready && chain.is_loaded());
+        if proves && self.requests.is_empty() {
+            let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+            let proof =
+                Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
+            let proof = self.request(proof, true);
+            self.start(now, proof);
+        }
     }
 
     pub(crate) fn unable(&mut self, now: Duration, from: NodeId, why: String) {
         if let Some(node) = self.nodes.get_mut(&from) {
             let name = node.name.clone();
             let text = format!("node {name} cannot take its layers: {why}");
-            node.unable = Some(why.clone());
+            (node.unable, node.shard) = (Some(why.clone()), None);
             self.event(Event::Unable { node: name, why });
-            if self.chain.as_ref().is_some_and(|chain| chain.parts.iter().any(|part| part.0 == from)) {
-                self.break_chain(now, &text);
+            if self.is_in_chain(from) {
+                self.lost(now, from, text);
             }
         }
     }
 
     /// The chain is no more: what runs on it fails, what waits goes on waiting, and the model is placed anew.
     pub(crate) fn break_chain(&mut self, now: Duration, why: &str) {
-        for (id, request) in std::mem::take(&mut self.requests) {
+        for id in self.requests.keys().copied().collect::<Vec<_>>() {
+            let Some(request) = self.remove(id) else { continue };
             self.close(id);
             if request.closing.is_some() && !request.is_proof {
                 self.finished(request);
             } else if !request.is_proof {
+                self.recovery.failed += 1;
                 self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
             }
+        }
+        for request in &mut self.waiting {
+            request.progressed = now;
         }
         self.chain = None;
         self.unplaced = format!("the model is being placed anew: {why}");
@@ -140,6 +209,12 @@ impl Core {
     /// Whether every node of the chain takes frames with `flags`.
     pub(crate) fn chain_has(&self, flags: Flags) -> bool {
         self.chain_nodes().iter().all(|id| self.nodes.get(id).is_some_and(|node| node.flags.contains(flags)))
+    }
+
+    /// Whether this is the newest assignment of a node.
+    pub(crate) fn is_assigned(&self, id: NodeId, generation: u32) -> bool {
+        let shard = self.nodes.get(&id).and_then(|node| node.shard.as_ref());
+        shard.is_some_and(|shard| shard.generation == generation)
     }
 
     pub(crate) fn is_in_chain(&self, id: NodeId) -> bool {

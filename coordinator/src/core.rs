@@ -2,9 +2,11 @@
 //!
 //! Contract: call one input (`connected`, `control`, `data`, `gone`, `submit`, `cancel`, `packed`, `tick`) with the time
 //! since the start, then drain [`Core::poll_action`]; nothing happens in between. Every request that `submit` accepts ends
-//! with one `Finished` or `Failed` update, whatever the nodes do.
+//! with one `Finished` or `Failed` update, whatever the nodes do; and it ends with the tokens of an undisturbed run unless no
+//! node can be had for layers that have lost theirs.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use syn1_core::control::{Bye, Control, Profile, Reason};
@@ -16,7 +18,9 @@ use syn1_model::tokenizer::Tokenizer;
 use crate::chain::Chain;
 use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE};
 use crate::placement::{Offer, Policy};
-use crate::request::{EPOCH, Generate, Request};
+use crate::recovery::Recovery;
+use crate::request::{Generate, Request};
+use crate::timing::Timings;
 use crate::update::{Event, Update};
 use crate::wire::Wire;
 
@@ -45,6 +49,9 @@ pub struct CoreConfig {
     pub slots: usize,
     /// Rows of a prefill chunk.
     pub chunk: usize,
+    /// Bytes of activations that are kept at most, so that a node's successor can be fed what the node was fed. A request whose
+    /// share is dropped is computed once more from its tokens when it loses a node.
+    pub relay_bytes: usize,
     /// For text, and for messages by its chat template; its end token ends texts as the model's own do. Without one only
     /// token ids come in and go out.
     pub tokenizer: Option<Tokenizer>,
@@ -94,6 +101,10 @@ pub struct Core {
     pub(crate) waiting: VecDeque<Request>,
     pub(crate) last_request: u32,
     pub(crate) last_node: u32,
+    pub(crate) recovery: Recovery,
+    /// When time passed last.
+    pub(crate) ticked: Duration,
+    pub(crate) timings: Timings,
     pub(crate) actions: VecDeque<Action>,
 }
 
@@ -101,6 +112,8 @@ pub(crate) struct Node {
     pub(crate) name: String,
     /// What its frames may carry.
     pub(crate) flags: Flags,
+    /// Rows of a frame that it takes, whatever form they travel in.
+    pub(crate) max_rows: usize,
     pub(crate) device: String,
     /// What it told last, be it for a format before.
     pub(crate) offer: Option<Offer>,
@@ -108,12 +121,26 @@ pub(crate) struct Node {
     pub(crate) announced: WeightFormat,
     pub(crate) owes_profile: bool,
     pub(crate) read_bytes_per_s: u64,
+    /// What it was told to hold, if it may still hold it.
+    pub(crate) shard: Option<Shard>,
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
+    /// When a data frame came from it last, and how long it takes for one at worst.
+    pub(crate) heard: Duration,
+    pub(crate) slowest: Duration,
     /// When it last got on: joined, or had more of its shard.
     pub(crate) progressed: Duration,
     pub(crate) loading_told: Duration,
     pub(crate) done_bytes: u64,
+}
+
+/// The layers that a node was assigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shard {
+    pub(crate) generation: u32,
+    pub(crate) layers: Range<usize>,
+    /// The KV caches that it has room for, once it has its weights.
+    pub(crate) slots: Option<usize>,
 }
 
 impl Core {
@@ -131,6 +158,9 @@ impl Core {
             waiting: VecDeque::new(),
             last_request: 0,
             last_node: 0,
+            recovery: Recovery::default(),
+            ticked: Duration::ZERO,
+            timings: Timings::default(),
             actions: VecDeque::new(),
         }
     }
@@ -152,12 +182,16 @@ impl Core {
         let node = Node {
             name: address.into(),
             flags: negotiated.flags,
+            max_rows: rows_a_frame(negotiated, self.config.spec.width),
             device: String::new(),
             offer: None,
             announced: self.config.format,
             owes_profile: false,
             read_bytes_per_s: 0,
+            shard: None,
             unable: None,
+            heard: now,
+            slowest: Duration::ZERO,
             progressed: now,
             loading_told: Duration::ZERO,
             done_bytes: 0,
@@ -179,28 +213,29 @@ impl Core {
         }
         match message {
             Control::Profile(profile) => self.profile(now, from, profile),
-            Control::Loading(loading) if loading.generation == self.generation && self.is_in_chain(from) => {
+            Control::Loading(loading) if self.is_assigned(from, loading.generation) => {
                 self.loading(now, from, loading.done_bytes, loading.total_bytes);
             }
-            Control::Loaded(loaded) if loaded.generation == self.generation && self.is_in_chain(from) => {
+            Control::Loaded(loaded) if self.is_assigned(from, loaded.generation) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
                 self.loaded(now, from, loaded.slots.into());
             }
-            Control::Unable(unable) if unable.generation == self.generation => {
+            Control::Unable(unable) if self.is_assigned(from, unable.generation) => {
                 self.unable(now, from, plain(unable.text));
             }
-            Control::Failed(failed) if failed.epoch == EPOCH && self.is_in_chain(from) => {
+            Control::Failed(failed) if self.is_current(from, failed.request, failed.epoch) => {
                 match self.requests.get(&failed.request) {
                     Some(request) if request.is_proof => self.unable(now, from, plain(failed.text)),
                     _ => {
                         let why = format!("node {} failed: {}", self.name(from), plain(failed.text));
-                        self.fail(now, failed.request, why);
+                        self.failed(now, failed.request, why);
                     }
                 }
             }
             Control::Closed(closed) => {
                 let compute = Duration::from_micros(closed.compute_us);
+                self.timings.closed(from, closed.request, compute);
                 self.closed(now, from, closed.request, compute);
             }
             // News of an assignment or a route that has been replaced.
@@ -214,17 +249,20 @@ impl Core {
 
     /// A data frame from a node.
     pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
+        self.timings.answered(now, from, header, payload.len());
+        let Some(node) = self.nodes.get_mut(&from) else { return };
+        let heard = std::mem::replace(&mut node.heard, now);
         // A request that is over, or whose node was sent away, may still have frames on their way.
         let Some(request) = self.requests.get_mut(&header.request) else { return };
-        if request.closing.is_some() || header.epoch != EPOCH || !self.nodes.contains_key(&from) {
-            return;
-        }
-        let Some(chain) = &self.chain else { return };
+        let Some(chain) = self.chain.as_ref().filter(|_| request.closing.is_none()) else { return };
         let Some(hop) = chain.parts.iter().position(|(node, _)| *node == from) else { return };
+        if let Some(asked) = request.route.asked_at(hop) {
+            node.slowest = (node.slowest * 7 / 8).max(now.saturating_sub(asked.max(heard)));
+        }
         request.progressed = now;
         request.figures.frames += 1;
         request.figures.bytes += (Header::LEN + payload.len()) as u64;
-        match request.answer(hop, chain.parts.len(), header, payload) {
+        match request.answer(hop, header, payload) {
             Ok(next) => self.follow(now, header.request, next),
             Err(what) => self.refuse(now, from, Reason::Protocol, &what),
         }
@@ -237,9 +275,10 @@ impl Core {
         }
     }
 
-    /// A node's link is gone. Requests that passed through it fail with its name; the others wait for a new chain.
+    /// A node's link is gone. Requests that pass through it go on where they stand as soon as another node has its layers.
     pub fn gone(&mut self, now: Duration, node: NodeId, why: &str) {
         let Some(gone) = self.nodes.remove(&node) else { return };
+        self.timings.gone(node);
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
             self.place_at = Some(now + PLACE_SETTLE);
@@ -247,7 +286,7 @@ impl Core {
         };
         let Some(layers) = chain.parts.iter().find(|part| part.0 == node).map(|part| part.1.clone()) else { return };
         let why = format!("node {} (layers {}..{}) is gone: {why}", gone.name, layers.start, layers.end);
-        self.break_chain(now, &why);
+        self.lost(now, node, why);
     }
 
     /// Takes a request; it starts when the chain is ready and a KV cache is free.
@@ -260,7 +299,7 @@ impl Core {
             return Err(Refusal::Busy(format!("{MAX_WAITING} requests are waiting already: try again later")));
         }
         let mut request = self.request(ask, false);
-        request.started = now;
+        (request.started, request.progressed) = (now, now);
         let id = request.id;
         self.waiting.push_back(request);
         self.start_waiting(now);
@@ -300,9 +339,10 @@ impl Core {
     /// Ends a request whose owner went away.
     pub fn cancel(&mut self, now: Duration, request: u32) {
         self.waiting.retain(|waiting| waiting.id != request);
-        if self.requests.remove(&request).is_some() {
+        if self.remove(request).is_some() {
             self.close(request);
             self.start_waiting(now);
+            self.go_on(now);
         }
     }
 
@@ -311,6 +351,7 @@ impl Core {
         let ids: Vec<u32> = self.requests.keys().copied().chain(self.waiting.iter().map(|r| r.id)).collect();
         self.requests.clear();
         self.waiting.clear();
+        self.recovery.kept_bytes = 0;
         for id in ids {
             self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
         }
@@ -352,6 +393,8 @@ impl Core {
                 // Devices that join together should be judged together.
                 Policy::Auto => self.place_at = Some(now + PLACE_SETTLE),
             }
+        } else {
+            self.heal(now);
         }
     }
 
@@ -412,6 +455,12 @@ impl Core {
         }
         name
     }
+}
+
+/// Rows of a data frame that a link carries as f32, the longest form and the one that any other falls back to.
+fn rows_a_frame(negotiated: &Negotiated, width: usize) -> usize {
+    let payload = usize::try_from(negotiated.max_payload).unwrap_or(usize::MAX);
+    usize::from(negotiated.max_rows).min(payload / (4 * width.max(1)))
 }
 
 /// What a node says of itself, fit for a terminal: no control characters, and not empty.

@@ -4,23 +4,45 @@ use std::time::Duration;
 
 use syn1_core::Reason;
 
-use crate::core::Core;
-use crate::limits::{CLOSING_TIMEOUT, LOAD_TIMEOUT, PROFILE_TIMEOUT, QUEUE_TIMEOUT, STEP_TIMEOUT};
+use crate::core::{Core, Node, NodeId};
+use crate::limits::{
+    CLOSING_TIMEOUT, LEAST_PATIENCE, LOAD_TIMEOUT, PATIENCE, PROFILE_TIMEOUT, QUEUE_TIMEOUT, STEP_TIMEOUT, TICK_GAP,
+};
 
 impl Core {
     /// Time passes: places the model when the nodes have settled, and ends what gets nowhere.
     pub fn tick(&mut self, now: Duration) {
+        let gap = now.saturating_sub(std::mem::replace(&mut self.ticked, now));
+        if gap > TICK_GAP {
+            self.excuse(gap);
+        }
         if self.place_at.is_some_and(|at| at <= now) {
             self.place(now);
         }
         let late = |since: Duration, limit: Duration| now.saturating_sub(since) > limit;
         self.tick_nodes(now, &late);
-        self.tick_requests(now, &late);
-        if !self.chain.as_ref().is_some_and(|chain| chain.ready) {
+        self.tick_steps(now);
+        self.tick_closing(now, &late);
+        self.tick_heal(now);
+        let heals = self.chain.as_ref().is_some_and(|chain| chain.ready || chain.broken.is_some());
+        if !heals {
             let why = format!("the model has not been ready for {} s: {}", QUEUE_TIMEOUT.as_secs(), self.waits_for());
-            let (old, young) = self.waiting.drain(..).partition(|request| late(request.started, QUEUE_TIMEOUT));
+            let (old, young) = self.waiting.drain(..).partition(|request| late(request.progressed, QUEUE_TIMEOUT));
             self.waiting = young;
             self.fail_all(old, &why);
+        }
+    }
+
+    /// Takes `gap`, in which nothing could be heard, out of everybody's account.
+    fn excuse(&mut self, gap: Duration) {
+        for node in self.nodes.values_mut() {
+            (node.heard, node.progressed) = (node.heard + gap, node.progressed + gap);
+        }
+        for request in self.requests.values_mut() {
+            request.progressed += gap;
+        }
+        if let Some(broken) = self.chain.as_mut().and_then(|chain| chain.broken.as_mut()) {
+            broken.since += gap;
         }
     }
 
@@ -39,27 +61,32 @@ impl Core {
         }
     }
 
-    /// A request whose node does not answer: the node is sent away, which ends everything that hangs on it.
-    fn tick_requests(&mut self, now: Duration, late: &dyn Fn(Duration, Duration) -> bool) {
-        let stuck = self.requests.values().filter(|request| match &request.closing {
-            None => late(request.progressed, STEP_TIMEOUT),
-            Some(_) => late(request.progressed, CLOSING_TIMEOUT),
+    /// A node that has work and answers nothing is sent away; its layers go to another one.
+    fn tick_steps(&mut self, now: Duration) {
+        let Some(chain) = &self.chain else { return };
+        let running = self.requests.values().filter(|request| request.closing.is_none());
+        let unanswered = running.flat_map(|request| request.route.unanswered());
+        let stuck = unanswered.filter_map(|(hop, asked)| {
+            let id = chain.parts.get(hop)?.0;
+            let node = self.nodes.get(&id)?;
+            let waited = now.saturating_sub(asked.max(node.heard));
+            (waited > node.patience()).then_some((id, waited))
         });
-        for id in stuck.map(|request| request.id).collect::<Vec<_>>() {
-            let Some(request) = self.requests.get(&id) else { continue };
-            if request.closing.is_some() {
-                // Its text is complete; only figures are missing.
-                self.end(now, id);
-                continue;
+        let stuck: Vec<(NodeId, Duration)> = stuck.collect();
+        for (id, waited) in stuck {
+            if self.nodes.contains_key(&id) {
+                let why = format!("no answer for {} s", waited.as_secs());
+                self.refuse(now, id, Reason::Timeout, &why);
             }
-            let hop = request.waits_for().and_then(|hop| self.chain.as_ref()?.parts.get(hop));
-            match hop.map(|part| part.0) {
-                Some(node) => {
-                    let why = format!("no answer for {} s", STEP_TIMEOUT.as_secs());
-                    self.refuse(now, node, Reason::Timeout, &why);
-                }
-                None => self.fail(now, id, format!("no progress for {} s", STEP_TIMEOUT.as_secs())),
-            }
+        }
+    }
+
+    /// A finished request whose last figures do not come ends without them: its text is complete.
+    fn tick_closing(&mut self, now: Duration, late: &dyn Fn(Duration, Duration) -> bool) {
+        let closing = self.requests.values().filter(|request| request.closing.is_some());
+        let stuck = closing.filter(|request| late(request.progressed, CLOSING_TIMEOUT)).map(|request| request.id);
+        for id in stuck.collect::<Vec<_>>() {
+            self.end(now, id);
         }
     }
 
@@ -67,5 +94,12 @@ impl Core {
     pub fn next_tick(&self, now: Duration) -> Duration {
         let regular = now + Duration::from_secs(1);
         self.place_at.map_or(regular, |at| at.min(regular))
+    }
+}
+
+impl Node {
+    /// How long it may be silent while it has work, by how long it took for frames before.
+    fn patience(&self) -> Duration {
+        (self.slowest * PATIENCE).clamp(LEAST_PATIENCE, STEP_TIMEOUT)
     }
 }

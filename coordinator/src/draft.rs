@@ -13,6 +13,11 @@ impl Draft {
         Self { context: prompt.to_vec() }
     }
 
+    /// Tokens so far, prompt included.
+    pub(crate) fn len(&self) -> usize {
+        self.context.len()
+    }
+
     /// Takes in a token that is certain.
     pub(crate) fn push(&mut self, id: u32) {
         self.context.push(id);

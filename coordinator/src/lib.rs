@@ -5,19 +5,32 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+pub mod code;
 pub mod core;
 mod deadlines;
+pub mod door;
 mod draft;
+mod feed;
+pub mod front;
+mod heal;
 mod http;
+mod inbox;
 mod limits;
 mod link;
+mod mend;
 pub mod placement;
+pub mod qr;
+mod reason;
+pub mod recovery;
 pub mod request;
+mod route;
 mod routing;
 pub mod sample;
 pub mod server;
 mod stop;
 pub mod text;
+pub mod timing;
+pub mod tls;
 pub mod update;
 mod view;
 mod weights;

@@ -14,8 +14,26 @@ pub(crate) const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two reports of one node's download: people do not read faster.
 pub(crate) const LOADING_EVERY: Duration = Duration::from_millis(250);
 
-/// A frame unanswered for so long ends its node's link; steps are cut to [`STEP_BUDGET_NS`].
+/// A node that answers no frame for so long is sent away, however slow it was before; steps are cut to [`STEP_BUDGET_NS`].
 pub(crate) const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A node is given so many times the longest that it took for a frame lately, a slow machine's bad moment.
+pub(crate) const PATIENCE: u32 = 8;
+
+/// And at least so long: a few of the largest steps that a frame is cut to, while a link that is dead is noticed by its
+/// session in the same time.
+pub(crate) const LEAST_PATIENCE: Duration = Duration::from_secs(12);
+
+/// A running request whose chain has lost a node waits so long for another one that can take the layers: a node that comes
+/// back by itself tries every 30 s.
+pub(crate) const HEAL_GRACE: Duration = Duration::from_secs(60);
+
+/// Frames of a request's replay that a node has at a time: one at work, one that waits, and frames of others between them.
+pub(crate) const REPLAYS_AHEAD: usize = 2;
+
+/// Time that passes between two ticks at most; when it was more, the coordinator's machine itself stood still, and nobody
+/// else is to blame for what did not come.
+pub(crate) const TICK_GAP: Duration = Duration::from_secs(5);
 
 /// What a prefill chunk may take on the slowest node, by its own measurement: well under the session's limit for
 /// silence, since a node that computes answers no ping.
@@ -55,8 +73,53 @@ pub(crate) const OWN: usize = 16;
 /// A goodbye that takes longer than this is not waited for.
 pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
 
+/// Passes through the chain whose hops' times are kept: a picture of the latest tokens, and medians that a single slow one
+/// does not move.
+pub(crate) const MAX_PASSES: usize = 48;
+
+/// Frames, and requests, of one node that are timed at once: a node that never answers is not to fill the memory.
+pub(crate) const MAX_TIMED: usize = 1024;
+
+/// Events that who comes later still sees.
+pub(crate) const MAX_PAST_EVENTS: usize = 100;
+
+/// Events that may wait for one watcher; who is behind by more is told the present state instead.
+pub(crate) const WATCHER_BACKLOG: usize = 256;
+
+/// Watchers of the events over HTTP: each costs a state and figures twice a second.
+pub(crate) const MAX_WATCHERS: usize = 128;
+
+/// Between two reports of figures: often enough for eyes, seldom enough to cost no token anything.
+pub(crate) const FIGURES_EVERY: Duration = Duration::from_millis(500);
+
+/// A watcher hears something at least so often: proxies cut connections that are silent for a minute.
+pub(crate) const WATCHER_SILENCE: Duration = Duration::from_secs(15);
+
 /// Bytes of an HTTP body for each position of the context: no token is longer in any common tokenizer.
 pub(crate) const BODY_BYTES_PER_POSITION: usize = 128;
 
 /// Bytes of an HTTP body beside the prompt.
 pub(crate) const BODY_BYTES: usize = 64 << 10;
+
+/// HTTP connections at a time: a browser opens six, so this is a room full of people; each holds some 20 KiB.
+pub(crate) const MAX_HTTP: usize = 512;
+
+/// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included, and between two parts
+/// of a body: a connection that says nothing must not hold a place.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Between two looks at this machine's addresses and at the certificate's files.
+pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(60);
+
+/// Wrong join codes that an address may send in a [`GUESS_WINDOW`]: more than a person mistypes. Of 31^8 codes a guesser
+/// tries so 7,200 in a day, one in 10^8.
+pub(crate) const GUESSES: u32 = 5;
+
+/// See [`GUESSES`].
+pub(crate) const GUESS_WINDOW: Duration = Duration::from_secs(60);
+
+/// Addresses whose wrong codes are counted: when there are more, nobody new is listened to until the window ends.
+pub(crate) const MAX_GUESSERS: usize = 1024;
+
+/// Keys that came in by a code and are remembered: more than any swarm has nodes.
+pub(crate) const MAX_MEMBERS: usize = 4096;

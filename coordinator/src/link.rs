@@ -1,7 +1,8 @@
-//! One task per node's link: reads frames, keeps the session, hands both to the core.
+//! One task per node's link, by TCP or by WebSocket: reads frames, keeps the session, hands both to the core.
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,21 +13,20 @@ use syn1_core::{
 };
 use syn1_identity::{Key, Keys, nonce};
 use syn1_transport_tcp::TcpLink;
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 use crate::core::{CoreConfig, NodeId};
+use crate::door::Knock;
 use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN};
 use crate::server::Shared;
 use crate::update::Event;
 
-/// Accepts links for as long as the coordinator runs.
+/// Accepts links by TCP for as long as the coordinator runs.
 pub(crate) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!("cannot accept nodes: {error}"),
     };
-    let (links, strangers) = (Arc::new(Semaphore::new(MAX_LINKS)), Arc::new(Semaphore::new(MAX_STRANGERS)));
     loop {
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -37,22 +37,52 @@ pub(crate) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let Ok(link) = links.clone().try_acquire_owned() else {
-            tracing::warn!("{address} is turned away: {MAX_LINKS} nodes are linked already");
-            continue;
-        };
-        let Ok(stranger) = strangers.clone().try_acquire_owned() else {
-            tracing::warn!("{address} is turned away: {MAX_STRANGERS} links have not said Hello yet");
-            continue;
-        };
-        let shared = shared.clone();
-        tokio::spawn(async move {
-            match LinkTask::new(shared, address) {
-                Ok(task) => task.run(stream, stranger).await,
-                Err(error) => tracing::error!("{address} is turned away: {error}"),
+        let place = match Place::take(shared) {
+            Ok(place) => place,
+            Err(why) => {
+                tracing::warn!("{address} is turned away: {why}");
+                continue;
             }
-            drop(link);
-        });
+        };
+        let link = match TcpLink::from_stream(stream, shared.max_payload) {
+            Ok(link) => link,
+            Err(error) => {
+                tracing::warn!("link from {address}: {error}");
+                continue;
+            }
+        };
+        let knock = shared.door.knock_tcp(address.ip());
+        tokio::spawn(place.link(shared.clone(), address, knock, link));
+    }
+}
+
+/// Room for a link.
+pub(crate) struct Place {
+    link: OwnedSemaphorePermit,
+    /// Given back when the node has said Hello and was let in.
+    stranger: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Takes one, if there is room.
+    ///
+    /// # Errors
+    /// What is full.
+    pub(crate) fn take(shared: &Shared) -> Result<Self, String> {
+        let link = shared.links.clone().try_acquire_owned();
+        let link = link.map_err(|_| format!("{MAX_LINKS} nodes are linked already"))?;
+        let stranger = shared.strangers.clone().try_acquire_owned();
+        let stranger = stranger.map_err(|_| format!("{MAX_STRANGERS} links have not said Hello yet"))?;
+        Ok(Self { link, stranger })
+    }
+
+    /// Serves a link until it ends.
+    pub(crate) async fn link(self, shared: Arc<Shared>, address: SocketAddr, knock: Knock, link: impl Link) {
+        match LinkTask::new(shared, address, knock) {
+            Ok(task) => task.run(link, self.stranger).await,
+            Err(error) => tracing::error!("{address} is turned away: {error}"),
+        }
+        drop(self.link);
     }
 }
 
@@ -67,6 +97,7 @@ pub(crate) fn max_payload(config: &CoreConfig) -> u32 {
 struct LinkTask {
     shared: Arc<Shared>,
     address: SocketAddr,
+    knock: Knock,
     talk: Arc<Talk>,
     node: Option<NodeId>,
     linked: Option<Arc<()>>,
@@ -152,7 +183,7 @@ impl From<Fatal> for Ended {
 }
 
 impl LinkTask {
-    fn new(shared: Arc<Shared>, address: SocketAddr) -> Result<Self, syn1_identity::KeyFileError> {
+    fn new(shared: Arc<Shared>, address: SocketAddr, knock: Knock) -> Result<Self, syn1_identity::KeyFileError> {
         let (chunk, model) = shared.look(|core| {
             let CoreConfig { chunk, manifest_sha256, smaller, .. } = core.config();
             // A link outlives a change of format.
@@ -167,22 +198,19 @@ impl LinkTask {
             max_rows: chunk,
             credit: 0,
             model,
-            prove: !shared.allow.is_empty(),
+            prove: shared.door.needs_key(),
         };
         let session = Session::new(config, shared.keys.clone(), nonce()?, shared.millis());
         let talk = Arc::new(Talk { session: Mutex::new(session), granted: Notify::new() });
-        Ok(Self { shared, address, talk, node: None, linked: None })
+        Ok(Self { shared, address, knock, talk, node: None, linked: None })
     }
 
-    async fn run(mut self, stream: TcpStream, permit: tokio::sync::OwnedSemaphorePermit) {
-        let link = match TcpLink::from_stream(stream, self.shared.max_payload) {
-            Ok(link) => link,
-            Err(error) => return tracing::warn!("link from {}: {error}", self.address),
-        };
+    async fn run(mut self, link: impl Link, permit: OwnedSemaphorePermit) {
         let (mut rx, tx) = link.split();
         let (outbox, frames) = mpsc::channel(OUTBOX);
         let (own, own_frames) = mpsc::channel(OWN);
-        let mut writer = tokio::spawn(write(self.talk.clone(), tx, own_frames, frames));
+        let mut writer = pin!(write(self.talk.clone(), tx, own_frames, frames));
+        let mut has_written = false;
         // The core is to hold the only strong end: when it lets go, the writer ends, and with it this link.
         let sender = outbox.downgrade();
         let mut stranger = Some((permit, outbox));
@@ -209,7 +237,10 @@ impl LinkTask {
                     let now = self.shared.millis();
                     self.talk.session().handle_timeout(now).map_err(Ended::from)
                 }
-                ended = &mut writer => Err(Ended::silently(ended.unwrap_or_else(|error| error.to_string()))),
+                why = writer.as_mut() => {
+                    has_written = true;
+                    Err(Ended::silently(why))
+                }
             };
             if let Err(ended) = outcome {
                 break ended;
@@ -226,23 +257,19 @@ impl LinkTask {
         drop(stranger);
         // What is queued, a goodbye say, still goes out, and what comes is still taken: a socket that is closed with bytes
         // unread takes the goodbye with it. A peer that does not listen is not waited for.
-        let goodbye = async {
-            while rx.recv().await.is_ok() {}
-            if !writer.is_finished() {
-                let _ = (&mut writer).await;
+        let take = async { while rx.recv().await.is_ok() {} };
+        let say = async {
+            if !has_written {
+                writer.await;
             }
         };
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
-        writer.abort();
+        let _ = tokio::time::timeout(GOODBYE, async { tokio::join!(take, say) }).await;
     }
 
     /// Makes a node that has greeted, and proved who it is where that is asked for, known to the core.
     fn admit(&mut self, negotiated: &Negotiated, outbox: &mpsc::Sender<Outgoing>) -> Result<(), Ended> {
         let key = self.talk.session().peer().filter(|peer| peer.proven).map(|peer| Key(peer.key));
-        let allow = &self.shared.allow;
-        if !allow.is_empty() && !key.is_some_and(|key| allow.contains(&key)) {
-            let key = key.map_or_else(|| String::from("no key"), |key| format!("key {key}"));
-            let why = format!("it has {key}, which may not join: `--allow` names those that may");
+        if let Err(why) = self.shared.door.admit(&self.knock, key) {
             return Err(Ended { why, say: Some(Reason::Refused) });
         }
         self.linked = Some(self.shared.linked.clone());

@@ -91,8 +91,8 @@ pub enum Unplaced {
 
 /// Cuts the model into contiguous parts, in order of layers.
 ///
-/// Nodes are tried fastest first, and biggest first where the fast ones are too small; a node with no room for a single
-/// layer takes no part.
+/// Nodes are tried fastest first, and biggest first where the fast ones are too small; where only the ends are too big for
+/// some, the two biggest nodes take those. A node with no room for a single layer takes no part.
 ///
 /// # Errors
 /// What is missing, in numbers.
@@ -116,7 +116,13 @@ pub fn place(demand: &Demand<'_>, offers: &[Offer], policy: Policy) -> Result<Ve
         // Nodes keep the order in which they came, so that neighbours stay neighbours, unless only another order fits.
         let mut joined = fastest[..count].to_vec();
         joined.sort_unstable();
-        let orders = [joined, fastest[..count].to_vec(), biggest[..count].to_vec()];
+        let (fast, big) = (fastest[..count].to_vec(), biggest[..count].to_vec());
+        // Embedding and head go to the biggest: a microcontroller has room for a layer between them.
+        let mut ends = big.clone();
+        if let [_, _, _, ..] = ends[..] {
+            ends[1..].rotate_left(1);
+        }
+        let orders = [joined, fast, big, ends];
         if let Some(parts) = orders.iter().find_map(|nodes| share(&scales, offers, nodes)) {
             return Ok(parts);
         }
@@ -132,7 +138,7 @@ pub fn predicted_ns(offers: &[Offer], parts: &[Part]) -> u64 {
 }
 
 /// What parts of the model weigh, KV caches included.
-struct Scales {
+pub(crate) struct Scales {
     layers: usize,
     /// Any layer by itself.
     block: u64,
@@ -145,7 +151,7 @@ struct Scales {
 }
 
 impl Scales {
-    fn new(demand: &Demand<'_>) -> Self {
+    pub(crate) fn new(demand: &Demand<'_>) -> Self {
         let Demand { spec, format, max_positions, slots } = *demand;
         let weigh = |pieces: &[Piece]| pieces.iter().map(|piece| piece_bytes(spec, format, *piece)).sum::<u64>();
         let kv = Plan::new(spec, format, 0..1).kv_bytes(max_positions, slots);
@@ -162,7 +168,7 @@ impl Scales {
     }
 
     /// Bytes that a layer range takes.
-    fn bytes(&self, layers: Range<usize>) -> u64 {
+    pub(crate) fn bytes(&self, layers: Range<usize>) -> u64 {
         let (first, last) = (layers.start == 0, layers.end == self.layers);
         let ends = if first { self.embed } else { 0 } + if last { self.head } else { 0 };
         self.block * layers.len() as u64 + ends - if first && last { self.shared } else { 0 }
@@ -266,6 +272,20 @@ mod tests {
             let parts = place(demand, &offers, Policy::Auto).unwrap();
             assert_eq!(parts, [Part { node: 1, layers: 0..8 }]);
             assert_eq!(predicted_ns(&offers, &parts), 800);
+        });
+    }
+
+    #[test]
+    fn a_node_too_small_for_either_end_gets_a_layer_between_them_whenever_it_joins() {
+        with_demand(|demand| {
+            let one_layer = Scales::new(demand).block;
+            let small = Offer { memory_bytes: one_layer, layer_ns: 1_000_000 };
+            let big = offer(1000, 100);
+            for offers in [[small, big, big], [big, small, big], [big, big, small]] {
+                let parts = place(demand, &offers, Policy::Exactly(3)).unwrap();
+                assert_eq!(offers[parts[1].node], small);
+                assert_eq!(parts[1].layers.len(), 1);
+            }
         });
     }
 

@@ -1,15 +1,16 @@
 //! One request on its way through the chain: prefill in chunks, then a token at a time. Knows no socket and no clock.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use syn1_core::control::{Open, Output};
 use syn1_core::output::{full_decode, top_decode};
-use syn1_core::{Codec, Flags, Form, Header, Kind};
+use syn1_core::{Codec, Header, Kind};
 use syn1_model::tokenizer::Tokenizer;
 
 use crate::core::NodeId;
 use crate::draft::Draft;
+use crate::route::{Route, Stage};
 use crate::sample::{Candidate, Need, Sampler, Sampling};
 use crate::text::{self, Text};
 use crate::update::{Figures, Finish, Update};
@@ -49,10 +50,14 @@ pub(crate) struct Request {
     model: Model,
     /// Rows of a prefill chunk.
     chunk: usize,
-    /// How the activations of each hop travel.
-    forms: Vec<Form>,
     fed: usize,
-    flights: VecDeque<Flight>,
+    pub(crate) route: Route,
+    /// Rows at this position and behind give outputs, as the last hop was told.
+    wanted_from: u32,
+    /// What the coordinator counts as kept for it.
+    pub(crate) counted: usize,
+    /// It was computed once more since its last token, because a node could not go on with it.
+    pub(crate) restarted: bool,
 }
 
 /// A finished request that waits for the nodes' last figures.
@@ -70,33 +75,13 @@ pub(crate) struct Model {
     pub(crate) max_positions: usize,
 }
 
-/// A frame on its way through the chain.
-#[derive(Clone, Debug)]
-struct Flight {
-    position: u32,
-    rows: u16,
-    hop: usize,
-    /// What the rows after the first are computed for, where they are guesses.
-    guesses: Vec<u32>,
-    /// Rows whose outputs have come.
-    answered: u16,
-    /// A guess was wrong: the outputs that still come count for nothing.
-    rejected: bool,
-}
-
-impl Flight {
-    fn new(position: usize, rows: usize, guesses: Vec<u32>) -> Self {
-        Self { position: position as u32, rows: rows as u16, hop: 0, guesses, answered: 0, rejected: false }
-    }
-}
-
 /// What follows from a node's answer.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// Frames to send, each with its hop.
-    Send(Vec<(usize, Header, Vec<u8>)>),
-    /// Tokens, and the frame that feeds the last of them to the first hop, where none is on its way that does.
-    Tokens(Vec<Update>, Option<(Header, Vec<u8>)>),
+    /// Nothing but frames that are due at some hop.
+    Relayed,
+    /// Tokens; the last of them is on its way to the first hop.
+    Tokens(Vec<Update>),
     /// The last tokens, if there are any to show; then the end.
     Finish(Vec<Update>, String, Finish),
 }
@@ -108,121 +93,110 @@ impl Request {
             sampler: Sampler::new(ask.sampling, &ask.prompt),
             text: Text::new(&ask, &model.eos, model.max_positions, tokenizer),
             draft: Draft::new(&ask.prompt),
-            id,
-            ask,
             is_proof,
             figures,
             started: Duration::ZERO,
             progressed: Duration::ZERO,
             closing: None,
+            wanted_from: ask.prompt.len().saturating_sub(1) as u32,
             model,
             chunk: 1,
-            forms: Vec::new(),
             fed: 0,
-            flights: VecDeque::new(),
+            route: Route::new(),
+            counted: 0,
+            restarted: false,
+            id,
+            ask,
         }
     }
 
-    /// The message that opens the request on a node whose activations travel in `form`.
-    pub(crate) fn open(&self, form: Form) -> Open {
+    /// The message that opens the request on the node of a hop; nothing where it is open there.
+    pub(crate) fn open(&mut self, hop: usize) -> Option<Open> {
+        let (epoch, form) = self.route.open(hop)?;
         let output = match self.ask.sampling.need() {
             Need::Top(k) => Output::Top(top(k, self.model.vocab)),
             Need::Full => Output::Full,
         };
-        Open {
-            request: self.id,
-            epoch: EPOCH,
-            codec: form.codec() as u8,
-            flags: form.flags().bits(),
-            output,
-            wanted_from: self.ask.prompt.len() as u32 - 1,
+        let (codec, flags) = (form.codec() as u8, form.flags().bits());
+        Some(Open { request: self.id, epoch, codec, flags, output, wanted_from: self.wanted_from })
+    }
+
+    /// Starts the clock, lays the route, and lets the prompt's first chunk, of at most `chunk` rows, enter it.
+    pub(crate) fn begin(&mut self, now: Duration, chunk: usize, stages: &[Stage]) {
+        (self.started, self.progressed, self.chunk) = (now, now, chunk);
+        self.route.lay(stages);
+        self.next_chunk();
+    }
+
+    /// Goes on through other nodes, see [`Route::reroute`]; `anew` forgets that any of them has anything of it. Tokens that
+    /// were chosen stay chosen.
+    pub(crate) fn reroute(&mut self, now: Duration, chunk: usize, stages: &[Stage], anew: bool) {
+        self.chunk = chunk;
+        let most = u16::try_from(chunk).unwrap_or(u16::MAX);
+        let opens = if anew { self.route.restart(stages, most) } else { self.route.reroute(stages, most) };
+        if opens {
+            // Those before were given.
+            self.wanted_from = self.draft.len().saturating_sub(1) as u32;
         }
+        self.progressed = now;
     }
 
-    /// Starts the clock; gives the prompt's first chunk, of at most `chunk` rows, for the first hop. `forms` are those that
-    /// the hops were opened with.
-    pub(crate) fn begin(&mut self, now: Duration, chunk: usize, forms: Vec<Form>) -> Option<(Header, Vec<u8>)> {
-        (self.started, self.progressed, self.chunk, self.forms) = (now, now, chunk, forms);
-        self.next_chunk(1)
-    }
-
-    /// The prompt's next chunk; `None` when all of it is on its way, or when every one of `hops` has work and one more
-    /// frame waits: a slow node is not to be buried in what a fast one computes.
-    fn next_chunk(&mut self, hops: usize) -> Option<(Header, Vec<u8>)> {
+    /// Lets the prompt's next chunk enter, unless all of it has, or every hop has work and one more frame waits: a slow node
+    /// is not to be buried in what a fast one computes.
+    fn next_chunk(&mut self) {
         let end = self.ask.prompt.len().min(self.fed + self.chunk);
         let ids = &self.ask.prompt[self.fed..end];
-        if ids.is_empty() || self.flights.len() > hops {
-            return None;
+        if ids.is_empty() || self.route.in_flight() > self.route.hops() {
+            return;
         }
-        let frame = tokens_frame(self.id, self.fed, ids);
-        self.flights.push_back(Flight::new(self.fed, ids.len(), Vec::new()));
+        let (header, payload) = tokens_frame(self.id, self.fed, ids);
+        self.route.enter(header, payload, Vec::new());
         self.fed = end;
-        Some(frame)
     }
 
-    /// Takes the answer of the node at `hop` of `hops`.
+    /// Takes the answer of the node at `hop`.
     ///
     /// # Errors
     /// What is wrong with the answer: the node is broken or hostile.
-    pub(crate) fn answer(&mut self, hop: usize, hops: usize, header: &Header, payload: &[u8]) -> Result<Next, String> {
-        let at = self.flights.iter().position(|flight| flight.hop == hop);
-        let at = at.ok_or("an answer that nothing asked for")?;
-        let flight = &self.flights[at];
-        let guessed = !flight.guesses.is_empty();
-        if header.flags.contains(Flags::PREDICTED) != guessed {
-            return Err(format!("an answer with flags {} to a frame that was predicted: {guessed}", header.flags));
+    pub(crate) fn answer(&mut self, hop: usize, header: &Header, payload: &[u8]) -> Result<Next, String> {
+        let Some(at) = self.route.answered(hop, header)? else { return Ok(Next::Relayed) };
+        if hop + 1 == self.route.hops() {
+            return self.output(at, header, payload);
         }
-        if hop + 1 < hops {
-            if header.kind != Kind::Activation || (header.position, header.rows) != (flight.position, flight.rows) {
-                return Err(format!(
-                    "{:?} of {} rows at position {} in place of an activation of {} rows at position {}",
-                    header.kind, header.rows, header.position, flight.rows, flight.position
-                ));
-            }
-            // It goes on to the next node as it is, so it must be what that node was told to expect.
-            let form = self.forms.get(hop).copied().unwrap_or(Form::plain(Codec::F32));
-            let extra = header.flags.without(form.flags()).without(Flags::QUANTIZED).without(Flags::PREDICTED);
-            if ![form.codec(), Codec::F32].contains(&header.codec) || !extra.is_empty() {
-                return Err(format!(
-                    "an activation in {} with flags {} in place of {form}",
-                    header.codec, header.flags
-                ));
-            }
-            self.flights[at].hop += 1;
-            let mut sends = vec![(hop + 1, *header, payload.to_vec())];
-            if hop == 0 {
-                sends.extend(self.next_chunk(hops).map(|(header, payload)| (0, header, payload)));
-            }
-            return Ok(Next::Send(sends));
+        self.route.relay(at, header, payload)?;
+        if hop == 0 {
+            self.next_chunk();
         }
-        self.output(at, header, payload, hops)
+        Ok(Next::Relayed)
     }
 
-    /// The hop that holds the oldest frame.
-    pub(crate) fn waits_for(&self) -> Option<usize> {
-        self.flights.front().map(|flight| flight.hop)
+    /// A node is gone whose last figures may have been waited for; gives the request's number if they were the last.
+    pub(crate) fn misses(&mut self, node: NodeId) -> Option<u32> {
+        let nodes = &mut self.closing.as_mut()?.nodes;
+        (nodes.remove(&node) && nodes.is_empty()).then_some(self.id)
     }
 
-    fn output(&mut self, at: usize, header: &Header, payload: &[u8], hops: usize) -> Result<Next, String> {
-        let Flight { position, rows, answered, .. } = self.flights[at];
+    fn output(&mut self, at: usize, header: &Header, payload: &[u8]) -> Result<Next, String> {
+        let flight = self.route.flight(at);
+        let (position, rows, answered, replay) = (flight.position, flight.rows, flight.answered, flight.replay);
         let end = position + u32::from(rows);
         if header.kind != Kind::Output {
             return Err(format!("{:?} in place of an output", header.kind));
         }
-        if (end as usize) < self.ask.prompt.len() {
+        if end <= self.wanted_from {
             if header.rows != 0 || header.position != end {
                 return Err(format!(
                     "an output at position {} in place of the acknowledgement of {end}",
                     header.position
                 ));
             }
-            self.flights.remove(at);
-            let chunk = self.next_chunk(hops);
-            return Ok(Next::Send(chunk.map(|(header, payload)| (0, header, payload)).into_iter().collect()));
+            self.route.end(at);
+            self.next_chunk();
+            return Ok(Next::Relayed);
         }
         let outputs = candidates(header, payload, self.ask.sampling.need(), self.model.vocab)?;
-        let due = self.first_wanted(position) + u32::from(answered);
-        if header.position != due || outputs.len() > (end - due) as usize {
+        let due = position.max(self.wanted_from) + u32::from(answered);
+        if header.position != due || outputs.len() > end.saturating_sub(due) as usize {
             return Err(format!(
                 "outputs of {} positions from {} on in place of {due} to {}",
                 outputs.len(),
@@ -230,11 +204,11 @@ impl Request {
                 end - 1
             ));
         }
-        self.flights[at].answered += outputs.len() as u16;
+        self.route.flight(at).answered += outputs.len() as u16;
         let all = due as usize + outputs.len() == end as usize;
-        let next = self.outputs(at, due, outputs);
+        let next = if replay { Ok(Next::Relayed) } else { self.outputs(at, due, outputs) };
         if all {
-            self.flights.remove(at);
+            self.route.end(at);
         }
         next
     }
@@ -242,9 +216,9 @@ impl Request {
     /// Goes through the outputs of consecutive positions from `position` on, as long as the tokens chosen are those that
     /// the flight was computed for.
     fn outputs(&mut self, at: usize, position: u32, outputs: Vec<Vec<Candidate>>) -> Result<Next, String> {
-        let (mut updates, mut frame) = (Vec::new(), None);
+        let mut updates = Vec::new();
         for (position, mut candidates) in (position..).zip(outputs) {
-            if self.flights[at].rejected {
+            if self.route.flight(at).rejected {
                 break;
             }
             let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
@@ -255,25 +229,22 @@ impl Request {
                     return Ok(Next::Finish(updates, text, reason));
                 }
             }
-            let guessed = position.checked_sub(self.flights[at].position);
-            let guess = guessed.and_then(|index| self.flights[at].guesses.get(index as usize));
-            if guess == Some(&id) {
+            let flight = self.route.flight(at);
+            let guessed = position.checked_sub(flight.position);
+            let guess = guessed.and_then(|index| flight.guesses.get(index as usize));
+            let right = guess == Some(&id);
+            flight.rejected = !right;
+            if right {
                 self.figures.accepted += 1;
             } else {
-                self.flights[at].rejected = true;
-                frame = Some(self.feed(id, position as usize + 1));
+                self.feed(id, position as usize + 1);
             }
         }
-        Ok(Next::Tokens(updates, frame))
+        Ok(Next::Tokens(updates))
     }
 
-    /// The first position of a flight from `position` on that gives an output.
-    fn first_wanted(&self, position: u32) -> u32 {
-        position.max(self.ask.prompt.len() as u32 - 1)
-    }
-
-    /// The frame that feeds `id` at `position`, and guesses for what follows it.
-    fn feed(&mut self, id: u32, position: usize) -> (Header, Vec<u8>) {
+    /// Lets `id` enter at `position`, and guesses for what follows it.
+    fn feed(&mut self, id: u32, position: usize) {
         let room = [
             self.ask.speculate,
             self.chunk - 1,
@@ -288,8 +259,7 @@ impl Request {
         let ids: Vec<u32> = std::iter::once(id).chain(guesses.iter().copied()).collect();
         let (header, payload) = tokens_frame(self.id, position, &ids);
         let header = if guesses.is_empty() { header } else { header.predicted() };
-        self.flights.push_back(Flight::new(position, ids.len(), guesses));
-        (header, payload)
+        self.route.enter(header, payload, guesses);
     }
 
     /// Takes in token `id`, which stands at `position`.
@@ -298,6 +268,7 @@ impl Request {
         if self.text.tokens() > self.figures.tokens {
             self.figures.tokens = self.text.tokens();
             self.draft.push(id);
+            self.restarted = false;
         }
         Ok(next)
     }
@@ -308,9 +279,9 @@ fn top(k: u16, vocab: usize) -> u16 {
     u16::try_from(vocab).map_or(k, |vocab| k.min(vocab))
 }
 
-/// A frame of token ids for the first hop.
+/// A frame of token ids for the first hop, which gives it its epoch when it is sent.
 fn tokens_frame(request: u32, position: usize, ids: &[u32]) -> (Header, Vec<u8>) {
-    let header = Header::tokens(request, EPOCH, position as u32, ids.len() as u16);
+    let header = Header::tokens(request, 0, position as u32, ids.len() as u16);
     (header, ids.iter().flat_map(|id| id.to_le_bytes()).collect())
 }
 
@@ -330,6 +301,3 @@ fn candidates(header: &Header, payload: &[u8], need: Need, vocab: usize) -> Resu
         _ => Err(format!("an output of {} x {} {:?}, asked for {need:?}", header.rows, header.cols, header.codec)),
     }
 }
-
-/// Every route's first incarnation. Re-routing will count it up.
-pub(crate) const EPOCH: u8 = 1;

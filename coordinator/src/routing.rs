@@ -37,37 +37,49 @@ impl Core {
             }
             request.ask.speculate = 0;
         }
-        let parts = self.chain.as_ref().map_or(&[][..], |chain| &chain.parts);
-        let forms: Vec<_> = parts.iter().map(|(_, layers)| self.config.wire.before(layers.end)).collect();
-        let opens: Vec<_> = parts.iter().zip(&forms).map(|((node, _), form)| (*node, request.open(*form))).collect();
+        let stages = self.stages(&[]);
         let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
-        let first = request.begin(now, chunk, forms);
+        request.begin(now, chunk, &stages);
         self.requests.insert(id, request);
+        self.pump(now, id);
+    }
+
+    /// Sends what is due at each hop whose node has its shard, where the request is opened if it is not.
+    pub(crate) fn pump(&mut self, now: Duration, id: u32) {
+        let Some(chain) = &self.chain else { return };
+        let Some(request) = self.requests.get_mut(&id).filter(|request| request.closing.is_none()) else { return };
+        let (mut opens, mut frames) = (Vec::new(), Vec::new());
+        let last = chain.parts.len().saturating_sub(1);
+        for (hop, (node, _)) in chain.parts.iter().enumerate().filter(|(_, part)| chain.loaded.contains(&part.0)) {
+            opens.extend(request.open(hop).map(|open| (*node, open)));
+            while let Some((header, payload)) = request.route.due(now, hop) {
+                request.figures.frames += 1;
+                request.figures.bytes += (Header::LEN + payload.len()) as u64;
+                frames.push((hop, *node, header, payload));
+            }
+        }
         for (node, open) in opens {
             self.send(node, &Control::Open(open));
         }
-        if let Some((header, payload)) = first {
-            self.send_data(id, 0, header, payload);
+        for (hop, node, header, payload) in frames {
+            self.timings.sent(now, node, hop == last, &header, payload.len());
+            self.actions.push_back(Action::Send(node, header, payload));
         }
+        self.account(id);
     }
 
     pub(crate) fn follow(&mut self, now: Duration, id: u32, next: Next) {
         match next {
-            Next::Send(frames) => {
-                for (hop, header, payload) in frames {
-                    self.send_data(id, hop, header, payload);
-                }
-            }
-            Next::Tokens(updates, frame) => {
-                if let Some((header, payload)) = frame {
-                    self.send_data(id, 0, header, payload);
-                }
+            Next::Relayed => self.pump(now, id),
+            Next::Tokens(updates) => {
+                self.pump(now, id);
                 self.tokens(now, id, updates);
             }
             Next::Finish(updates, text, reason) => {
                 self.stamp(now, id);
                 self.tokens(now, id, updates);
                 self.finish(id, text, reason);
+                self.passed(now);
             }
         }
     }
@@ -81,6 +93,7 @@ impl Core {
         if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
             self.actions.extend(updates.into_iter().map(|update| Action::Update(id, update)));
         }
+        self.passed(now);
     }
 
     pub(crate) fn stamp(&mut self, now: Duration, id: u32) {
@@ -96,17 +109,33 @@ impl Core {
 
     /// The request has its last token; its figures are complete when every node has closed it.
     pub(crate) fn finish(&mut self, id: u32, text: String, reason: Finish) {
-        let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().collect();
+        let here = |node: &NodeId| self.nodes.contains_key(node);
+        let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().filter(here).collect();
         if let Some(request) = self.requests.get_mut(&id) {
             request.closing = Some(Closing { nodes, text, reason });
+            request.route.forget();
         }
+        self.account(id);
         self.close(id);
     }
 
     pub(crate) fn close(&mut self, request: u32) {
         for node in self.chain_nodes() {
+            self.send_close(node, request);
+        }
+    }
+
+    pub(crate) fn send_close(&mut self, node: NodeId, request: u32) {
+        if self.nodes.contains_key(&node) {
             self.send(node, &Control::Close { request });
         }
+    }
+
+    /// Takes a request out, with what was kept for it.
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Request> {
+        let request = self.requests.remove(&id)?;
+        self.recovery.kept_bytes -= request.counted;
+        Some(request)
     }
 
     pub(crate) fn closed(&mut self, now: Duration, from: NodeId, id: u32, compute: Duration) {
@@ -123,13 +152,14 @@ impl Core {
 
     /// The last of a request that has finished.
     pub(crate) fn end(&mut self, now: Duration, id: u32) {
-        let Some(request) = self.requests.remove(&id) else { return };
+        let Some(request) = self.remove(id) else { return };
         if request.is_proof {
             self.proved(request.figures.total);
         } else {
             self.finished(request);
         }
         self.start_waiting(now);
+        self.go_on(now);
     }
 
     pub(crate) fn finished(&mut self, request: Request) {
@@ -141,13 +171,13 @@ impl Core {
 
     pub(crate) fn proved(&mut self, took: Duration) {
         if let Some(chain) = &mut self.chain {
-            chain.ready = true;
+            (chain.ready, chain.broken) = (true, None);
             self.event(Event::Ready { token_ms: took.as_secs_f64() * 1e3 });
         }
     }
 
     pub(crate) fn fail(&mut self, now: Duration, id: u32, why: String) {
-        let Some(request) = self.requests.remove(&id) else { return };
+        let Some(request) = self.remove(id) else { return };
         self.close(id);
         if request.is_proof {
             self.break_chain(now, &format!("the first token did not pass through the chain: {why}"));
@@ -157,13 +187,14 @@ impl Core {
             self.actions.push_back(Action::Update(id, Update::Failed(why)));
         }
         self.start_waiting(now);
+        self.go_on(now);
     }
 
-    pub(crate) fn send_data(&mut self, id: u32, hop: usize, header: Header, payload: Vec<u8>) {
-        let node = self.chain.as_ref().and_then(|chain| chain.parts.get(hop)).map(|part| part.0);
-        let (Some(node), Some(request)) = (node, self.requests.get_mut(&id)) else { return };
-        request.figures.frames += 1;
-        request.figures.bytes += (Header::LEN + payload.len()) as u64;
-        self.actions.push_back(Action::Send(node, header, payload));
+    /// Whether this is the epoch in which a node has the request open.
+    pub(crate) fn is_current(&self, from: NodeId, id: u32, epoch: u8) -> bool {
+        let Some(chain) = &self.chain else { return false };
+        let hop = chain.parts.iter().position(|part| part.0 == from);
+        let request = self.requests.get(&id);
+        hop.zip(request).is_some_and(|(hop, request)| request.route.is_current(hop, epoch))
     }
 }

@@ -5,21 +5,26 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use syn1_core::{Header, Millis, Negotiated};
-use syn1_identity::{Key, Keys};
+use syn1_identity::{Key, KeyFileError, Keys};
 use syn1_model::date::Date;
 use syn1_model::plan::WeightFormat;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
-use crate::limits::GOODBYE;
+use crate::door::Door;
+use crate::feed::{Feed, Told};
+use crate::front::{Front, JoinLink};
+use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS};
+use crate::recovery::Recovery;
 use crate::request::Generate;
+use crate::tls::{Certificates, TlsError};
 use crate::update::{Event, Topology, Update};
 use crate::{http, link};
 
@@ -33,11 +38,13 @@ pub struct ServerConfig {
     pub pack: Pack,
     /// For nodes.
     pub tcp: SocketAddr,
-    /// For shards, people and programs.
+    /// For shards, people, programs, and nodes that join by WebSocket.
     pub http: SocketAddr,
+    /// How the HTTP port meets the world.
+    pub front: Front,
     /// What the coordinator proves who it is with.
     pub keys: Keys,
-    /// The keys of the nodes that may join; empty: any node may.
+    /// The keys of the nodes that may join; empty: any node may, or any that knows the join code where there is one.
     pub allow: Vec<Key>,
 }
 
@@ -74,6 +81,12 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The HTTP port has no certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There is no join code.
+    #[error("cannot make a join code: {0}")]
+    Code(KeyFileError),
     /// The event loop could not be made.
     #[error("cannot start the coordinator's event loop: {0}")]
     Runtime(io::Error),
@@ -92,7 +105,13 @@ pub(crate) struct Shared {
     /// Largest payload a node may send: the bigger of a chunk of rows and the full logits.
     pub(crate) max_payload: u32,
     pub(crate) keys: Keys,
-    pub(crate) allow: Vec<Key>,
+    pub(crate) door: Door,
+    pub(crate) front: Front,
+    pub(crate) certificates: Option<Certificates>,
+    http: SocketAddr,
+    /// Places for links, and for such that have not said Hello.
+    pub(crate) links: Arc<Semaphore>,
+    pub(crate) strangers: Arc<Semaphore>,
     /// Held by every link of a node that was let in.
     pub(crate) linked: Arc<()>,
     state: Mutex<State>,
@@ -110,6 +129,8 @@ struct State {
     links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
+    /// The same for those who watch over HTTP.
+    feed: Feed,
     /// The event loop has ended.
     over: bool,
 }
@@ -124,6 +145,8 @@ impl Server {
         let http = bind(config.http, "HTTP (--http)")?;
         let (tcp_address, http_address) = (address(&tcp, config.tcp), address(&http, config.http));
         config.core.http_port = http_address.port();
+        let certificates = Certificates::open(&config.front.tls, &config.front.names)?;
+        let door = Door::new(config.allow, config.front.code.clone()).map_err(StartError::Code)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Runtime)?;
         let (packs, asked) = mpsc::unbounded_channel();
@@ -131,7 +154,12 @@ impl Server {
             max_payload: link::max_payload(&config.core),
             pack: config.pack,
             keys: config.keys,
-            allow: config.allow,
+            door,
+            front: config.front,
+            certificates,
+            http: http_address,
+            links: Arc::new(Semaphore::new(MAX_LINKS)),
+            strangers: Arc::new(Semaphore::new(MAX_STRANGERS)),
             linked: Arc::new(()),
             state: Mutex::new(State {
                 core: Core::new(config.core),
@@ -140,6 +168,7 @@ impl Server {
                 links: HashMap::new(),
                 requests: HashMap::new(),
                 watchers: Vec::new(),
+                feed: Feed::new(),
                 over: false,
             }),
             started: Instant::now(),
@@ -163,6 +192,11 @@ impl Server {
         self.http
     }
 
+    /// The link that brings a device in, as it is now.
+    pub fn join_link(&self) -> JoinLink {
+        self.shared.join_link()
+    }
+
     /// Takes a request; see [`Core::submit`].
     ///
     /// # Errors
@@ -174,6 +208,11 @@ impl Server {
     /// The swarm as it is now.
     pub fn topology(&self) -> Topology {
         self.shared.look(Core::topology)
+    }
+
+    /// What was lost and regained since the start.
+    pub fn recovery(&self) -> Recovery {
+        self.shared.look(Core::recovery)
     }
 
     /// What happens in the swarm from now on.
@@ -282,9 +321,30 @@ impl Shared {
         self.lock().tell(event);
     }
 
+    /// The latest events and those to come; `None` when too many watch already.
+    pub(crate) fn watch(&self) -> Option<(Vec<Told>, broadcast::Receiver<Told>)> {
+        self.lock().feed.watch()
+    }
+
     /// Milliseconds since the start, for sessions.
     pub(crate) fn millis(&self) -> Millis {
         Millis(self.started.elapsed().as_millis() as u64)
+    }
+
+    /// Time since the start.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn join_link(&self) -> JoinLink {
+        let host = self.front.host.clone().unwrap_or_else(|| self.http.ip().to_string());
+        let host = if let Ok(IpAddr::V6(ip)) = host.parse() { format!("[{ip}]") } else { host };
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        JoinLink {
+            page: format!("{scheme}://{host}:{}/join", self.http.port()),
+            code: self.door.code(self.elapsed()),
+            authority: self.certificates.as_ref().and_then(Certificates::fingerprint),
+        }
     }
 
     pub(crate) fn look<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
@@ -325,6 +385,7 @@ impl State {
     fn tell(&mut self, event: Event) {
         tracing::info!(?event);
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
+        self.feed.tell(event);
     }
 }
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 use syn1_model::plan::WeightFormat;
 
+use crate::timing::Traffic;
+
 /// One step in the life of a request. The last one is `Finished` or `Failed`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
@@ -86,7 +88,10 @@ impl Figures {
 }
 
 /// What happens in the swarm.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// Serialised it is `{"event": .., "data": {..}}`: the variant's and the fields' names in snake case, which stay.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", content = "data", rename_all = "snake_case")]
 pub enum Event {
     /// A node told what it is.
     Joined {
@@ -116,7 +121,7 @@ pub enum Event {
         why: String,
     },
     /// The model is cut: every node's layers, in chain order.
-    Placed(Vec<(String, Range<usize>)>),
+    Placed(#[serde(serialize_with = "parts")] Vec<(String, Range<usize>)>),
     /// There is no chain.
     Unplaced {
         /// Why, and what would help.
@@ -180,6 +185,12 @@ pub struct NodeView {
     pub layers: Option<(usize, usize)>,
     /// `joining`, `spare`, `loading`, `loaded` or `unable`.
     pub state: &'static str,
+    /// Why it takes no part, where it said so.
+    pub unable: Option<String>,
+    /// Bytes of its shard that it has, while it is loading.
+    pub done_bytes: u64,
+    /// What passes over its link; `None` before the first data frame.
+    pub traffic: Option<Traffic>,
 }
 
 /// The swarm as others see it.
@@ -195,6 +206,14 @@ pub struct Topology {
     pub ready: bool,
     /// What it waits for, while it is not ready.
     pub waiting_for: Option<String>,
+    /// Bytes of all its weights and KV caches.
+    pub needed_bytes: u64,
+    /// Positions of a request: its prompt and what follows.
+    pub max_positions: usize,
+    /// Whether it can answer messages: its model has a chat template.
+    pub chat: bool,
+    /// Why the layers lie where they lie, while they lie anywhere.
+    pub reason: Option<String>,
     /// Predicted microseconds of computing per token.
     pub predicted_us: Option<f64>,
     /// Running requests.
@@ -203,4 +222,14 @@ pub struct Topology {
     pub queued: usize,
     /// Every node.
     pub nodes: Vec<NodeView>,
+}
+
+/// The nodes' layers as objects.
+fn parts<S: serde::Serializer>(parts: &[(String, Range<usize>)], to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Part<'a> {
+        node: &'a str,
+        layers: (usize, usize),
+    }
+    to.collect_seq(parts.iter().map(|(node, layers)| Part { node, layers: (layers.start, layers.end) }))
 }

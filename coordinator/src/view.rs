@@ -1,6 +1,7 @@
 //! The swarm as others see it.
 
 use crate::core::{Core, Node, NodeId};
+use crate::timing::Pass;
 use crate::update::{NodeView, Topology};
 
 impl Core {
@@ -13,6 +14,10 @@ impl Core {
             weights: self.config().format,
             ready,
             waiting_for: (!ready).then(|| self.waits_for()),
+            needed_bytes: self.demand(self.config().format).bytes(),
+            max_positions: self.config().max_positions,
+            chat: self.config().tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.chat_template().is_some()),
+            reason: self.chain.as_ref().map(|chain| chain.reason.clone()),
             predicted_us: self.chain.as_ref().map(|chain| chain.predicted_ns as f64 / 1e3),
             running: self.requests.values().filter(|request| !request.is_proof).count(),
             queued: self.waiting.len(),
@@ -20,9 +25,14 @@ impl Core {
         }
     }
 
+    /// The passes through the chain after the one with this number, as far as they are still known, oldest first.
+    pub fn passes_after(&self, number: u64) -> Vec<Pass> {
+        self.timings.passes_after(number, |node| self.name(node))
+    }
+
     /// What stands between now and a ready model.
     pub(crate) fn waits_for(&self) -> String {
-        let Some(chain) = &self.chain else { return self.unplaced.clone() };
+        let Some(chain) = self.chain.as_ref().filter(|chain| self.is_held(chain)) else { return self.unplaced.clone() };
         let missing = chain.parts.iter().filter(|part| !chain.loaded.contains(&part.0));
         let missing: Vec<String> = missing.map(|part| self.name(part.0)).collect();
         if missing.is_empty() {
@@ -50,6 +60,9 @@ impl Core {
             layer_us: node.offer.map_or(0.0, |offer| offer.layer_ns as f64 / 1e3),
             layers: part.map(|part| (part.1.start, part.1.end)),
             state,
+            unable: node.unable.clone(),
+            done_bytes: node.done_bytes,
+            traffic: self.timings.traffic(id),
         }
     }
 }

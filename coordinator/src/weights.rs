@@ -56,8 +56,6 @@ impl Core {
             return;
         }
         self.packing = None;
-        // News of an assignment in the old format is news no more.
-        self.generation = self.generation.wrapping_add(1);
         // Those that were skipped did not fit, and do not come back.
         let passed = self.config.smaller.iter().take_while(|smaller| **smaller != format).count() + 1;
         self.config.smaller = self.config.smaller.split_off(passed.min(self.config.smaller.len()));
@@ -95,6 +93,7 @@ impl Core {
         if let Some(node) = self.nodes.get_mut(&id) {
             // What it could not take was of another format.
             (node.announced, node.owes_profile, node.unable, node.progressed) = (announced, true, None, now);
+            node.shard = None;
         }
         self.send(id, &Control::Model(model));
     }

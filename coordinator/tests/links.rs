@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
@@ -35,11 +36,21 @@ fn config() -> ServerConfig {
         max_positions: 64,
         slots: 1,
         chunk: 8,
+        relay_bytes: 1 << 20,
         tokenizer: None,
     };
     let keys = Keys::from_secret(&[1; 32]);
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-    ServerConfig { core, shards: std::env::temp_dir(), pack, tcp: local, http: local, keys, allow: Vec::new() }
+    ServerConfig {
+        core,
+        shards: std::env::temp_dir(),
+        pack,
+        tcp: local,
+        http: local,
+        keys,
+        front: Front::default(),
+        allow: Vec::new(),
+    }
 }
 
 /// All that the coordinator says until it closes the link.

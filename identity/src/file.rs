@@ -48,45 +48,64 @@ impl Keys {
     /// # Errors
     /// The file can't be read or written, or holds something else.
     pub fn load_or_create(path: &Path) -> Result<Self, KeyFileError> {
-        match fs::read(path) {
-            Ok(bytes) => Self::from_file(path, &bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::create(path),
-            Err(error) => Err(failed("read", path)(error)),
-        }
-    }
-
-    fn create(path: &Path) -> Result<Self, KeyFileError> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(failed("make the folder of", path))?;
-        let (secret, tag) = (nonce()?, nonce()?);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let draft =
-            folder.join(format!(".{name}.{:016x}", u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| tag[i]))));
-        write_private(&draft, &secret).map_err(failed("write", &draft))?;
-        // A link fails where another process was first, and the file is never seen half written.
-        let linked = fs::hard_link(&draft, path);
-        fs::remove_file(&draft).map_err(failed("remove the draft of", &draft))?;
-        let written = match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                // A file system without links: the next best is to be the one who creates the file.
-                write_private(path, &secret)
-            }
-            linked => linked,
-        };
-        match written {
-            Ok(()) => Ok(Self::from_secret(&secret)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let bytes = fs::read(path).map_err(failed("read", path))?;
-                Self::from_file(path, &bytes)
-            }
-            Err(error) => Err(failed("write", path)(error)),
-        }
+        let secret = keep(path, || nonce().map(|secret| secret.to_vec()))?;
+        Self::from_file(path, &secret)
     }
 
     fn from_file(path: &Path, bytes: &[u8]) -> Result<Self, KeyFileError> {
         let secret = bytes.try_into().map_err(|_| KeyFileError::Length { path: path.into(), bytes: bytes.len() })?;
         Ok(Self::from_secret(secret))
     }
+}
+
+/// What the private file at `path` holds; if there is none, what `make` gives, which is written there for the next time,
+/// readable for the file's owner only. Several processes may call this at once: they get the same bytes.
+///
+/// # Errors
+/// The file can't be read or written, or `make` fails.
+pub fn keep<E: From<KeyFileError>>(path: &Path, make: impl FnOnce() -> Result<Vec<u8>, E>) -> Result<Vec<u8>, E> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(create(path, make()?)?),
+        read => Ok(read.map_err(failed("read", path))?),
+    }
+}
+
+/// Writes a private file anew, readable for its owner only: whoever reads it meanwhile sees the old bytes or the new ones.
+///
+/// # Errors
+/// The file can't be written.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), KeyFileError> {
+    let draft = draft(path, bytes)?;
+    fs::rename(&draft, path).map_err(failed("write", path))
+}
+
+fn create(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>, KeyFileError> {
+    let draft = draft(path, &bytes)?;
+    // A link fails where another process was first, and the file is never seen half written.
+    let linked = fs::hard_link(&draft, path);
+    fs::remove_file(&draft).map_err(failed("remove the draft of", &draft))?;
+    let written = match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            // A file system without links: the next best is to be the one who creates the file.
+            write_private(path, &bytes)
+        }
+        linked => linked,
+    };
+    match written {
+        Ok(()) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => fs::read(path).map_err(failed("read", path)),
+        Err(error) => Err(failed("write", path)(error)),
+    }
+}
+
+/// Writes `bytes` beside `path`, under a name that nobody else has.
+fn draft(path: &Path, bytes: &[u8]) -> Result<PathBuf, KeyFileError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(failed("make the folder of", path))?;
+    let (name, tag) = (path.file_name().unwrap_or_default().to_string_lossy(), nonce()?);
+    let draft = folder.join(format!(".{name}.{:016x}", u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| tag[i]))));
+    write_private(&draft, bytes).map_err(failed("write", &draft))?;
+    Ok(draft)
 }
 
 /// 32 bytes that nobody can foresee, for one Hello.
@@ -148,6 +167,19 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_replaced_file_has_the_new_bytes_and_stays_its_owners() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("leaf");
+        assert_eq!(keep(&path, || Ok::<_, KeyFileError>(b"old".to_vec())).unwrap(), b"old");
+        replace(&path, b"new").unwrap();
+        assert_eq!(keep::<KeyFileError>(&path, || panic!("it is there")).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft is left behind");
     }
 
     #[test]

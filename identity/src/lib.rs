@@ -27,7 +27,7 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use syn1_core::identity::{Identity, Verdict};
 
 #[cfg(feature = "std")]
-pub use file::{KeyFileError, nonce};
+pub use file::{KeyFileError, keep, nonce, replace};
 pub use key::{Key, KeyError};
 
 /// The secret and the public key of one end.

@@ -1,5 +1,5 @@
-// y = epilogue(rs * (W (gamma x) - mu c1) + c2): a matrix times one token row, the norm in front folded in. What decoding
-// does most; gemv_rows.wgsl is the same for several token rows.
+// y = epilogue(rs * (W (gamma x) - mu c1) + c2): a matrix times one token row (or several, each for itself), the norm in front
+// folded in. What decoding does most; gemv_rows.wgsl is the same for several token rows that share what is read of W.
 //
 // A group of LANES threads takes 4 * QUADS consecutive rows of W (outputs). A thread loads 16 bytes of each at a time, and
 // those of the next round before it multiplies. Nothing that can be loaded early waits: the first weights, and what the
@@ -21,7 +21,7 @@
 override CHUNKS: u32 = 12u;     // vec4s of weights in a row
 override ROW: u32 = 12u;        // vec4s from one row to the next; in groups of 32 inputs, the scales stand behind the inputs
 override INPUTS: u32 = 24u;     // inputs in fours, CHUNKS * PARTS
-override LANES: u32 = 32u;      // threads of a group; a multiple of 32 and of the subgroup's size
+override LANES: u32 = 32u;      // threads of a group; a multiple of the subgroup's size, or a power of two
 override GROUPS: u32 = 2u;      // groups in a workgroup
 override FINISHERS: u32 = 2u;   // GROUPS * QUADS
 override THREADS: u32 = 64u;    // LANES * GROUPS
@@ -42,7 +42,7 @@ const PARTS: u32 = 4u; //#W8
 const PARTS: u32 = 8u; //#W4
 
 struct State {
-  position: u32,                // of the token row
+  position: u32,                // of the step's first row
   rows: u32,
   wanted: u32,                  // first token row whose logits are wanted
   made: u32,                    // tokens chosen since the loop began
@@ -53,8 +53,8 @@ struct Shape {
   row_base: u32,                // first row of W in this window of the matrix
   rows: u32,                    // rows of W in this window
   x_stride: u32,                // vec4s from one token row of x to the next
-  y_stride: u32,
-  from_wanted: u32,             // 1: the token row is state.wanted (head), 0: it is 0
+  y_stride: u32,                // vec4s from one token row of y to the next
+  from_wanted: u32,             // 1: the first token row is state.wanted (head), 0: it is 0
   token_base: u32,              // token rows in front of this window of y
   inverse_cols: f32,            // 1 / inputs
   eps: f32,
@@ -76,9 +76,9 @@ struct Shape {
 @group(0) @binding(3) var<storage, read> state: State;
 @group(0) @binding(4) var<uniform> shape: Shape;
 @group(0) @binding(5) var<storage, read> gamma: array<vec4<f32>>;       // [INPUTS] //#NORM
-@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // [y_stride] //#ROWS
-@group(0) @binding(6) var<storage, read_write> y: array<vec2<f32>>;     // [2 * y_stride] //#GATE
-@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // queries, [y_stride] //#KV
+@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // [token rows][y_stride] //#ROWS
+@group(0) @binding(6) var<storage, read_write> y: array<vec2<f32>>;     // [token rows][2 * y_stride] //#GATE
+@group(0) @binding(6) var<storage, read_write> y: array<vec4<f32>>;     // queries, [token rows][y_stride] //#KV
 @group(0) @binding(7) var<storage, read_write> kv: array<vec2<u32>>;    // [K|V][kv_head][max_positions][head_dim / 4] //#KV F16
 @group(0) @binding(7) var<storage, read_write> kv: array<vec4<f32>>;    // [K|V][kv_head][max_positions][head_dim / 4] //#KV F32
 @group(0) @binding(8) var<storage, read> rotations: array<vec4<f32>>;   // [max_positions][rope_quads] (cos, sin) of 2 pairs //#ROPE
@@ -199,7 +199,7 @@ fn main(
   let out = (block * FINISHERS + thread) * 4u;
   let index = shape.row_base + out;
   let finishes = thread < FINISHERS && out < shape.rows;
-  let position = state.position; //#KV
+  let position = state.position + workgroup.z; //#KV
   let position = state.position; //#BEST
   var c01 = vec4(0.0);
   var c23 = vec4(0.0);
@@ -209,14 +209,14 @@ fn main(
     let last = shape.row_base + shape.rows - 1u;
     c01 = vec4(aux[index], aux[min(index + 1u, last)]);
     c23 = vec4(aux[min(index + 2u, last)], aux[min(index + 3u, last)]);
-    if (ADD == 1u) { before = y[index / 4u]; } //#ROWS
+    if (ADD == 1u) { before = y[workgroup.z * shape.y_stride + index / 4u]; } //#ROWS
     let at = index % shape.head_dim / 4u; //#ROPE
     if (index < shape.rotated_rows && at < shape.rope_quads) { //#ROPE
       turn = rotations[position * shape.rope_quads + at]; //#ROPE
     } //#ROPE
   }
 
-  var token = shape.token_base;
+  var token = shape.token_base + workgroup.z;
   if (shape.from_wanted == 1u) { token += state.wanted; }
   let origin = token * shape.x_stride;
   var stat = vec2(0.0); //#NORM
@@ -291,12 +291,12 @@ fn main(
     if (CAP > 0.0) { v = CAP * safe_tanh(v / CAP); }
 
     let left = vec4(out) + vec4(0u, 1u, 2u, 3u) < vec4(shape.rows);
-    y[index / 4u] = before + select(vec4(0.0), activated(v), left); //#ROWS
+    y[workgroup.z * shape.y_stride + index / 4u] = before + select(vec4(0.0), activated(v), left); //#ROWS
     v = select(vec4(0.0), v, left); //#GATE
-    y[index / 4u] = activated(v).xz * v.yw; //#GATE
+    y[workgroup.z * 2u * shape.y_stride + index / 4u] = activated(v).xz * v.yw; //#GATE
     v = v * turn.xxzz + v.yxwz * turn.yyww * vec4(-1.0, 1.0, -1.0, 1.0); //#ROPE
     if (index < shape.q_rows) { //#KV
-      y[index / 4u] = v; //#KV
+      y[workgroup.z * shape.y_stride + index / 4u] = v; //#KV
     } else { //#KV
       let head = (index - shape.q_rows) / shape.head_dim; //#KV
       let inner = (index - shape.q_rows) % shape.head_dim; //#KV

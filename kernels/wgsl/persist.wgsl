@@ -13,7 +13,7 @@
 //
 // A product's shape is known when the pipeline is made: persist_product.wgsl is the text of one product, repeated for each.
 //
-// Tags: T32 | T16 | T8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
+// Tags: W32 | W16 | W8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
 // ROTATED, how positions come in.
 
 override THREADS: u32 = 512u;
@@ -58,7 +58,6 @@ override MODEL_POSITIONS: u32 = 1024u;
 override VOCAB: u32 = 0u;
 override EMBED_SCALE: f32 = 1.0;
 override TOTALS: u32 = 1u;      // chunks of inputs whose sums are kept
-override WARM: u32 = 0u;        // loads of a thread into the cache ahead of a product
 override KEPT: u32 = 16u;       // entries of `chosen`
 
 const NONE: u32 = 0xffffffffu;
@@ -127,8 +126,8 @@ struct Load {
 // The next step's, on its way.
 var<private> next: Load;
 // What was loaded for the cache's sake: last, and all.
-var<private> warmed: vec4<u32>;
-var<private> warm: vec4<u32>;
+var<private> warmed: vec2<u32>;
+var<private> warm: vec2<u32>;
 
 fn f16s(q: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(q.x), unpack2x16float(q.y)); }
 
@@ -219,11 +218,11 @@ fn give(at: u32, v: vec2<u32>, flag: u32) {
 // Elements 4i to 4i+3 of a token's embedding at `position`.
 fn embedding(id: u32, i: u32) -> vec4<f32> {
   var v = vec4(0.0);
-  v = bitcast<vec4<f32>>(tables[TOKENS / 4u + id * (TOKEN_ROW / 4u) + i]); //#T32
-  let at = id * TOKEN_ROW + 2u * i; //#T16
-  v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#T16
-  let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#T8
-  v = select(pair.x, pair.y, i / 8u % 2u == 1u) * bytes(table_words[TOKENS + id * TOKEN_ROW + i]); //#T8
+  v = bitcast<vec4<f32>>(tables[TOKENS / 4u + id * (TOKEN_ROW / 4u) + i]); //#W32
+  let at = id * TOKEN_ROW + 2u * i; //#W16
+  v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#W16
+  let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#W8
+  v = select(pair.x, pair.y, i / 8u % 2u == 1u) * bytes(table_words[TOKENS + id * TOKEN_ROW + i]); //#W8
   v *= EMBED_SCALE;
   let row = min(position, MODEL_POSITIONS - 1u) * TOKEN_STRIDE; //#LEARNED
   let learned = vec2(table_words[POSITIONS + (row + 4u * i) / 2u], table_words[POSITIONS + (row + 4u * i) / 2u + 1u]); //#LEARNED F16
@@ -432,7 +431,7 @@ fn main(
     flag += LAYERS + 1u;
   }
   // Never true, which no compiler can know: it has to load for the cache.
-  if (WARM > 0u && thread >= THREADS) { status_of_warmth(); }
+  if (thread >= THREADS) { atomicStore(&status, warm.x | warm.y); }
   if (group == 0u) {
     for (var i = thread; i < X_QUADS; i += THREADS) {
       let v = embedding(id, i);
@@ -449,8 +448,6 @@ fn main(
 
 // The inputs come from the embedding of the last token; NONE: from `x`.
 const HERE: u32 = 0xfffffffeu;
-
-fn status_of_warmth() { atomicStore(&status, warm.x | warm.y | warm.z | warm.w); }
 
 // What is on its way while a product ends: the first weights of the one behind it.
 fn qkv_follow(l: u32) {

@@ -112,10 +112,8 @@ fn KIND_warm(l: u32) {
   let begin = 4u * (KIND_AT + 2u * (group * KIND_UNITS / GROUPS) * KIND_UNIT * KIND_ROW);
   let end = 4u * (KIND_AT + min(2u * ((group + 1u) * KIND_UNITS / GROUPS) * KIND_UNIT, KIND_ROWS) * KIND_ROW);
   let first = begin + 8u * KIND_TEAMS * KIND_ROW + 8u * thread;
-  if (WARM > 0u && first < end) { warmed.x = KIND_word(l, first); }
-  if (WARM > 1u && first + 8u * THREADS < end) { warmed.y = KIND_word(l, first + 8u * THREADS); }
-  if (WARM > 2u && first + 16u * THREADS < end) { warmed.z = KIND_word(l, first + 16u * THREADS); }
-  if (WARM > 3u && first + 24u * THREADS < end) { warmed.w = KIND_word(l, first + 24u * THREADS); }
+  if (first < end) { warmed.x = KIND_word(l, first); }
+  if (first + 8u * THREADS < end) { warmed.y = KIND_word(l, first + 8u * THREADS); }
 }
 
 // The first step, which waits for nobody.
@@ -225,7 +223,7 @@ fn KIND_stage(l: u32, source: u32, flag: u32, id: u32) {
     KIND_put(i, v[0]);
     KIND_put(j, v[1]);
   }
-  if (WARM > 0u) { warm |= warmed; }
+  warm |= warmed;
   let total = subgroupAdd(stat); //#NORMED
   if (lane == 0u) { stats[warp] = total; } //#NORMED
   workgroupBarrier();

@@ -13,14 +13,19 @@
 //!
 //! Files are never trusted: numbers are checked against [`limits`], tensors against the shapes that the `Spec` asks for,
 //! pieces against their SHA-256. What this crate cannot express it refuses by name.
+//!
+//! In WebAssembly there are no folders and no text: a browser's node gets pieces, and the coordinator keeps the tokenizer.
 #![deny(unsafe_code)]
 
 mod bands;
 mod bounded;
+#[cfg(not(target_family = "wasm"))]
 pub mod chat;
 pub mod config;
+#[cfg(not(target_family = "wasm"))]
 mod control;
 pub mod date;
+#[cfg(not(target_family = "wasm"))]
 pub mod detokenizer;
 pub mod digest;
 mod families;
@@ -28,6 +33,7 @@ pub mod feedback;
 #[cfg(test)]
 mod fixture;
 mod fold;
+#[cfg(not(target_family = "wasm"))]
 pub mod folder;
 mod groups;
 mod keys;
@@ -44,19 +50,25 @@ pub mod random;
 mod rope;
 pub mod source;
 pub mod spec;
+#[cfg(not(target_family = "wasm"))]
 pub mod split;
 mod store;
 mod threads;
+#[cfg(not(target_family = "wasm"))]
 pub mod tokenizer;
+#[cfg(not(target_family = "wasm"))]
 pub mod tokenizer_config;
 pub mod weights;
 
+#[cfg(not(target_family = "wasm"))]
 pub use chat::{ChatError, ChatTemplate, Message};
 pub use config::ConfigError;
 pub use date::Date;
+#[cfg(not(target_family = "wasm"))]
 pub use detokenizer::Detokenizer;
 pub use digest::Digest;
 pub use feedback::{BlockFeedback, Feedback};
+#[cfg(not(target_family = "wasm"))]
 pub use folder::{FolderError, ModelFolder};
 pub use limits::SpecError;
 pub use lines::Lines;
@@ -68,6 +80,8 @@ pub use plan::{Piece, Plan, WeightFormat, all_pieces, piece_bytes, piece_weights
 pub use random::random_piece;
 pub use source::{Source, SourceError, layer_tensors};
 pub use spec::Spec;
+#[cfg(not(target_family = "wasm"))]
 pub use split::{Calibrated, Progress, SplitError, split, split_layers, split_with};
+#[cfg(not(target_family = "wasm"))]
 pub use tokenizer::{Tokenizer, TokenizerError};
 pub use weights::{Weights, WeightsError};

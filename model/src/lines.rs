@@ -47,7 +47,7 @@ impl Lines {
 
     /// The elements.
     pub fn of<T: Pod>(&self) -> &[T] {
-        let bytes = match &self.memory {
+        let bytes: &[u8] = match &self.memory {
             Memory::Heap(lines) => bytemuck::cast_slice(lines),
             #[cfg(target_os = "linux")]
             Memory::Pages(pages) => pages.bytes(),
@@ -57,7 +57,7 @@ impl Lines {
 
     /// The elements, to be written.
     pub fn of_mut<T: Pod>(&mut self) -> &mut [T] {
-        let bytes = match &mut self.memory {
+        let bytes: &mut [u8] = match &mut self.memory {
             Memory::Heap(lines) => bytemuck::cast_slice_mut(lines),
             #[cfg(target_os = "linux")]
             Memory::Pages(pages) => pages.bytes_mut(),

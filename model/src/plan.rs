@@ -381,6 +381,11 @@ impl Plan {
         self.pieces.iter().map(|piece| piece_bytes(&self.spec, self.format, *piece)).sum()
     }
 
+    /// Bytes of weights that one token reads; embeddings are one row each and not counted.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.ops.iter().filter_map(Op::gemv).map(Gemv::bytes).sum()
+    }
+
     /// Bytes that `op` reads for the token at `position`: its weights with what is folded into them; for attention the keys
     /// and values that the token sees; for embeddings a row of each table.
     pub fn bytes_read(&self, op: &Op, position: usize) -> u64 {

@@ -60,6 +60,11 @@ impl Spec {
             ..Self::gpt2_124m()
         }
     }
+
+    /// The shape of SmolLM 135M; a context of 8192.
+    pub fn llama_135m() -> Self {
+        Self { layers: 30, width: 576, heads: 9, kv_heads: 3, ffn: 1536, vocab: 49_152, ..Self::llama_1b() }
+    }
 }
 
 /// A piece of random weights like those of a freshly initialised GPT-2: standard deviation 0.02, gamma near 1, a LayerNorm's

@@ -27,6 +27,7 @@ impl Fidelity {
     }
 
     /// Signal over noise in dB; none if nothing was changed.
+    #[cfg(not(target_family = "wasm"))]
     pub(crate) fn sqnr_db(&self) -> Option<f32> {
         (self.noise > 0.0).then(|| (10.0 * (self.signal / self.noise).log10()) as f32)
     }

@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use pollster::block_on;
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip, TokenTimes};
+use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip, TokenTimes};
 use syn1_model::{PieceBytes, Plan};
 
 use crate::tuned::with_tuning;
@@ -137,8 +138,8 @@ impl Device {
         match &self.kind {
             Kind::Cpu { .. } => Ok(machine()),
             // A software adapter allocates from the machine's memory, and gets more than there is.
-            Kind::Gpu(gpu) if gpu.is_software() => syn1_kernels::gpu::memory_bytes(gpu, machine()),
-            Kind::Gpu(gpu) => syn1_kernels::gpu::memory_bytes(gpu, most),
+            Kind::Gpu(gpu) if gpu.is_software() => block_on(gpu::memory_bytes(gpu, machine())),
+            Kind::Gpu(gpu) => block_on(gpu::memory_bytes(gpu, most)),
         }
     }
 
@@ -158,7 +159,7 @@ impl Device {
                 let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
                 Ok(syn1_kernels::cpu::read_bandwidth(bytes, *threads)? as u64)
             }
-            Kind::Gpu(gpu) => syn1_kernels::gpu::read_bandwidth(gpu),
+            Kind::Gpu(gpu) => block_on(gpu::read_bandwidth(gpu)),
         }
     }
 
@@ -169,7 +170,7 @@ impl Device {
     pub fn round_trip(&self, times: usize) -> Result<Option<RoundTrip>, EngineError> {
         match &self.kind {
             Kind::Cpu { .. } => Ok(None),
-            Kind::Gpu(gpu) => syn1_kernels::gpu::round_trip(gpu, times).map(Some),
+            Kind::Gpu(gpu) => block_on(gpu::round_trip(gpu, times)).map(Some),
         }
     }
 

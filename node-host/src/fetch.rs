@@ -4,10 +4,13 @@
 
 use std::cell::Cell;
 use std::io::Read;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use syn1_model::{Digest, Manifest, ManifestPiece, PieceBytes};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::cache::{Cache, CacheError, Lookup, Part};
 
@@ -105,19 +108,20 @@ pub enum FetchError {
 }
 
 impl Fetcher {
-    /// A fetcher from `http://host:port/shards`. `host` is as in a URL: IPv6 addresses in brackets.
-    pub fn new(host: &str, port: u16) -> Self {
-        let config = ureq::Agent::config_builder()
-            // The coordinator is on the local network: a proxy from the environment would not find it.
-            .proxy(None)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(STALL_TIMEOUT))
-            .timeout_per_read(Some(STALL_TIMEOUT))
-            .build();
-        Self { agent: config.new_agent(), base: format!("http://{host}:{port}/shards") }
+    /// A fetcher from `http://{authority}/shards`; `authority` is host and port as in a URL: IPv6 addresses in brackets.
+    pub fn plain(authority: &str) -> Self {
+        Self { agent: agent(TlsConfig::default()), base: format!("http://{authority}/shards") }
+    }
+
+    /// The same by HTTPS, from whom the authorities `roots` vouch for; those of the system if there are none.
+    pub fn tls(authority: &str, roots: Option<&[CertificateDer<'_>]>) -> Self {
+        let certificates = |roots: &[CertificateDer<'_>]| -> Vec<Certificate<'static>> {
+            roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect()
+        };
+        let roots = roots.map_or(RootCerts::PlatformVerifier, |roots| RootCerts::new_with_certs(&certificates(roots)));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(provider).build();
+        Self { agent: agent(tls), base: format!("https://{authority}/shards") }
     }
 
     /// The manifest's bytes, whose SHA-256 is `want`.
@@ -267,6 +271,21 @@ impl Fetcher {
         }
         Ok(network_bytes)
     }
+}
+
+fn agent(tls: TlsConfig) -> ureq::Agent {
+    let config = ureq::Agent::config_builder()
+        // The coordinator is on the local network: a proxy from the environment would not find it.
+        .proxy(None)
+        .tls_config(tls)
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .timeout_resolve(Some(CONNECT_TIMEOUT))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(STALL_TIMEOUT))
+        .timeout_per_read(Some(STALL_TIMEOUT))
+        .build();
+    config.new_agent()
 }
 
 /// Attempts without progress.

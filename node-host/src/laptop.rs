@@ -8,22 +8,24 @@ use syn1_core::{Identity, Millis};
 use syn1_identity::{Keys, nonce};
 use syn1_kernels::engine::Engine as _;
 use syn1_model::{Digest, Manifest, Plan};
-use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress};
+use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress, room};
 use tokio::sync::{mpsc, watch};
 
 use crate::cache::Cache;
 use crate::device::{AnyEngine, Device};
 use crate::fetch::Fetcher;
-use crate::join::Join;
+use crate::join::{Join, Way};
 use crate::lane::{Lane, go_on};
 use crate::measure;
 use crate::pieces::{Gathered, Local, Origin, Place};
-use crate::room;
 use crate::serve::{HostEvent, MAX_ROWS};
+use crate::trust::Roots;
 
 /// What outlives the connections of a node.
 pub(crate) struct Laptop<'a> {
     pub(crate) join: Join,
+    /// The authorities that vouch for the coordinator's HTTPS; none for those of the system.
+    pub(crate) roots: RefCell<Roots>,
     pub(crate) keys: Keys,
     pub(crate) device: Device,
     pub(crate) memory_limit_bytes: Option<u64>,
@@ -129,7 +131,7 @@ impl Host for Laptop<'_> {
             Some(Place::Model(folder)) => Origin::Folder(folder),
             local => {
                 let beside = if let Some(Place::Pieces(folder)) = local { Some(folder) } else { None };
-                let fetcher = Fetcher::new(self.join.host(), model.http_port);
+                let fetcher = self.fetcher(model);
                 Origin::Coordinator { cache: self.cache.clone(), fetcher, beside }
             }
         };
@@ -159,7 +161,7 @@ impl Host for Laptop<'_> {
         });
         let mut engine = built.await?;
         let steps = WARM_UP_STEPS.min(assignment.engine.max_positions);
-        let layer_ns = measure::layer_ns(&mut engine, steps).await.map_err(|err| err.to_string())?;
+        let layer_ns = syn1_kernels::measure::layer_ns(&mut engine, steps).await.map_err(|err| err.to_string())?;
         tracing::debug!(device = engine.device(), layer_ns, "engine warm");
         Ok(Loaded { engine, fetched_bytes, layer_ns })
     }
@@ -170,6 +172,16 @@ impl Host for Laptop<'_> {
 }
 
 impl Laptop<'_> {
+    /// Where the model's files come from: the port that the node has joined at, if that is an HTTP port.
+    fn fetcher(&self, model: &ModelInfo) -> Fetcher {
+        let join = &self.join;
+        match join.way() {
+            Way::Tcp => Fetcher::plain(&format!("{}:{}", join.host(), model.http_port)),
+            Way::Ws => Fetcher::plain(&join.authority()),
+            Way::Wss => Fetcher::tls(&join.authority(), self.roots.borrow().as_deref()),
+        }
+    }
+
     /// The manifest of the announced model, checked against the announcement.
     async fn manifest(&self, model: &ModelInfo) -> Result<Arc<Manifest>, String> {
         let digest = Digest(model.manifest_sha256);
@@ -178,7 +190,7 @@ impl Laptop<'_> {
         let manifest = match known {
             Some(manifest) => manifest,
             None => {
-                let fetcher = Fetcher::new(self.join.host(), model.http_port);
+                let fetcher = self.fetcher(model);
                 let fetched = self
                     .transfers
                     .run(move |cancelled| fetcher.manifest(digest, cancelled).map_err(|err| err.to_string()));
@@ -189,16 +201,7 @@ impl Laptop<'_> {
             }
         };
         // Also for a known one: the same digest may be announced with other numbers.
-        let spec = &manifest.spec;
-        for (what, got, want) in [
-            ("width", spec.width, usize::from(model.width)),
-            ("vocabulary", spec.vocab, usize::try_from(model.vocab).unwrap_or(usize::MAX)),
-            ("number of layers", spec.layers, usize::from(model.layers)),
-        ] {
-            if got != want {
-                return Err(format!("the manifest's {what} is {got}, the coordinator announced {want}"));
-            }
-        }
+        model.check(&manifest.spec)?;
         Ok(manifest)
     }
 }
@@ -233,6 +236,7 @@ mod tests {
         Laptop {
             keys: Keys::from_secret(&[1; 32]),
             join: "tcp://127.0.0.1:1".parse().unwrap(),
+            roots: RefCell::default(),
             device: Device::open(&DeviceChoice::Cpu, Some(1)).unwrap(),
             memory_limit_bytes: None,
             weights: None,

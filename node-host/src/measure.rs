@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use syn1_kernels::engine::{Engine, EngineConfig, EngineError, Input, Step};
+use syn1_kernels::engine::{EngineConfig, EngineError};
+use syn1_kernels::measure::layer_ns;
 use syn1_model::{Piece, Plan, Spec, WeightFormat, random_piece};
 use tokio::sync::Mutex;
 
@@ -83,41 +83,12 @@ async fn measure(
     Ok(Speed { read_bytes_per_s: read, layer_ns })
 }
 
-/// Runs up to `steps` single rows through an engine, which warms it up, and gives nanoseconds per layer (the median).
-///
-/// # Errors
-/// When a step fails.
-pub async fn layer_ns<E: Engine>(engine: &mut E, steps: usize) -> Result<u64, EngineError> {
-    let (layers, width) = (engine.plan().layers.len(), engine.plan().spec.width);
-    let rows: Vec<f32> = (0..width).map(|i| (i % 7) as f32 - 3.0).collect();
-    let input = if engine.plan().embeds() { Input::Tokens(&[0]) } else { Input::Rows(&rows) };
-    let slot = engine.open()?;
-    let (mut out, mut times) = (Vec::new(), Vec::new());
-    let begin = Instant::now();
-    let mut result = Ok(());
-    for position in 0..steps {
-        let before = Instant::now();
-        result = engine.run(Step { slot, position, input, wanted: 0 }, &mut out).await;
-        times.push(before.elapsed());
-        if result.is_err() || begin.elapsed() > LONGEST {
-            break;
-        }
-    }
-    engine.close(slot);
-    result?;
-    times.sort_unstable();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
-    Ok(u64::try_from(median.as_nanos()).unwrap_or(u64::MAX) / layers.max(1) as u64)
-}
-
 type Known = HashMap<(String, String), Speed>;
 
 /// Figures by device and shape.
 static KNOWN: Mutex<Option<Known>> = Mutex::const_new(None);
 /// Steps that are timed: enough for a median, and few enough for the smallest context.
 const STEPS: usize = 64;
-/// No more steps are begun after this.
-const LONGEST: Duration = Duration::from_millis(300);
 /// Weights of a large layer, several times over: beyond every cache, and quick to fill.
 const LARGEST_READ_BYTES: u64 = 256 << 20;
 /// A layer above this is not made of random numbers.

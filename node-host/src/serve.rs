@@ -12,21 +12,24 @@ use syn1_core::Reason;
 use syn1_identity::{Key, Keys};
 use syn1_model::FolderError;
 use syn1_node::{Ended, NodeConfig, NodeError, NodeEvent};
-use syn1_transport_tcp::TcpLink;
 use tokio::sync::{oneshot, watch};
 
 use crate::cache::{Cache, CacheError};
+use crate::connect::{AnyLink, Connector};
 use crate::device::{Device, DeviceChoice, DeviceError};
 use crate::join::Join;
 use crate::lane::Lane;
 use crate::laptop::Laptop;
 use crate::pieces::Local;
+use crate::trust::{Trust, TrustError};
 
 /// What a laptop's node is told by its owner.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
     /// The coordinator.
     pub join: Join,
+    /// Whom to take for the coordinator when `join` asks for TLS.
+    pub trust: Trust,
     /// The node's name in listings.
     pub name: String,
     /// What the node proves who it is with.
@@ -109,6 +112,28 @@ pub enum HostError {
         /// How long.
         seconds: u64,
     },
+    /// It cannot be made sure that this is the coordinator.
+    #[error(
+        "cannot trust the coordinator at {join}: {cause}; it prints its authority's fingerprint for --tls-fingerprint, and \
+         gives its certificate at /ca.crt for --tls-ca"
+    )]
+    Untrusted {
+        /// Who was asked.
+        join: Join,
+        /// What is missing.
+        cause: String,
+    },
+    /// Whoever answers is no coordinator for this address.
+    #[error("cannot join {join}: {what}")]
+    NoCoordinator {
+        /// Who was asked.
+        join: Join,
+        /// What it does, and what to do.
+        what: String,
+    },
+    /// What is to be trusted cannot be read.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// Another failure to connect.
     #[error("cannot connect to {join}: {cause}")]
     Connect {
@@ -231,6 +256,7 @@ async fn run(
 ) -> Result<(), HostError> {
     let device = Device::open(&config.device, config.threads)?;
     events(HostEvent::Device(device.describe().to_owned()));
+    let connector = Connector::new(&config.join, &config.trust)?;
     let weights = Local::open(&config.weights)?;
     let cache_dir = config.cache.clone().map_or_else(Cache::default_dir, Ok)?;
     let device = if config.tune { device.tuned(Some(cache_dir.clone())) } else { device };
@@ -244,6 +270,7 @@ async fn run(
     };
     let laptop = Laptop {
         join: config.join.clone(),
+        roots: RefCell::default(),
         keys: config.keys.clone(),
         device,
         memory_limit_bytes: config.memory_limit_bytes,
@@ -270,15 +297,25 @@ async fn run(
     loop {
         events(HostEvent::Connecting(config.join.clone()));
         let link = tokio::select! {
-            link = connect(&config.join) => link,
+            link = connector.connect() => link,
             _ = stopped.wait_for(|stop| *stop) => return Ok(()),
         };
         let err = match link {
             Err(err) => err,
-            Ok(link) => match outcome(config, syn1_node::run(link, &laptop, &node_config).await) {
-                Outcome::Over(result) => return result,
-                Outcome::Lost(err) => err,
-            },
+            Ok(link) => {
+                let ended = match link {
+                    AnyLink::Tcp(link) => syn1_node::run(link, &laptop, &node_config).await,
+                    AnyLink::Ws(link) => syn1_node::run(link, &laptop, &node_config).await,
+                    AnyLink::Wss(link, roots) => {
+                        *laptop.roots.borrow_mut() = roots;
+                        syn1_node::run(*link, &laptop, &node_config).await
+                    }
+                };
+                match outcome(config, ended) {
+                    Outcome::Over(result) => return result,
+                    Outcome::Lost(err) => err,
+                }
+            }
         };
         if joined.take() {
             // Before the first success a wrong address is likelier than a coordinator that comes back.
@@ -334,23 +371,6 @@ fn outcome(config: &HostConfig, ended: Result<Ended, NodeError>) -> Outcome {
     }
 }
 
-async fn connect(join: &Join) -> Result<TcpLink, HostError> {
-    let (host, port) = join.address();
-    let resolve = |cause: String| HostError::Resolve { host: host.to_owned(), cause };
-    let addresses: Vec<_> =
-        tokio::net::lookup_host((host, port)).await.map_err(|err| resolve(err.to_string()))?.collect();
-    let mut last = resolve("it has no address".to_owned());
-    for address in addresses {
-        last = match tokio::time::timeout(CONNECT_TIMEOUT, syn1_transport_tcp::connect(address, MAX_PAYLOAD)).await {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(err)) if err.kind() == io::ErrorKind::ConnectionRefused => HostError::Refused(join.clone()),
-            Ok(Err(cause)) => HostError::Connect { join: join.clone(), cause },
-            Err(_) => HostError::Silent { join: join.clone(), seconds: CONNECT_TIMEOUT.as_secs() },
-        };
-    }
-    Err(last)
-}
-
 /// Between a half and one and a half: nodes that lost the same coordinator do not come back in one moment.
 fn jitter() -> f64 {
     // The standard library's hasher is seeded at random, which is random enough for this.
@@ -360,14 +380,12 @@ fn jitter() -> f64 {
 
 /// Bytes of a data frame's payload that a laptop takes: 256 rows of width 4096 in f32, or the logits of a vocabulary of a
 /// million.
-const MAX_PAYLOAD: u32 = 4 << 20;
+pub(crate) const MAX_PAYLOAD: u32 = 4 << 20;
 /// Rows of a data frame that a laptop takes.
 pub(crate) const MAX_ROWS: u16 = 512;
 /// Data frames that wait in the socket at most: enough that a prompt's chunks and several requests' tokens never wait for a
 /// grant, few enough that they fit a socket's buffers.
 const CREDIT: u16 = 64;
-/// A machine on the local network answers within this or not at all.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 /// How long the device may take to end what it is doing: an upload of some gigabytes, or a measurement.

@@ -11,7 +11,7 @@ use syn1_core::{LinkError as _, LinkErrorKind, Transmit as _};
 use syn1_identity::Keys;
 use syn1_model::manifest::Origin;
 use syn1_model::{Digest, Manifest, ManifestPiece, Spec, WeightFormat, all_pieces, random_piece};
-use syn1_node_host::{DeviceChoice, HostConfig, HostError, HostEvent, serve};
+use syn1_node_host::{DeviceChoice, HostConfig, HostError, HostEvent, Trust, serve};
 use syn1_transport_tcp::{TcpLink, TcpRx, TcpTx};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -205,6 +205,7 @@ impl Stage {
     fn node(&self, change: impl FnOnce(&mut HostConfig)) -> Node {
         let mut config = HostConfig {
             join: format!("tcp://{}", self.tcp.local_addr().unwrap()).parse().unwrap(),
+            trust: Trust::System,
             name: "testbench".into(),
             keys: Keys::from_secret(&[3; 32]),
             expect: None,

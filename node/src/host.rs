@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use syn1_core::{Identity, Millis};
 use syn1_kernels::engine::{Engine, EngineConfig};
+use syn1_model::Spec;
 
 /// The machine under a node.
 ///
@@ -92,6 +93,25 @@ pub struct ModelInfo {
     pub vocab: u32,
     /// Transformer blocks.
     pub layers: u16,
+}
+
+impl ModelInfo {
+    /// Whether a manifest's model is the one that was announced, as far as frames depend on it.
+    ///
+    /// # Errors
+    /// One line that names both numbers.
+    pub fn check(&self, spec: &Spec) -> Result<(), String> {
+        for (what, got, want) in [
+            ("width", spec.width, usize::from(self.width)),
+            ("vocabulary", spec.vocab, usize::try_from(self.vocab).unwrap_or(usize::MAX)),
+            ("number of layers", spec.layers, usize::from(self.layers)),
+        ] {
+            if got != want {
+                return Err(format!("the manifest's {what} is {got}, the coordinator announced {want}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a machine offers for a model.

@@ -10,7 +10,9 @@
 mod assignment;
 mod error;
 mod host;
+mod json;
 mod requests;
+pub mod room;
 mod run;
 mod shard;
 

@@ -3,17 +3,22 @@
 
 mod benchmarks;
 mod big_endian;
+mod browser;
+mod c;
 mod documented;
 mod elf;
 mod footprint;
 mod fuzz;
 mod logged;
 mod package;
+mod pages;
 mod powerset;
 mod setup;
 mod spec;
 mod suite;
+mod tabs;
 mod toolchain;
+mod web;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -28,15 +33,21 @@ Usage: cargo xtask <COMMAND>
                 (--once stops after the text; by default the coordinator goes on serving until Ctrl-C)
   test          everything CI runs: format, lints, every combination of features, tests on the CPU, on software Vulkan
                 and on a big-endian machine, fuzzing, footprint, package, docs
+  web           build the browser's node, which the coordinator serves once it is built anew
+  tabs          the tests of browser tabs as nodes, in headless Chromium with WebGPU on the CPU
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
-  footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, and
-                measure its code and stack
+  footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
+                in its library for C, and measure its code and stack
+  c             SYN1 for C: the header against its sources, the example and the published vectors on this machine and on
+                an emulated Cortex-M3, and what the library takes of flash and memory
   big-endian    the protocol crate's tests on an emulated big-endian machine
   peers         measure SYN1's codecs against what people would otherwise use; prints the table of the README
   rivals [ARGS] measure syn1 on the CPU against candle and llama.cpp over the same weights, and print JSON and a table:
                 [--shape llama-135m|llama-1b] [--weights FORM,..] [--tokens N] [--runs N] (rivals/torch_decode.py is
                 for a GPU)
+  pages         try the coordinator's pages in headless Chromium
+  screenshots   draw them into docs/screenshots, or all of them into a folder: [FOLDER]
   help          this text
 
 The commands install what they need where they may (as root on Debian, and libraries of other targets by rustup).
@@ -49,11 +60,16 @@ fn main() -> ExitCode {
     let done = match command.as_deref() {
         Some("demo") => demo(&args),
         Some("test") => suite::test(),
+        Some("web") => web::build(),
+        Some("tabs") => tabs(),
         Some("fuzz") => fuzz::command(&args),
         Some("benchmarks") => benchmarks::command(&args),
         Some("footprint") => footprint::check(),
+        Some("c") => c(),
         Some("big-endian") => big_endian(),
         Some("peers") => peers(),
+        Some("pages") => pages::command(),
+        Some("screenshots") => pages::screenshots(&args),
         Some("rivals") => rivals(&args),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
@@ -72,14 +88,32 @@ fn main() -> ExitCode {
 }
 
 fn demo(args: &[String]) -> Result<()> {
+    // Without the browser's node the demo is a demo all the same.
+    if let Err(error) = web::build() {
+        eprintln!("note: without the browser's node: {error:#}");
+    }
     cargo(&["build", "--release", "--package", "syn1"])?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     cargo(&[&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &args].concat())
 }
 
+fn tabs() -> Result<()> {
+    if !tabs::test()? {
+        bail!("the tests did not run");
+    }
+    Ok(())
+}
+
 fn big_endian() -> Result<()> {
     if !big_endian::check()? {
         bail!("the tests did not run");
+    }
+    Ok(())
+}
+
+fn c() -> Result<()> {
+    if !c::check()? {
+        bail!("not all of it ran");
     }
     Ok(())
 }

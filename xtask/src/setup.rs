@@ -20,6 +20,11 @@ pub(crate) fn software_vulkan() -> Result<bool> {
     ensure("software Vulkan for the GPU kernels", driver, &["libvulkan1", "mesa-vulkan-drivers"])
 }
 
+/// Chromium, in which the browser's node and the pages are tested. Says whether it is here.
+pub(crate) fn chromium() -> Result<bool> {
+    ensure("Chromium for the browser's node and the pages", crate::browser::is_here, &["chromium"])
+}
+
 /// Python, in which the protocol's second implementation is written. Says whether it is here.
 pub(crate) fn python() -> Result<bool> {
     ensure("Python 3 for the protocol's second implementation", || answers("python3"), &["python3"])
@@ -29,6 +34,23 @@ pub(crate) fn python() -> Result<bool> {
 pub(crate) fn cpp_compiler() -> Result<bool> {
     let compiler = || env::var_os("CXX").is_some() || answers("c++");
     ensure("a C++ compiler for libFuzzer", compiler, &["g++"])
+}
+
+/// A C compiler. Says whether it is here.
+pub(crate) fn c_compiler() -> Result<bool> {
+    ensure("a C compiler for SYN1 in C", || answers("cc"), &["gcc", "libc6-dev"])
+}
+
+/// A C compiler and newlib for Cortex-M, and an emulator of one. Says whether they are here.
+pub(crate) fn c_for_arm() -> Result<bool> {
+    let newlib = || {
+        let asked = Command::new("arm-none-eabi-gcc").arg("-print-file-name=rdimon.specs").output();
+        // A file that the compiler does not find is printed as it was asked for.
+        asked.is_ok_and(|output| output.stdout.contains(&b'/'))
+    };
+    let is_here = || answers("arm-none-eabi-gcc") && newlib() && answers("qemu-system-arm");
+    let packages = ["gcc-arm-none-eabi", "libnewlib-arm-none-eabi", "qemu-system-arm"];
+    ensure("a C compiler and an emulator for Cortex-M", is_here, &packages)
 }
 
 /// What llama.cpp and its bindings are built with.

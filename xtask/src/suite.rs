@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, cargo, cargo_command, documented, footprint, fuzz, logged, package, powerset, root, run, setup, spec,
+    big_endian, c, cargo, cargo_command, documented, footprint, fuzz, logged, package, pages, powerset, root, run,
+    setup, spec, tabs,
 };
 
 /// Runs them all.
@@ -23,10 +24,13 @@ pub(crate) fn test() -> Result<()> {
     let bare = step("every combination of features", powerset::check)?;
     step("tests", || tests(vulkan, python))?;
     step("examples", examples)?;
+    let pages = step("pages in a browser", pages::check)?;
     let big_endian = step("tests on a big-endian machine", big_endian::check)?;
     step("fuzz seeds", || run(cargo_command(&["test", "--quiet", "--no-default-features"]).current_dir("fuzz")))?;
     let fuzzed = step("fuzz targets, for a short while", fuzz::short)?;
+    let tabs = step("browser tabs as nodes", tabs::test)?;
     let footprint = or_note("footprint", step("no panic and small on a microcontroller", footprint::check))?.is_some();
+    let c = step("C: header, example and vectors, also on an emulated Cortex-M3", c::check)?;
     step("peers", || run(cargo_command(&["test", "--quiet"]).current_dir("peers")))?;
     step("benchmarks say what their raw files say", || crate::benchmarks::command(&["--check".to_owned()]))?;
     step("package", package::publishable)?;
@@ -34,7 +38,7 @@ pub(crate) fn test() -> Result<()> {
         run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("an example in the docs of every public item", documented::check)?;
-    let all = vulkan && python && bare && big_endian && fuzzed && footprint;
+    let all = vulkan && python && bare && pages && big_endian && fuzzed && tabs && footprint && c;
     let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
     println!("{what}, in {} s", begun.elapsed().as_secs());
     Ok(())
@@ -43,7 +47,7 @@ pub(crate) fn test() -> Result<()> {
 fn format() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     apart(&["fmt", "--check"])?;
-    for folder in ["syn1-core/proof", "rivals"] {
+    for folder in ["syn1-core/proof", "syn1-c/header", "syn1-c/library", "rivals"] {
         run(cargo_command(&["fmt", "--check"]).current_dir(root()?.join(folder)))?;
     }
     Ok(())

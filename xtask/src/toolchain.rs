@@ -23,6 +23,8 @@ pub(crate) struct Toolchain {
 pub(crate) enum Std {
     /// `core`: firmware.
     Core,
+    /// All of it, for a program that ends where it panics.
+    All,
     /// All of it and the test harness.
     Tests,
 }
@@ -37,10 +39,14 @@ impl Toolchain {
         if !debian_is_there() {
             install_debian(target)?;
         }
-        let parts = if std == Std::Core { "core" } else { "std,panic_unwind,test" };
+        let parts = match std {
+            Std::Core => "core",
+            Std::All => "std,panic_abort",
+            Std::Tests => "std,panic_unwind,test",
+        };
         let args = vec![format!("-Zbuild-std={parts}").into()];
         let mut vars = vec![("RUSTC".into(), DEBIAN_RUSTC.into()), ("RUSTC_BOOTSTRAP".into(), "1".into())];
-        if std == Std::Core {
+        if std != Std::Tests {
             vars.push((variable(target, "LINKER"), lld()?.into()));
         }
         Ok(Self { target, name: "Debian's rustc-web", cargo: DEBIAN_CARGO.into(), args, vars })
@@ -73,7 +79,7 @@ fn add_library(target: &str) -> bool {
     added.is_ok_and(|status| status.success()) && has_library(target)
 }
 
-/// The linker that comes with the compiler in use; Debian's has none for firmware.
+/// The linker that comes with the compiler in use; Debian's has none for targets without a system.
 fn lld() -> Result<PathBuf> {
     let output = Command::new(setup::rustc()).args(["--print", "sysroot"]).output().context("cannot run rustc")?;
     let tools = Path::new(String::from_utf8_lossy(&output.stdout).trim()).join("lib/rustlib");

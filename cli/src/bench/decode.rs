@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
@@ -12,12 +12,12 @@ use syn1_coordinator::wire::Wire;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, Input, Slot, Step};
 use syn1_node_host::AnyEngine;
 
-use super::shape::{self, Shape};
+use super::shape::Subject;
 use super::{block_on, median};
 use crate::answer;
 use crate::interrupt::blocking;
-use crate::model::{self, Prepared};
-use crate::options::{DeviceOptions, ModelOptions, WireOptions};
+use crate::model::Prepared;
+use crate::options::{DeviceOptions, WireOptions};
 use crate::show;
 use crate::swarm::{Swarm, check_nodes};
 
@@ -28,10 +28,7 @@ The limit is what the device reads per second from a buffer as large as the weig
 the engine's runs. A token cannot be faster than its weights can be read.")]
 pub(crate) struct Args {
     #[command(flatten)]
-    model: ModelOptions,
-    /// Random weights of a public model's shape, in place of --model
-    #[arg(long, value_enum, conflicts_with = "model")]
-    shape: Option<Shape>,
+    subject: Subject,
     #[command(flatten)]
     device: DeviceOptions,
     /// Tokens per run
@@ -84,16 +81,7 @@ struct SplitReport {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    // Goes with its random weights however this ends.
-    let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
-    let prepared = match args.shape {
-        Some(shape) => {
-            let (format, folder) = (shape.format(args.model.weights), folder.path().to_owned());
-            blocking(move || shape::prepare(shape, format, &folder)).await?
-        }
-        // What is measured is what the report names, whatever memory there is.
-        None => Prepared { smaller: Vec::new(), ..model::prepare(&args.model).await? },
-    };
+    let (prepared, _folder) = args.subject.prepare().await?;
     let counts = counts(&args.nodes, &prepared)?;
     let needed = usize::from(args.prompt) + usize::from(args.tokens);
     if needed > prepared.max_positions {
@@ -130,8 +118,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
     let device = args.device.open()?;
     let (prompt, tokens) = (usize::from(args.prompt), usize::from(args.tokens));
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: prompt };
-    // Embeddings are one row each and not counted.
-    let weight_bytes = plan.ops.iter().filter_map(|op| op.gemv()).map(|gemv| gemv.bytes()).sum();
+    let weight_bytes = plan.bytes_per_token();
     let kv_bytes = plan.kv_bytes_per_position() * (prompt + tokens / 2) as u64;
     let mut engine = device.loop_engine(plan, &pieces, config)?;
     let slot = engine.open()?;

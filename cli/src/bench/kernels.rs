@@ -1,14 +1,14 @@
 //! `syn1 bench kernels`: where a token's time goes on a GPU, op by op.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use syn1_kernels::engine::EngineConfig;
 use syn1_kernels::gpu::{OpTime, TokenTimes};
 
-use super::shape::{self, Shape};
+use super::shape::Subject;
 use crate::interrupt::blocking;
-use crate::model::{self, Prepared};
-use crate::options::{DeviceOptions, ModelOptions};
+use crate::model::Prepared;
+use crate::options::DeviceOptions;
 use crate::show;
 
 /// Options of `syn1 bench kernels`.
@@ -22,10 +22,7 @@ A model that caches hold can be above it. `bench decode` measures the loop as us
 faster.")]
 pub(crate) struct Args {
     #[command(flatten)]
-    model: ModelOptions,
-    /// Random weights of a public model's shape, in place of --model
-    #[arg(long, value_enum, conflicts_with = "model")]
-    shape: Option<Shape>,
+    subject: Subject,
     #[command(flatten)]
     device: DeviceOptions,
     /// Position of the token: attention reads what is in front of it
@@ -66,16 +63,7 @@ struct OpReport {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    // Goes with its random weights however this ends.
-    let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
-    let prepared = match args.shape {
-        Some(shape) => {
-            let (format, folder) = (shape.format(args.model.weights), folder.path().to_owned());
-            blocking(move || shape::prepare(shape, format, &folder)).await?
-        }
-        // What is measured is what the report names, whatever memory there is.
-        None => Prepared { smaller: Vec::new(), ..model::prepare(&args.model).await? },
-    };
+    let (prepared, _folder) = args.subject.prepare().await?;
     let json = args.json;
     let report = blocking(move || measure(&args, &prepared)).await?;
     if json {

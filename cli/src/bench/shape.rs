@@ -10,9 +10,11 @@ use syn1_model::manifest::{Manifest, ManifestPiece, Origin};
 use syn1_model::plan::{WeightFormat, all_pieces};
 use syn1_model::random::random_piece;
 use syn1_model::spec::Spec;
+use tempfile::TempDir;
 
-use crate::model::Prepared;
-use crate::options::Weights;
+use crate::interrupt::blocking;
+use crate::model::{self, Prepared};
+use crate::options::{ModelOptions, Weights};
 
 /// A public model's shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,9 +54,7 @@ impl Shape {
             Self::Tiny128 => tiny(128),
             Self::Tiny256 => tiny(256),
             Self::Tiny512 => tiny(512),
-            Self::Llama135m => {
-                Spec { layers: 30, width: 576, heads: 9, kv_heads: 3, ffn: 1536, vocab: 49_152, ..Spec::llama_1b() }
-            }
+            Self::Llama135m => Spec::llama_135m(),
         }
     }
 
@@ -90,6 +90,32 @@ fn tiny(width: usize) -> Spec {
         ffn: 4 * width,
         vocab: 256,
         ..Spec::gpt2_124m()
+    }
+}
+
+/// What a benchmark runs.
+#[derive(clap::Args)]
+pub(crate) struct Subject {
+    #[command(flatten)]
+    model: ModelOptions,
+    /// Random weights of a public model's shape, in place of --model
+    #[arg(long, value_enum, conflicts_with = "model")]
+    shape: Option<Shape>,
+}
+
+impl Subject {
+    /// The model, split, and the folder of its random weights, which are deleted with it.
+    pub(crate) async fn prepare(&self) -> Result<(Prepared, TempDir)> {
+        let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
+        let prepared = match self.shape {
+            Some(shape) => {
+                let (format, folder) = (shape.format(self.model.weights), folder.path().to_owned());
+                blocking(move || prepare(shape, format, &folder)).await?
+            }
+            // What is measured is what the report names, whatever memory there is.
+            None => Prepared { smaller: Vec::new(), ..model::prepare(&self.model).await? },
+        };
+        Ok((prepared, folder))
     }
 }
 

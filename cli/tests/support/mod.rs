@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
@@ -21,7 +22,7 @@ use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::Manifest;
 use syn1_model::plan::WeightFormat;
 use syn1_model::split::split;
-use syn1_node_host::{DeviceChoice, HostConfig};
+use syn1_node_host::{DeviceChoice, HostConfig, Trust};
 use tokio::sync::oneshot;
 
 /// A folder of the repository.
@@ -73,6 +74,11 @@ impl Model {
 
     /// A server that lets in the nodes with the keys of `allow`; any if there are none.
     pub fn server_for(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>) -> Server {
+        self.server_with(policy, wire, slots, allow, Front::default())
+    }
+
+    /// The same, whose HTTP port meets the world so.
+    pub fn server_with(&self, policy: Policy, wire: Form, slots: usize, allow: Vec<Key>, front: Front) -> Server {
         let spec = self.folder.spec().clone();
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let core = CoreConfig {
@@ -87,12 +93,14 @@ impl Model {
             wire: Wire::everywhere(wire),
             slots,
             chunk: 16,
+            relay_bytes: 16 << 20,
             tokenizer: self.folder.tokenizer().cloned(),
         };
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, keys, allow }).expect("free ports")
+        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow })
+            .expect("free ports")
     }
 }
 
@@ -108,30 +116,47 @@ pub struct Node {
 
 impl Node {
     pub fn join(server: &Server, name: &str, device: &DeviceChoice, weights: Option<PathBuf>, cache: &Path) -> Self {
-        let config = HostConfig {
-            join: format!("tcp://{}", server.tcp()).parse().expect("an address"),
-            name: name.into(),
-            keys: Keys::generate().expect("random numbers"),
-            expect: Some(coordinator_keys().public()),
-            device: device.clone(),
-            threads: Some(2),
-            tune: true,
-            weights: weights.into_iter().collect(),
-            cache: Some(cache.to_owned()),
-            memory_limit_bytes: None,
-            reconnect: false,
-        };
+        let join = format!("tcp://{}", server.tcp());
+        Self::start(node(&join, Trust::System, name, device, weights, cache))
+    }
+
+    pub fn start(config: HostConfig) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             let _ = stopped.await;
         };
-        let name = name.to_owned();
+        let name = config.name.clone();
         tokio::spawn(async move {
             if let Err(error) = syn1_node_host::serve(config, |_| {}, shutdown).await {
                 eprintln!("{name}: {error}");
             }
         });
         Self { _stop: stop }
+    }
+}
+
+/// A node that joins at an address.
+pub fn node(
+    join: &str,
+    trust: Trust,
+    name: &str,
+    device: &DeviceChoice,
+    weights: Option<PathBuf>,
+    cache: &Path,
+) -> HostConfig {
+    HostConfig {
+        join: join.parse().expect("an address"),
+        trust,
+        name: name.into(),
+        keys: Keys::generate().expect("random numbers"),
+        expect: Some(coordinator_keys().public()),
+        device: device.clone(),
+        threads: Some(2),
+        tune: true,
+        weights: weights.into_iter().collect(),
+        cache: Some(cache.to_owned()),
+        memory_limit_bytes: None,
+        reconnect: false,
     }
 }
 

@@ -1,8 +1,17 @@
-//! What the coordinator answers over HTTP, a file per subject: shards for nodes, the swarm's state, and text.
+//! What the coordinator answers over HTTP, a file per subject: pages for people, shards for nodes, the swarm's state and
+//! events, text, nodes that join by WebSocket, and how a device comes in.
 
+mod asker;
+mod events;
 mod generate;
+mod join;
+mod node;
+mod pages;
+mod plain;
+mod serve;
 mod shards;
 mod swarm;
+mod web;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -10,24 +19,30 @@ use std::sync::Arc;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
-use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION};
+use crate::limits::{BODY_BYTES, BODY_BYTES_PER_POSITION, MAX_HTTP};
 use crate::server::Shared;
 
 /// Serves for as long as the coordinator runs.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
     let body = BODY_BYTES + shared.look(|core| core.config().max_positions) * BODY_BYTES_PER_POSITION;
     let routes = axum::Router::new()
-        .route("/", get(swarm::home))
+        .merge(pages::routes())
         .route("/health", get(swarm::health))
         .route("/ready", get(swarm::ready))
         .route("/api/topology", get(swarm::topology))
+        .route("/api/events", get(events::events))
         .route("/api/generate", post(generate::generate))
+        .route("/api/join", get(join::join))
+        .route("/ca.crt", get(join::authority))
+        .route("/node", get(node::node))
         .route("/shards/{name}", get(shards::shard))
+        .route("/web/{name}", get(web::web))
         .layer(DefaultBodyLimit::max(body))
-        .with_state(shared);
-    let listener = tokio::net::TcpListener::from_std(listener);
-    let served = async { axum::serve(listener?, routes).await };
-    if let Err(error) = served.await {
-        tracing::error!("HTTP ended: {error}");
-    }
+        .layer(axum::middleware::map_request(serve::impatient))
+        .with_state(shared.clone());
+    let routes = match &shared.certificates {
+        Some(_) => routes.layer(axum::middleware::from_fn(plain::guard)),
+        None => routes,
+    };
+    serve::serve(listener, MAX_HTTP, routes, shared.certificates.as_ref()).await;
 }

@@ -26,7 +26,8 @@ pub(super) async fn home(State(shared): State<Arc<Shared>>) -> String {
         let layers = node.layers.map_or_else(|| "-".into(), |(first, end)| format!("layers {first}..{end}"));
         page += &format!("{:20} {:12} {:8} {}\n", node.name, layers, node.state, node.device);
     }
-    page + "\nPOST /api/generate {\"prompt\": \"...\"}, or messages, streams text; GET /api/topology tells the rest.\n"
+    page + "\nPOST /api/generate {\"prompt\": \"...\"}, or messages, streams text; GET /api/topology tells the rest, GET \
+            /api/events what happens. In a browser this address is a page to chat.\n"
 }
 
 /// Whether a real token has passed through every layer; else 503 and what is waited for.

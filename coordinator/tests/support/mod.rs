@@ -178,6 +178,7 @@ pub fn config(policy: Policy) -> CoreConfig {
         max_positions: 64,
         slots: 2,
         chunk: 4,
+        relay_bytes: 1 << 20,
         tokenizer: None,
     }
 }

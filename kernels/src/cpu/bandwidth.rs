@@ -1,8 +1,9 @@
 //! How fast this machine reads memory: the limit of a decode step, which reads every weight once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use syn1_model::Lines;
+use web_time::Instant;
 
 use super::kernels::{Kernels, Sum};
 use super::lanes::Lanes;

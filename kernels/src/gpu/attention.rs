@@ -177,7 +177,7 @@ impl Builder<'_> {
             let overrides = [("THREADS", f64::from(4 * units.lanes)), ("HEAD8", parts as f64), ("Q_ROOM", room as f64)];
             return Some((self.kernels.kernel(File::AttendCooperative, tags, &overrides), COOPERATIVE_ROWS));
         }
-        if !attends_rows(head_dim) {
+        if !attends_rows(head_dim) || !self.options.tiles {
             return None;
         }
         let threads = OCTETS * LANES;

@@ -27,6 +27,9 @@ pub struct GpuDevice {
     /// Threads of a subgroup, where subgroups have matrix units that the kernels can use.
     cooperative: Option<u32>,
     faults: Arc<Faults>,
+    /// What was made and not heard of yet.
+    #[cfg(target_family = "wasm")]
+    pub(super) scopes: std::rc::Rc<std::cell::RefCell<std::collections::VecDeque<super::scopes::Scope>>>,
     _end: End,
 }
 
@@ -82,6 +85,7 @@ pub enum OpenError {
 
 impl GpuDevice {
     /// The adapters of this machine; software adapters are among them.
+    #[cfg(not(target_family = "wasm"))]
     pub fn list() -> Vec<AdapterLine> {
         lines_of(&adapters())
     }
@@ -91,14 +95,36 @@ impl GpuDevice {
     ///
     /// # Errors
     /// Says what there is where nothing fits.
+    #[cfg(not(target_family = "wasm"))]
     pub fn open(selector: &str) -> Result<Self, OpenError> {
         let adapters = adapters();
         let found = lines_of(&adapters);
         let index = select(selector, &found)?;
-        Self::from_adapter(&adapters[index])
+        let adapter = &adapters[index];
+        let info = adapter.get_info();
+        pollster::block_on(Self::from_adapter(adapter, format!("{} ({:?})", info.name, info.backend)))
     }
 
-    fn from_adapter(adapter: &Adapter) -> Result<Self, OpenError> {
+    /// Opens the adapter that the browser thinks fastest. Browsers hardly name it to a page: `name` is what is known of it.
+    ///
+    /// # Errors
+    /// Says what the browser said.
+    #[cfg(target_family = "wasm")]
+    pub async fn request(name: String) -> Result<Self, OpenError> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = Backends::BROWSER_WEBGPU;
+        let wanted = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..wgpu::RequestAdapterOptions::default()
+        };
+        let adapter = wgpu::Instance::new(descriptor).request_adapter(&wanted).await;
+        let refused =
+            |error: wgpu::RequestAdapterError| OpenError::Refused { adapter: name.clone(), what: error.to_string() };
+        let adapter = adapter.map_err(refused)?;
+        Self::from_adapter(&adapter, name).await
+    }
+
+    async fn from_adapter(adapter: &Adapter, name: String) -> Result<Self, OpenError> {
         let info = adapter.get_info();
         let limits = adapter.limits();
         let multiplies = multiplies_halves(adapter);
@@ -113,9 +139,8 @@ impl GpuDevice {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
         });
-        let name = format!("{} ({:?})", info.name, info.backend);
-        let (device, queue) = pollster::block_on(request)
-            .map_err(|error| OpenError::Refused { adapter: name.clone(), what: error.to_string() })?;
+        let (device, queue) =
+            request.await.map_err(|error| OpenError::Refused { adapter: name.clone(), what: error.to_string() })?;
         let faults = Arc::new(Faults::default());
         let seen = faults.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| seen.record(error.to_string())));
@@ -145,11 +170,13 @@ impl GpuDevice {
             may_persist,
             cooperative,
             faults,
+            #[cfg(target_family = "wasm")]
+            scopes: Default::default(),
             _end,
         };
-        if let Some(sizes) = subgroups.filter(|(min, max)| min != max) {
+        if subgroups.is_some_and(|(min, max)| min != max) {
             // A device that fails the probe computes without subgroups; if it is broken, its first use says so.
-            let full = full_subgroups(&opened, sizes).unwrap_or(false);
+            let full = full_subgroups(&opened).await.unwrap_or(false);
             opened.subgroups = subgroups.filter(|_| full);
         }
         Ok(opened)
@@ -174,6 +201,11 @@ impl GpuDevice {
     /// The queue of [`Self::device`].
     pub fn queue(&self) -> &wgpu::Queue {
         &self.queue
+    }
+
+    /// Whether the device was lost: it will not compute again.
+    pub fn is_lost(&self) -> bool {
+        self.faults.lost.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Whether this is a software adapter: the CPU engine is faster.
@@ -211,34 +243,6 @@ impl GpuDevice {
         self.subgroups
     }
 
-    /// Runs `work`, which makes things on the device, and reports what went wrong: [`EngineError::Memory`] for `what` of
-    /// `bytes` bytes, or [`EngineError::Device`].
-    pub(super) fn guarded<T>(
-        &self,
-        what: &'static str,
-        bytes: u64,
-        work: impl FnOnce() -> T,
-    ) -> Result<T, EngineError> {
-        self.check()?;
-        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let made = work();
-        let memory = pollster::block_on(memory.pop());
-        let validation = pollster::block_on(validation.pop());
-        let internal = pollster::block_on(internal.pop());
-        if memory.is_some() {
-            return Err(EngineError::Memory { device: self.name.clone(), what, bytes });
-        }
-        if let Some(error) = validation.or(internal) {
-            return Err(self.failed(error.to_string()));
-        }
-        // A lost device says so by a callback only, and callbacks run when the device is polled.
-        let _ = self.device.poll(wgpu::PollType::Poll);
-        self.check()?;
-        Ok(made)
-    }
-
     /// What the device reported since the last call, if anything. A lost device is reported every time.
     pub(super) fn check(&self) -> Result<(), EngineError> {
         match self.faults.take() {
@@ -254,6 +258,7 @@ impl GpuDevice {
     }
 
     /// Waits for the work submitted so far, or for `submission`.
+    #[cfg(not(target_family = "wasm"))]
     pub(super) fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), EngineError> {
         let waited = self.device.poll(wgpu::PollType::Wait { submission_index: submission, timeout: None });
         if waited.is_err() {
@@ -262,6 +267,19 @@ impl GpuDevice {
         }
         self.check()?;
         waited.map(|_| ()).map_err(|error| self.failed(error.to_string()))
+    }
+
+    /// Waits for the work submitted so far, and for what went wrong with it.
+    pub(super) async fn idle(&self) -> Result<(), EngineError> {
+        #[cfg(not(target_family = "wasm"))]
+        self.wait(None)?;
+        #[cfg(target_family = "wasm")]
+        {
+            let (done, tell) = super::answer::Answer::new();
+            self.queue.on_submitted_work_done(move || tell(()));
+            done.wait().await;
+        }
+        self.settled().await
     }
 
     /// This device's [`EngineError::Device`].
@@ -324,12 +342,14 @@ fn experimental() -> wgpu::ExperimentalFeatures {
 }
 
 /// Every adapter, in the backends' own order.
+#[cfg(not(target_family = "wasm"))]
 fn adapters() -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = Backends::PRIMARY;
     pollster::block_on(wgpu::Instance::new(descriptor).enumerate_adapters(Backends::PRIMARY))
 }
 
+#[cfg(not(target_family = "wasm"))]
 fn lines_of(adapters: &[Adapter]) -> Vec<AdapterLine> {
     let line = |(index, adapter): (usize, &Adapter)| {
         let info = adapter.get_info();
@@ -338,6 +358,7 @@ fn lines_of(adapters: &[Adapter]) -> Vec<AdapterLine> {
     adapters.iter().enumerate().map(line).collect()
 }
 
+#[cfg(not(target_family = "wasm"))]
 fn kind(kind: DeviceType) -> &'static str {
     match kind {
         DeviceType::DiscreteGpu => "discrete",
@@ -349,6 +370,7 @@ fn kind(kind: DeviceType) -> &'static str {
 }
 
 /// The index of the adapter that `selector` names.
+#[cfg(not(target_family = "wasm"))]
 fn select(selector: &str, found: &[AdapterLine]) -> Result<usize, OpenError> {
     if found.is_empty() {
         return Err(OpenError::NoAdapter);
@@ -388,6 +410,7 @@ const LARGEST_SUBGROUP: u32 = 128;
 const WAITING_VENDORS: [u32; 3] = [0x10de, 0x1002, 0x8086];
 
 /// The word for a software adapter.
+#[cfg(not(target_family = "wasm"))]
 const SOFTWARE: &str = "software";
 
 #[cfg(test)]

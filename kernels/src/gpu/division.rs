@@ -6,6 +6,7 @@ use std::str::FromStr;
 use syn1_model::plan::{Matrix, WeightFormat};
 
 use super::device::GpuDevice;
+use super::gemv::ALONE;
 
 /// A division of a workgroup of gemv.wgsl.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +43,11 @@ impl Room {
 }
 
 impl Division {
+    /// A thread for each four rows: one that decodes waits for no other. For devices whose threads are the turns of a loop.
+    pub(super) fn alone() -> Self {
+        Self { lanes: 1, groups: ALONE, quads: 1, staged: false }
+    }
+
     /// The one that is taken unmeasured: enough threads to keep many loads on their way, but no more per row than it has
     /// vec4s to read. Where threads take many inputs at a time, these lie ready in workgroup memory.
     pub(super) fn usual(matrix: &Matrix, room: Room) -> Self {

@@ -65,6 +65,9 @@ pub struct GpuOptions {
     pub carried: bool,
     /// Many token rows go through matrix units, where the device has them: inputs are rounded to f16 there.
     pub cooperative: bool,
+    /// Several token rows go by kernels of their own; else by those of one row, so that there are fewer to make: a browser's
+    /// software adapter takes a second for each.
+    pub tiles: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
     /// Whether the token loop may run as one dispatch.
@@ -105,7 +108,7 @@ pub(super) struct Request {
 impl Default for GpuOptions {
     fn default() -> Self {
         let persist = Persistence::Off;
-        Self { subgroups: true, carried: true, cooperative: true, window_bytes: WINDOW, persist }
+        Self { subgroups: true, carried: true, cooperative: true, tiles: true, window_bytes: WINDOW, persist }
     }
 }
 
@@ -234,6 +237,15 @@ impl GpuEngine {
     /// Whether the token loop runs many tokens in one dispatch.
     pub fn in_one_dispatch(&self) -> bool {
         self.persist.is_some()
+    }
+
+    /// Waits until all that the engine is made of is known to be there. A browser's GPU says only then what went wrong;
+    /// elsewhere this is nothing to wait for.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] where the device has no room, or [`EngineError::Device`].
+    pub async fn settled(&self) -> Result<(), EngineError> {
+        self.device.settled().await
     }
 
     /// Where the time of the last step went.
@@ -408,7 +420,7 @@ impl Engine for GpuEngine {
         };
         let mut times = StepTimes::default();
         let mut watch = Stopwatch::start();
-        self.inbox.fill(&self.device, state, mail)?;
+        self.inbox.fill(&self.device, state, mail).await?;
         times.upload = watch.lap();
         // From here on the positions behind are overwritten, also by a step that fails.
         self.set_have(step.slot, step.position);
@@ -423,7 +435,7 @@ impl Engine for GpuEngine {
         self.record_ahead(step.slot, step.position + rows, rows, wanted);
         times.ahead = watch.lap();
         if let Some((pending, Outcome { readback, .. })) = pending.zip(self.outcome(shape)) {
-            let waited = pending.wait(&self.device, &self.patience);
+            let waited = pending.wait(&self.device, &self.patience).await;
             times.wait = watch.lap();
             let (width, stride) = match &self.logits {
                 Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
@@ -438,7 +450,7 @@ impl Engine for GpuEngine {
             times.read = watch.lap();
             self.patience.came(times.ahead + times.wait);
         } else {
-            self.device.wait(None)?;
+            self.device.idle().await?;
             times.wait = watch.lap();
         }
         self.last_step = times;

@@ -131,7 +131,10 @@ impl Product {
         many: bool,
         window_bytes: u64,
     ) -> Self {
-        let threads = Threads::new(kernels.subgroup_sizes());
+        let mut threads = Threads::new(kernels.subgroup_sizes());
+        if kernels.on_few_threads() {
+            threads = threads.alone();
+        }
         let one = one_row(kernels, gemv, epilogue, division);
         let tile = Tile::of_numbers();
         let tiled = many.then(|| tile.kernel(kernels, gemv, epilogue));
@@ -234,6 +237,11 @@ impl Threads {
         Self { lanes, groups: (threads / lanes).max(1) }
     }
 
+    /// The same with as few threads for each four rows as finish them: one that decodes waits for no other.
+    fn alone(self) -> Self {
+        Self { lanes: TILE, groups: ALONE.min(64 / TILE) }
+    }
+
     /// The grid for `rows` rows of a matrix.
     fn grid(self, rows: usize) -> Grid {
         Grid::tiles((rows as u32).div_ceil(4 * self.groups), TILE)
@@ -243,6 +251,9 @@ impl Threads {
 /// Token rows per tile of gemv_rows.wgsl.
 const TILE: u32 = 8;
 
+/// Groups of a workgroup at most where threads are the turns of a loop: few, so that small matrices are work for all cores.
+pub(super) const ALONE: u32 = 16;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,13 +262,16 @@ mod tests {
     fn a_workgroup_for_several_rows_fits_webgpus_smallest_device_and_holds_whole_subgroups() {
         for subgroups in [None, Some((4, 8)), Some((32, 32)), Some((64, 128))] {
             let threads = Threads::new(subgroups);
-            assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
-            assert!(threads.lanes.is_power_of_two());
-            assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");
-            assert!(TILE * threads.groups <= threads.lanes * threads.groups);
-            // 24 bytes a sum: four outputs and two statistics.
-            let parts = subgroups.map_or(1, |(smallest, _)| smallest);
-            assert!(TILE * threads.lanes * threads.groups / parts * 24 <= 16_384, "{threads:?}");
+            let alone = Some(threads.alone()).filter(|_| subgroups.is_none());
+            for threads in [threads].into_iter().chain(alone) {
+                assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
+                assert!(threads.lanes.is_power_of_two());
+                assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");
+                assert!(TILE * threads.groups <= threads.lanes * threads.groups);
+                // 24 bytes a sum: four outputs and two statistics.
+                let parts = subgroups.map_or(1, |(smallest, _)| smallest);
+                assert!(TILE * threads.lanes * threads.groups / parts * 24 <= 16_384, "{threads:?}");
+            }
         }
     }
 

@@ -3,11 +3,10 @@
 //! It is mapped again as soon as the device is done with it, which the wait for the step's result sees to. So when the next
 //! frame comes its rows are written where the device reads them: no buffer is made, and nothing is recorded.
 
-use std::sync::{Arc, OnceLock};
-
 use wgpu::{Buffer, BufferAsyncError, BufferUsages, CommandEncoder, MapMode};
 
 use super::activations::{Activations, StepState};
+use super::answer::Answer;
 use super::device::GpuDevice;
 use super::memory::{View, buffer};
 use crate::engine::EngineError;
@@ -16,7 +15,7 @@ use crate::engine::EngineError;
 pub(super) struct Inbox {
     buffer: Buffer,
     /// What became of the last map that was asked for; nothing between two maps.
-    mapped: Option<Arc<OnceLock<Result<(), BufferAsyncError>>>>,
+    mapped: Option<Answer<Result<(), BufferAsyncError>>>,
 }
 
 /// What a step brings.
@@ -43,11 +42,16 @@ impl Inbox {
     ///
     /// # Errors
     /// [`EngineError::Device`] where the buffer cannot be mapped.
-    pub(super) fn fill(&mut self, device: &GpuDevice, state: StepState, mail: Mail<'_>) -> Result<(), EngineError> {
+    pub(super) async fn fill(
+        &mut self,
+        device: &GpuDevice,
+        state: StepState,
+        mail: Mail<'_>,
+    ) -> Result<(), EngineError> {
         if self.mapped.is_none() {
             self.reopen();
         }
-        self.wait(device)?;
+        self.wait(device).await?;
         let view = self.buffer.get_mapped_range_mut(0..self.buffer.size());
         let mut view = view.map_err(|error| device.failed(error.to_string()))?;
         let state = [state];
@@ -89,20 +93,21 @@ impl Inbox {
 
     /// Asks for the buffer behind the submit that reads it.
     pub(super) fn reopen(&mut self) {
-        let result = Arc::new(OnceLock::new());
-        let answer = result.clone();
-        self.buffer.map_async(MapMode::Write, .., move |mapped| {
-            // The callback runs once, so the cell is empty.
-            let _ = answer.set(mapped);
-        });
+        let (result, tell) = Answer::new();
+        self.buffer.map_async(MapMode::Write, .., tell);
         self.mapped = Some(result);
     }
 
     /// Waits for the map. It is there already, but in front of the first step and behind one that failed.
-    fn wait(&mut self, device: &GpuDevice) -> Result<(), EngineError> {
-        let answer = |inbox: &Self| inbox.mapped.as_ref().and_then(|mapped| mapped.get().cloned());
+    async fn wait(&mut self, device: &GpuDevice) -> Result<(), EngineError> {
+        let answer = |inbox: &Self| inbox.mapped.as_ref().and_then(Answer::said);
+        #[cfg(not(target_family = "wasm"))]
         if answer(self).is_none() {
             device.wait(None)?;
+        }
+        #[cfg(target_family = "wasm")]
+        if let Some(mapped) = &self.mapped {
+            let _ = mapped.wait().await;
         }
         match answer(self) {
             Some(Ok(())) => Ok(()),

@@ -1,7 +1,8 @@
 //! What a device can do: how fast it reads its memory, and how much of it there is.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use web_time::Instant;
 use wgpu::BufferUsages;
 
 use super::device::GpuDevice;
@@ -18,7 +19,7 @@ use crate::engine::EngineError;
 ///
 /// # Errors
 /// [`EngineError::Memory`] or [`EngineError::Device`].
-pub fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
+pub async fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
     let wish = if device.is_software() { SOFTWARE_BUFFER } else { BUFFER };
     let most = wish.min(device.limits.max_storage_buffer_binding_size).min(device.limits.max_buffer_size);
     let bytes = (most / ROUND).max(1) * ROUND;
@@ -30,28 +31,21 @@ pub fn read_bandwidth(device: &GpuDevice) -> Result<u64, EngineError> {
         let binds = bind(device, &kernel, &[(0, View::whole(&memory)), (1, View::whole(&sink)), (2, shape)]);
         (kernel, binds)
     })?;
-    let time = |reads: u32| -> Result<Duration, EngineError> {
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        for _ in 0..reads {
-            pass.dispatch_workgroups(WORKGROUPS, 1, 1);
-        }
-        drop(pass);
-        let commands = encoder.finish();
+    device.settled().await?;
+    let time = async |reads: u32| -> Result<Duration, EngineError> {
+        let commands = kernel.encode(device, &binds, WORKGROUPS, reads).finish();
         let start = Instant::now();
-        let submission = device.queue.submit([commands]);
-        device.wait(Some(submission))?;
+        device.queue.submit([commands]);
+        device.idle().await?;
         Ok(start.elapsed())
     };
     // The first fills the buffer with zeros, the second shows how many reads make a measurement.
-    time(1)?;
-    let once = time(1)?.max(Duration::from_nanos(1));
+    time(1).await?;
+    let once = time(1).await?.max(Duration::from_nanos(1));
     let reads = (MEASUREMENT.as_nanos() / once.as_nanos()).clamp(1, MOST_READS) as u32;
     let mut samples = Vec::new();
     for _ in 0..SAMPLES {
-        let (short, long) = (time(1)?, time(1 + reads)?);
+        let (short, long) = (time(1).await?, time(1 + reads).await?);
         samples.push(long.saturating_sub(short).max(Duration::from_nanos(1)));
     }
     samples.sort_unstable();
@@ -74,7 +68,7 @@ pub struct RoundTrip {
 ///
 /// # Errors
 /// [`EngineError::Memory`] or [`EngineError::Device`].
-pub fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, EngineError> {
+pub async fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, EngineError> {
     let (kernel, binds, sink, readback) = device.guarded("the round trip measurement", ROUND, || {
         let kernel = Kernels::plain(device).kernel(File::Read, &[], &[]);
         let memory = buffer(device, "round trip", 256 * 64, BufferUsages::STORAGE);
@@ -83,36 +77,44 @@ pub fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, EngineE
         let binds = bind(device, &kernel, &[(0, View::whole(&memory)), (1, View::whole(&sink)), (2, shape)]);
         (kernel, binds, sink, Readback::new(device, 16))
     })?;
-    let median = |measured: &mut dyn FnMut() -> Result<Duration, EngineError>| {
-        let mut samples = (0..times.max(1)).map(|_| measured()).collect::<Result<Vec<_>, _>>()?;
-        samples.sort_unstable();
-        Ok(samples[samples.len() / 2])
-    };
-    let empty = median(&mut || {
+    device.settled().await?;
+    let empty = async || {
         let start = Instant::now();
-        device.wait(Some(device.queue.submit([])))?;
+        device.queue.submit([]);
+        device.idle().await?;
         Ok(start.elapsed())
-    })?;
-    let mapped = |patience: &mut Patience| {
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        pass.dispatch_workgroups(1, 1, 1);
-        drop(pass);
+    };
+    let mapped = async |patience: &mut Patience| {
+        let mut encoder = kernel.encode(device, &binds, 1, 1);
         readback.copy(&mut encoder, &sink, 16);
         let commands = encoder.finish();
         let start = Instant::now();
         let pending = readback.start(16, device.queue.submit([commands]));
-        let waited = pending.wait(device, patience);
+        let waited = pending.wait(device, patience).await;
         patience.came(start.elapsed());
         readback.take(device, pending, waited, |_| ())?;
         Ok(start.elapsed())
     };
     // Software's results are never looked for.
-    let (mut asleep, mut awake) = (Patience::new(true), Patience::new(device.is_software()));
-    let mapped_asleep = median(&mut || mapped(&mut asleep))?;
-    Ok(RoundTrip { empty, mapped_asleep, mapped: median(&mut || mapped(&mut awake))? })
+    let (mut asleep, mut awake) = (Patience::none(), Patience::new(device.is_software()));
+    Ok(RoundTrip {
+        empty: median(times, empty).await?,
+        mapped_asleep: median(times, async || mapped(&mut asleep).await).await?,
+        mapped: median(times, async || mapped(&mut awake).await).await?,
+    })
+}
+
+/// The median of `times` measurements, of one at least.
+async fn median(
+    times: usize,
+    mut measure: impl AsyncFnMut() -> Result<Duration, EngineError>,
+) -> Result<Duration, EngineError> {
+    let mut samples = Vec::with_capacity(times.max(1));
+    for _ in 0..times.max(1) {
+        samples.push(measure().await?);
+    }
+    samples.sort_unstable();
+    Ok(samples[samples.len() / 2])
 }
 
 /// Bytes that the device has room for now, `most` at most, found by allocating: drivers do not say, and some lie.
@@ -121,14 +123,15 @@ pub fn round_trip(device: &GpuDevice, times: usize) -> Result<RoundTrip, EngineE
 ///
 /// # Errors
 /// [`EngineError::Device`] if the device fails in another way than for want of memory.
-pub fn memory_bytes(device: &GpuDevice, most: u64) -> Result<u64, EngineError> {
+pub async fn memory_bytes(device: &GpuDevice, most: u64) -> Result<u64, EngineError> {
     let mut held = Vec::new();
     let mut total = 0;
     let mut size = device.limits.max_buffer_size.min(LARGEST_PROBE);
     while size >= SMALLEST_PROBE && total < most {
         let bytes = (size.min(most - total) / 4).max(1) * 4;
-        match device.guarded("the memory measurement", bytes, || buffer(device, "probe", bytes, BufferUsages::STORAGE))
-        {
+        let made =
+            device.guarded("the memory measurement", bytes, || buffer(device, "probe", bytes, BufferUsages::STORAGE));
+        match device.settled().await.and(made) {
             Ok(buffer) => {
                 held.push(buffer);
                 total += bytes;
@@ -137,8 +140,9 @@ pub fn memory_bytes(device: &GpuDevice, most: u64) -> Result<u64, EngineError> {
             Err(error) => return Err(error),
         }
     }
-    drop(held);
-    device.wait(None)?;
+    // A browser's collector of garbage would take its time.
+    held.iter().for_each(wgpu::Buffer::destroy);
+    device.idle().await?;
     Ok(total.min(most))
 }
 

@@ -9,6 +9,7 @@
 //! by subgroup operations and by a tree in workgroup memory, made from the same WGSL file: see [`GpuOptions`].
 
 mod activations;
+mod answer;
 mod attention;
 mod carry;
 mod device;
@@ -29,6 +30,7 @@ mod probe;
 mod program;
 mod readback;
 mod rounds;
+mod scopes;
 mod shader;
 mod sieve;
 mod teardown;

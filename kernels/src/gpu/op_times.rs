@@ -1,7 +1,8 @@
 //! Where a token's time goes: every op of the plan by itself, and all of them together.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use web_time::Instant;
 use wgpu::ComputePass;
 
 use super::activations::{RING, StepState};
@@ -55,7 +56,9 @@ impl GpuEngine {
             return Err(EngineError::Context { end, max });
         }
         let slot = self.open()?;
+        let aside = self.persist.take();
         let measured = self.measured(slot, position, samples);
+        self.persist = aside;
         self.close(slot);
         measured
     }
@@ -64,7 +67,7 @@ impl GpuEngine {
         self.device.queue.write_buffer(&self.activations.draw, 0, bytemuck::bytes_of(&Draw::default()));
         let mut kinds = self.kinds(position);
         let all: u64 = kinds.iter().filter(|kind| kind.op != "embed").map(|kind| kind.bytes).sum();
-        let (shared, binds) = (View::whole(&self.activations.state), &self.request(slot)?.binds);
+        let (shared, request) = (View::whole(&self.activations.state), self.request(slot)?);
         let extent = Extent::new(position, 1);
         // Turns move on; every submit begins where the first did.
         let state = StepState { position: position as u32, rows: 1, wanted: 0, made: 0 };
@@ -73,14 +76,14 @@ impl GpuEngine {
         let bare = Rounds::new(&self.device, 0, &shared)?;
         let turns = |count: usize| -> Result<Duration, EngineError> {
             reset();
-            bare.submit(1, &mut |pass| self.record_turns(pass, binds, position..position + count, false, &Rule::Best))
+            bare.submit(1, &mut |pass| self.record_turns(pass, request, position..position + count, false, &Rule::Best))
         };
         let mut arms = Vec::new();
         for kind in &kinds {
             let launches: Vec<&Launch> = self.launches(kind.op).collect();
             let rounds = Rounds::new(&self.device, all.saturating_sub(kind.bytes), &shared)?;
             let record = move |pass: &mut ComputePass<'_>| {
-                launches.iter().for_each(|launch| launch.record(pass, binds, extent));
+                launches.iter().for_each(|launch| launch.record(pass, &request.binds, extent));
             };
             arms.push((rounds, record, Vec::new()));
         }

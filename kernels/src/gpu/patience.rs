@@ -3,12 +3,15 @@
 //! A thread that sleeps until the device is done wakes 20 to 40 us later than the device was: longer than a small shard
 //! computes. So where the last results came soon, it looks again and again; and where they did not, it sleeps at once.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use web_time::Instant;
 
 /// Knows how long the last results took.
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
-    /// Looking again and again takes a core: on a software adapter one that computes.
+    /// Looking again and again takes a core: on a software adapter one that computes, and in a browser the one that would
+    /// bring the result.
     looks: bool,
     recent: [Duration; RECENT],
     next: usize,
@@ -17,7 +20,12 @@ pub(super) struct Patience {
 impl Patience {
     /// For a device of which nothing is known: it sleeps until [`RECENT`] results came. Never looks for a `software` one's.
     pub(super) fn new(software: bool) -> Self {
-        Self { looks: !software, recent: [Duration::MAX; RECENT], next: 0 }
+        Self { looks: !software && !cfg!(target_family = "wasm"), recent: [Duration::MAX; RECENT], next: 0 }
+    }
+
+    /// None: it sleeps at once.
+    pub(super) fn none() -> Self {
+        Self::new(true)
     }
 
     /// How long to look for the next result before sleeping: twice as long as the soonest of the last results took, and

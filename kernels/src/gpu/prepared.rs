@@ -4,8 +4,9 @@
 //! So while the device computes a step, the CPU records the one that most likely follows: one like it, behind it. What
 //! another step needs instead is recorded when it comes, and a guess that fits nothing is dropped.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use web_time::Instant;
 use wgpu::CommandBuffer;
 
 use super::launch::Extent;

@@ -1,6 +1,5 @@
 //! Whether subgroups are what the kernels take them for.
 
-use syn1_model::plan::WeightFormat;
 use wgpu::BufferUsages;
 
 use super::device::GpuDevice;
@@ -14,20 +13,15 @@ use crate::engine::EngineError;
 ///
 /// # Errors
 /// [`EngineError::Memory`] or [`EngineError::Device`].
-pub(super) fn full_subgroups(device: &GpuDevice, sizes: (u32, u32)) -> Result<bool, EngineError> {
+pub(super) async fn full_subgroups(device: &GpuDevice) -> Result<bool, EngineError> {
     let bytes = 4 * u64::from(WORKGROUPS * THREADS);
     let (kernel, binds, found, readback) = device.guarded("the subgroup probe", 2 * bytes, || {
-        let kernel = Kernels::new(device, WeightFormat::F16, Some(sizes)).kernel(File::Probe, &[], &[]);
+        let kernel = Kernels::plain(device).kernel(File::Probe, &[], &[]);
         let found = buffer(device, "found", bytes, BufferUsages::STORAGE | BufferUsages::COPY_SRC);
         let binds = bind(device, &kernel, &[(0, View::whole(&found))]);
         (kernel, binds, found, Readback::new(device, bytes))
     })?;
-    let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-    pass.set_pipeline(&kernel.pipeline);
-    pass.set_bind_group(0, &binds, &[]);
-    pass.dispatch_workgroups(WORKGROUPS, 1, 1);
-    drop(pass);
+    let mut encoder = kernel.encode(device, &binds, WORKGROUPS, 1);
     readback.copy(&mut encoder, &found, bytes);
     let pending = readback.start(bytes, device.queue.submit([encoder.finish()]));
     let mut full = false;
@@ -35,7 +29,7 @@ pub(super) fn full_subgroups(device: &GpuDevice, sizes: (u32, u32)) -> Result<bo
         let numbers = bytemuck::cast_slice::<u8, u32>(bytes).chunks(THREADS as usize);
         full = numbers.flat_map(|group| group.iter().zip(0..)).all(|(found, thread)| *found == thread);
     };
-    pollster::block_on(readback.finish(device, pending, compare))?;
+    readback.finish(device, pending, compare).await?;
     Ok(full)
 }
 
@@ -52,8 +46,8 @@ mod tests {
     #[test]
     fn subgroups_of_one_size_are_full() {
         let device = GpuDevice::open("gpu").unwrap_or_else(|error| panic!("this test needs a GPU adapter: {error}"));
-        if let Some(sizes) = device.subgroup_sizes() {
-            assert_eq!(full_subgroups(&device, sizes), Ok(true));
+        if device.subgroup_sizes().is_some() {
+            assert_eq!(pollster::block_on(full_subgroups(&device)), Ok(true));
         }
     }
 }

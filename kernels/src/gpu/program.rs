@@ -8,7 +8,7 @@ use wgpu::{BindGroup, Buffer};
 use super::activations::{Activations, RING, Strides};
 use super::attention::{READ_AHEAD, Rotation, attends_rows, rotations};
 use super::device::GpuDevice;
-use super::division::Room;
+use super::division::{Division, Room};
 use super::engine::GpuOptions;
 use super::gemv::{Epilogue, GemvShape, Product, center};
 use super::launch::{Binds, Grid, Launch, MANY, PerSlot, Shot};
@@ -96,14 +96,21 @@ impl Program {
         options: GpuOptions,
         tuning: &Tuning,
     ) -> Result<Self, EngineError> {
-        let kv_layer_bytes = kv_layer_bytes(device, plan, config)?;
+        let (kv_layer_bytes, most) = (kv_layer_bytes(plan, config), device.limits.max_storage_buffer_binding_size);
+        if kv_layer_bytes > most {
+            let what = format!("a KV cache of {kv_layer_bytes} bytes a layer, the largest binding is {most}");
+            return Err(device.unsupported(what));
+        }
         let rotations = rotations(device, plan, config)?;
         let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
         device.guarded("pipelines and constants", 0, || {
             let program = Self { kv_layer_bytes, ..Self::default() };
             let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
-            let tiles = options.cooperative && config.max_rows >= MANY as usize && attends_rows(plan.spec.head_dim);
+            let tiles = options.cooperative
+                && options.tiles
+                && config.max_rows >= MANY as usize
+                && attends_rows(plan.spec.head_dim);
             let units = if tiles { MatrixUnits::of(device, plan) } else { None };
             let mut builder = Builder {
                 device,
@@ -149,14 +156,9 @@ fn gathering(tokens: &Matrix, positions: &Option<View>) -> (Vec<&'static str>, V
 }
 
 /// Bytes of one layer's KV cache, whole storage offsets.
-fn kv_layer_bytes(device: &GpuDevice, plan: &Plan, config: &EngineConfig) -> Result<u64, EngineError> {
+pub(super) fn kv_layer_bytes(plan: &Plan, config: &EngineConfig) -> u64 {
     let elements = 2 * plan.spec.kv_width() * config.max_positions + READ_AHEAD * plan.spec.head_dim;
-    let bytes = plan.format.kv().row_bytes(elements) as u64;
-    let most = device.limits.max_storage_buffer_binding_size;
-    if bytes > most {
-        return Err(device.unsupported(format!("a KV cache of {bytes} bytes a layer, the largest binding is {most}")));
-    }
-    Ok(bytes.next_multiple_of(256))
+    (plan.format.kv().row_bytes(elements) as u64).next_multiple_of(256)
 }
 
 /// Turns ops into launches.
@@ -166,7 +168,7 @@ pub(super) struct Builder<'a> {
     pub(super) weights: &'a Weights,
     pub(super) activations: &'a Activations,
     pub(super) config: &'a EngineConfig,
-    options: GpuOptions,
+    pub(super) options: GpuOptions,
     tuning: &'a Tuning,
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
@@ -294,12 +296,13 @@ impl Builder<'_> {
     }
 
     pub(super) fn product_of(&mut self, gemv: &Gemv, epilogue: Epilogue) -> Product {
-        self.product_with(gemv, epilogue, self.config.max_rows > 1)
+        self.product_with(gemv, epilogue, self.config.max_rows > 1 && self.options.tiles)
     }
 
     fn product_with(&mut self, gemv: &Gemv, epilogue: Epilogue, many: bool) -> Product {
         let room = Room::of(self.device, self.kernels.subgroup_sizes());
-        let division = self.tuning.division(gemv, room);
+        let tuned = || self.tuning.division(gemv, room);
+        let division = if self.kernels.on_few_threads() { Division::alone() } else { tuned() };
         Product::new(&mut self.kernels, self.weights, gemv, epilogue, division, many, self.options.window_bytes)
     }
 

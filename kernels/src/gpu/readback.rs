@@ -1,9 +1,8 @@
 //! Bringing a result back: a buffer that the CPU can map.
 
-use std::sync::{Arc, OnceLock};
-
 use wgpu::{Buffer, BufferUsages, CommandEncoder, MapMode, SubmissionIndex};
 
+use super::answer::Answer;
 use super::device::GpuDevice;
 use super::memory::{View, buffer};
 use super::patience::Patience;
@@ -17,18 +16,29 @@ pub(super) struct Readback {
 /// A map that was asked for.
 pub(super) struct Pending {
     bytes: u64,
+    #[cfg(not(target_family = "wasm"))]
     submission: SubmissionIndex,
-    result: Arc<OnceLock<Result<(), wgpu::BufferAsyncError>>>,
+    result: Answer<Result<(), wgpu::BufferAsyncError>>,
 }
 
 impl Pending {
-    /// Looks for the result as long as `patience` says, then sleeps until it is there.
-    pub(super) fn wait(&self, device: &GpuDevice, patience: &Patience) -> Result<(), EngineError> {
+    /// Looks for the result as long as `patience` says, then sleeps until it is there; in a browser, lets that go on.
+    pub(super) async fn wait(&self, device: &GpuDevice, patience: &Patience) -> Result<(), EngineError> {
         let came = patience.look_for(|| {
             device.poll();
-            self.result.get().is_some()
+            self.result.said().is_some()
         });
-        if came { device.check() } else { device.wait(Some(self.submission.clone())) }
+        if came {
+            return device.check();
+        }
+        #[cfg(not(target_family = "wasm"))]
+        return device.wait(Some(self.submission.clone()));
+        #[cfg(target_family = "wasm")]
+        {
+            // Whether it failed is looked at when it is taken.
+            let _ = self.result.wait().await;
+            device.settled().await
+        }
     }
 }
 
@@ -61,13 +71,16 @@ impl Readback {
 
     /// Asks for the first `bytes` bytes behind `submission`.
     pub(super) fn start(&self, bytes: u64, submission: SubmissionIndex) -> Pending {
-        let result = Arc::new(OnceLock::new());
-        let answer = result.clone();
-        self.buffer.map_async(MapMode::Read, 0..bytes, move |mapped| {
-            // The callback runs once, so the cell is empty.
-            let _ = answer.set(mapped);
-        });
-        Pending { bytes, submission, result }
+        let (result, tell) = Answer::new();
+        self.buffer.map_async(MapMode::Read, 0..bytes, tell);
+        #[cfg(target_family = "wasm")]
+        let _ = submission;
+        Pending {
+            bytes,
+            #[cfg(not(target_family = "wasm"))]
+            submission,
+            result,
+        }
     }
 
     /// Takes the map back without waiting for the result, which nobody wants any more.
@@ -82,7 +95,7 @@ impl Readback {
         pending: Pending,
         use_bytes: impl FnOnce(&[u8]),
     ) -> Result<(), EngineError> {
-        let waited = device.wait(Some(pending.submission.clone()));
+        let waited = pending.wait(device, &Patience::none()).await;
         self.take(device, pending, waited, use_bytes)
     }
 
@@ -94,7 +107,7 @@ impl Readback {
         waited: Result<(), EngineError>,
         use_bytes: impl FnOnce(&[u8]),
     ) -> Result<(), EngineError> {
-        let read = match pending.result.get() {
+        let read = match pending.result.said() {
             Some(Err(error)) => waited.and(Err(device.failed(error.to_string()))),
             Some(Ok(())) => waited.and_then(|()| {
                 let mapped = self.buffer.get_mapped_range(0..pending.bytes);
@@ -106,9 +119,8 @@ impl Readback {
         // is nothing to unmap behind a map that failed is no news.
         let scope = read.is_err().then(|| device.device.push_error_scope(wgpu::ErrorFilter::Validation));
         self.buffer.unmap();
-        if let Some(scope) = scope {
-            let _ = pollster::block_on(scope.pop());
-        }
+        // What the scope has caught goes with it.
+        drop(scope);
         read
     }
 }

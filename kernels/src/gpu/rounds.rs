@@ -1,8 +1,9 @@
 //! The time of dispatches as they are within a token: again and again in one submit, and in front of each time a read of
 //! other memory, so that caches hold what they would hold then. What submit and read cost is taken away.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use web_time::Instant;
 use wgpu::{BindGroup, BufferUsages, ComputePass};
 
 use super::device::GpuDevice;
@@ -71,8 +72,8 @@ impl<'a> Rounds<'a> {
         drop(pass);
         let commands = encoder.finish();
         let begun = Instant::now();
-        let submission = device.queue.submit([commands]);
-        device.wait(Some(submission))?;
+        device.queue.submit([commands]);
+        pollster::block_on(device.idle())?;
         Ok(begun.elapsed())
     }
 
@@ -80,10 +81,10 @@ impl<'a> Rounds<'a> {
     ///
     /// # Errors
     /// As [`Self::submit`].
-    pub(super) fn enough(&self, most: u32, record: &mut dyn FnMut(&mut ComputePass<'_>)) -> Result<u32, EngineError> {
+    pub(super) fn enough(&self, record: &mut dyn FnMut(&mut ComputePass<'_>)) -> Result<u32, EngineError> {
         self.submit(1, record)?;
         let once = self.submit(1, record)?.max(Duration::from_nanos(1));
-        Ok((MEASUREMENT.as_nanos() / once.as_nanos()).clamp(1, u128::from(most)) as u32)
+        Ok((MEASUREMENT.as_nanos() / once.as_nanos()).clamp(1, MOST_ROUNDS) as u32)
     }
 
     /// What `record` takes in each of `rounds` rounds.

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 
 use syn1_model::plan::WeightFormat;
 use wgpu::{
-    BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType,
-    ComputePipelineDescriptor, PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor,
-    ShaderRuntimeChecks, ShaderSource, ShaderStages,
+    BindGroup, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType,
+    CommandEncoder, CommandEncoderDescriptor, ComputePassDescriptor, ComputePipelineDescriptor,
+    PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor, ShaderRuntimeChecks, ShaderSource,
+    ShaderStages,
 };
 
 use super::device::GpuDevice;
@@ -52,10 +53,10 @@ pub(super) enum File {
     Read,
     /// Whole tokens in one dispatch.
     Persist,
-    /// How many workgroups stay on the device.
-    Resident,
     /// One product of it.
     PersistProduct,
+    /// How many workgroups stay on the device.
+    Resident,
     /// The look at subgroups.
     Probe,
 }
@@ -86,8 +87,8 @@ impl File {
             Self::Sieve => include_str!("../../wgsl/sieve.wgsl"),
             Self::Read => include_str!("../../wgsl/read.wgsl"),
             Self::Persist => include_str!("../../wgsl/persist.wgsl"),
-            Self::Resident => include_str!("../../wgsl/resident.wgsl"),
             Self::PersistProduct => include_str!("../../wgsl/persist_product.wgsl"),
+            Self::Resident => include_str!("../../wgsl/resident.wgsl"),
             Self::Probe => include_str!("../../wgsl/probe.wgsl"),
         }
     }
@@ -98,6 +99,21 @@ impl File {
 pub(super) struct Kernel {
     pub(super) pipeline: wgpu::ComputePipeline,
     pub(super) layout: BindGroupLayout,
+}
+
+impl Kernel {
+    /// Commands that run it `times` times, on `workgroups` workgroups each.
+    pub(super) fn encode(&self, device: &GpuDevice, binds: &BindGroup, workgroups: u32, times: u32) -> CommandEncoder {
+        let mut encoder = device.device.create_command_encoder(&CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, binds, &[]);
+        for _ in 0..times {
+            pass.dispatch_workgroups(workgroups, 1, 1);
+        }
+        drop(pass);
+        encoder
+    }
 }
 
 /// A file, its tags, and the bits of its overrides' values.
@@ -115,12 +131,11 @@ pub(super) struct Kernels<'a> {
 impl<'a> Kernels<'a> {
     /// Kernels for KV caches in `kv` (f32 or f16), with subgroup operations if the sizes (smallest, largest) of subgroups are given.
     pub(super) fn new(device: &'a GpuDevice, kv: WeightFormat, subgroups: Option<(u32, u32)>) -> Self {
-        let kv = if kv == WeightFormat::F32 { "F32" } else { "F16" };
-        let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, kv];
+        let common = [if subgroups.is_some() { "SG" } else { "NOSG" }, cached(kv)];
         Self { device, common, subgroups, made: HashMap::new(), layouts: HashMap::new() }
     }
 
-    /// Kernels that have neither KV caches nor subgroup operations.
+    /// Kernels of texts that have no variants by KV cache or subgroups.
     pub(super) fn plain(device: &'a GpuDevice) -> Self {
         Self::new(device, WeightFormat::F16, None)
     }
@@ -135,6 +150,12 @@ impl<'a> Kernels<'a> {
         self.subgroups
     }
 
+    /// Whether threads are the turns of a loop on some cores: a browser's software adapter, where a barrier costs as much as
+    /// a hundred products.
+    pub(super) fn on_few_threads(&self) -> bool {
+        cfg!(target_family = "wasm") && self.device.is_software()
+    }
+
     /// The kernel of `file` with `tags` (beside those of the KV cache and of subgroups) and values for its overrides.
     pub(super) fn kernel(&mut self, file: File, tags: &[&'static str], overrides: &[(&'static str, f64)]) -> Kernel {
         let tags: Vec<&'static str> = self.common.iter().chain(tags).copied().collect();
@@ -143,18 +164,24 @@ impl<'a> Kernels<'a> {
         if let Some(kernel) = self.made.get(&key) {
             return kernel.clone();
         }
-        let source = variant(file, &key.1);
+        let label = format!("{file:?} {}", key.1.join(" "));
+        let kernel = self.compile(&label, variant(file, &key.1), overrides);
+        self.made.insert(key, kernel.clone());
+        kernel
+    }
+
+    /// The kernel of `source`, this crate's own text, with values for its overrides.
+    pub(super) fn compile(&mut self, label: &str, source: String, overrides: &[(&str, f64)]) -> Kernel {
         let layout = self.layout(bindings(&source));
         let device = &self.device.device;
-        let label = format!("{file:?} {}", key.1.join(" "));
-        let module = trusted(device, &label, source);
+        let module = trusted(device, label, source);
         let pipeline_layout = device.create_pipeline_layout(&PipelineLayoutDescriptor {
-            label: Some(&label),
+            label: Some(label),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let pipeline = device.create_compute_pipeline(&ComputePipelineDescriptor {
-            label: Some(&label),
+            label: Some(label),
             layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
@@ -165,9 +192,7 @@ impl<'a> Kernels<'a> {
             },
             cache: None,
         });
-        let kernel = Kernel { pipeline, layout };
-        self.made.insert(key, kernel.clone());
-        kernel
+        Kernel { pipeline, layout }
     }
 
     fn layout(&mut self, bindings: Vec<(u32, BufferBindingType)>) -> BindGroupLayout {
@@ -208,6 +233,11 @@ pub(super) fn gathered(format: WeightFormat) -> (&'static str, usize) {
     }
 }
 
+/// The tag of a KV cache in `format`.
+pub(super) fn cached(format: WeightFormat) -> &'static str {
+    if format == WeightFormat::F32 { "F32" } else { "F16" }
+}
+
 /// The text of `file` with the lines of `tags`.
 pub(super) fn variant(file: File, tags: &[&str]) -> String {
     let mut out = String::new();
@@ -222,7 +252,7 @@ pub(super) fn variant(file: File, tags: &[&str]) -> String {
 }
 
 /// The bindings that a shader declares, one a line.
-fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
+pub(super) fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
     let mut found = Vec::new();
     for line in source.lines() {
         let Some((number, rest)) = line.strip_prefix("@group(0) @binding(").and_then(|rest| rest.split_once(')'))
@@ -244,13 +274,13 @@ fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
 
 /// A module without injected bounds checks, loop bounds and division guards, which would cost a decode step 17 to 40 %.
 #[allow(unsafe_code)]
-pub(super) fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
+fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
     let descriptor = ShaderModuleDescriptor { label: Some(label), source: ShaderSource::Wgsl(source.into()) };
     // SAFETY: the text is this crate's own. Every index is clamped to, or follows from, the sizes that `program.rs` gives
     // the bindings; rows are bounded by the step's and by the room of their window, positions by the context that KV
     // caches and rotary tables are made for; ids are checked against the vocabulary before they are used; every loop is
-    // bounded by an override or a uniform; and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run
-    // every kernel.
+    // bounded by an override or a uniform, or, where workgroups wait for each other (persist.wgsl, resident.wgsl), by a
+    // number of tries; and divisors (LANES, TILE, grid sizes, head_dim) are never zero. The tests run every kernel.
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
 

@@ -9,14 +9,16 @@
 
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use web_time::Instant;
 use wgpu::{BindGroup, ComputePass};
 
 use super::activations::{RING, StepState};
 use super::device::GpuDevice;
 use super::engine::{GpuEngine, Request, pass};
 use super::launch::Extent;
+use super::persist::Persist;
 use super::readback::{Pending, Readback};
 use super::sieve::Sieve;
 use crate::engine::{Decode, EngineError};
@@ -170,22 +172,12 @@ impl GpuEngine {
         let turns = positions.len();
         let mut bytes = 4 * turns as u64;
         let mut encoder = self.encoder();
-        if let Some((persist, binds)) =
-            self.persist.as_ref().zip(request.persist.as_ref()).filter(|_| *rule == Rule::Best)
-        {
-            let mut pass = pass(&mut encoder);
-            for launch in self.program.embed.iter().filter(|_| made == 0) {
-                launch.record(&mut pass, &request.binds, Extent::new(positions.start, 1));
-            }
-            persist.prepare(turns as u32);
-            persist.record(&mut pass, binds);
-            drop(pass);
+        self.record_turns(&mut pass(&mut encoder), request, positions, made == 0, rule);
+        readback.copy_from(&mut encoder, &self.activations.chosen, 4 * (made % RING) as u64, bytes);
+        if let Some((persist, _)) = self.one_dispatch(request, rule) {
             readback.copy_to(&mut encoder, &persist.status, bytes, 4);
             bytes += 4;
-        } else {
-            self.record_turns(&mut pass(&mut encoder), &request.binds, positions, made == 0, rule);
         }
-        readback.copy_from(&mut encoder, &self.activations.chosen, 4 * (made % RING) as u64, 4 * turns as u64);
         Flight { pending: readback.start(bytes, self.device.queue.submit([encoder.finish()])), readback, begun, turns }
     }
 
@@ -194,14 +186,17 @@ impl GpuEngine {
     pub(super) fn record_turns(
         &self,
         pass: &mut ComputePass<'_>,
-        binds: &[BindGroup],
+        request: &Request,
         positions: Range<usize>,
         is_first: bool,
         rule: &Rule,
     ) {
-        let program = &self.program;
+        let (program, binds) = (&self.program, &request.binds);
         for launch in program.embed.iter().filter(|_| is_first) {
             launch.record(pass, binds, Extent::new(positions.start, 1));
+        }
+        if let Some((persist, binds)) = self.one_dispatch(request, rule) {
+            return persist.record(pass, binds, positions.len() as u32);
         }
         for position in positions {
             let extent = Extent::new(position, 1);
@@ -216,6 +211,11 @@ impl GpuEngine {
                 launch.record(pass, binds, extent);
             }
         }
+    }
+
+    /// The kernel that makes turns of `request` by `rule` in one dispatch, and its bind group, where they can be.
+    fn one_dispatch<'a>(&'a self, request: &'a Request, rule: &Rule) -> Option<(&'a Persist, &'a BindGroup)> {
+        self.persist.as_ref().zip(request.persist.as_ref()).filter(|_| *rule == Rule::Best)
     }
 }
 

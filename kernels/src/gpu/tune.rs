@@ -4,9 +4,10 @@
 //! that nothing is in a cache that would not be there in a token. Their pipelines are made first: a GPU that waits for a
 //! compiler between two measurements lowers its clock. Then all candidates take turns, and the shortest time of each counts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use syn1_model::plan::{Gemv, Plan};
+use web_time::Instant;
 use wgpu::{BindGroup, BufferUsages, ComputePass};
 
 use super::device::GpuDevice;
@@ -62,8 +63,9 @@ pub(super) fn tune(
     let begun = Instant::now();
     let most = contests.iter().map(|contest| contest.candidates.len()).max().unwrap_or(0);
     // The shapes take turns, so that where time runs out all have as many candidates.
-    for (number, contest) in (0..most).flat_map(|number| (0..contests.len()).map(move |contest| (number, contest))) {
-        let Contest { gemvs, candidates, entries } = &mut contests[contest];
+    let shapes = contests.len();
+    for (number, shape) in (0..most).flat_map(|number| (0..shapes).map(move |shape| (number, shape))) {
+        let Contest { gemvs, candidates, entries } = &mut contests[shape];
         let Some(&division) = candidates.get(number).filter(|_| number == 0 || begun.elapsed() < COMPILING) else {
             continue;
         };

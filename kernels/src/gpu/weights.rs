@@ -42,9 +42,7 @@ impl Weights {
     ) -> Result<Self, EngineError> {
         check_pieces(plan, pieces)?;
         let mut places = HashMap::new();
-        let usage = BufferUsages::STORAGE | BufferUsages::COPY_DST;
-        let arena = if in_one { Some(Arena::new(device, plan, usage)?) } else { None };
-        let (mut block_base, mut table_base) = (0, 0);
+        let mut arena = if in_one { Some(Arena::new(device, plan)?) } else { None };
         for (&piece, bytes) in plan.pieces.iter().zip(pieces) {
             let bytes = bytes.as_slice();
             let size = bytes.len() as u64;
@@ -52,26 +50,24 @@ impl Weights {
                 let limit = device.limits.max_buffer_size;
                 return Err(device.unsupported(format!("piece {piece} has {size} bytes, a buffer at most {limit}")));
             }
-            let next = if matches!(piece, Piece::Block(_)) { &mut block_base } else { &mut table_base };
-            let base = if arena.is_some() { *next } else { 0 };
-            *next += aligned(size);
             let place = device.guarded("weights", size, || {
-                let made = match &arena {
-                    Some(arena) => arena.of(piece).clone(),
-                    None => buffer(device, &piece.to_string(), size, usage),
+                let (buffer, base) = match &mut arena {
+                    Some(arena) => arena.place(piece, size),
+                    None => (buffer(device, &piece.to_string(), size, USAGE), 0),
                 };
                 let mut offset = base;
                 for part in bytes.chunks(UPLOAD) {
-                    device.queue.write_buffer(&made, offset, part);
+                    device.queue.write_buffer(&buffer, offset, part);
                     offset += part.len() as u64;
                     // Hands the staging memory of this part back before the next one is staged.
                     device.queue.submit([]);
                     let _ = device.device.poll(wgpu::PollType::Poll);
                 }
-                (made, base)
+                (buffer, base)
             })?;
             places.insert(piece, place);
         }
+        #[cfg(not(target_family = "wasm"))]
         device.wait(None)?;
         Ok(Self { places, arena })
     }
@@ -112,6 +108,8 @@ pub(super) struct Arena {
     pub(super) blocks: Buffer,
     /// Embedding, positions and head.
     pub(super) tables: Buffer,
+    /// Bytes of the two that have a piece.
+    used: [u64; 2],
 }
 
 impl Arena {
@@ -119,28 +117,40 @@ impl Arena {
     pub(super) fn bytes(plan: &Plan) -> [u64; 2] {
         let mut bytes = [0; 2];
         for &piece in &plan.pieces {
-            let of = usize::from(!matches!(piece, Piece::Block(_)));
-            bytes[of] += aligned(piece_bytes(&plan.spec, plan.format, piece));
+            bytes[Self::index(piece)] += aligned(piece_bytes(&plan.spec, plan.format, piece));
         }
         bytes
     }
 
-    fn new(device: &GpuDevice, plan: &Plan, usage: BufferUsages) -> Result<Self, EngineError> {
+    fn new(device: &GpuDevice, plan: &Plan) -> Result<Self, EngineError> {
         let [blocks, tables] = Self::bytes(plan);
         device.guarded("weights", blocks + tables, || Self {
-            blocks: buffer(device, "blocks", blocks, usage),
-            tables: buffer(device, "tables", tables.max(TENSOR_ALIGN), usage),
+            blocks: buffer(device, "blocks", blocks, USAGE),
+            tables: buffer(device, "tables", tables.max(TENSOR_ALIGN), USAGE),
+            used: [0; 2],
         })
     }
 
-    fn of(&self, piece: Piece) -> &Buffer {
-        if matches!(piece, Piece::Block(_)) { &self.blocks } else { &self.tables }
+    /// Room for the next piece, of `bytes` bytes.
+    fn place(&mut self, piece: Piece, bytes: u64) -> (Buffer, u64) {
+        let index = Self::index(piece);
+        let base = self.used[index];
+        self.used[index] += aligned(bytes);
+        ([&self.blocks, &self.tables][index].clone(), base)
+    }
+
+    /// 0: a block's; 1: a table's.
+    fn index(piece: Piece) -> usize {
+        usize::from(!matches!(piece, Piece::Block(_)))
     }
 }
 
 fn aligned(bytes: u64) -> u64 {
     bytes.next_multiple_of(TENSOR_ALIGN)
 }
+
+/// What a buffer of weights is for.
+const USAGE: BufferUsages = BufferUsages::STORAGE.union(BufferUsages::COPY_DST);
 
 /// Bytes uploaded at a time.
 const UPLOAD: usize = 32 << 20;

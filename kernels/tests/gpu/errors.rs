@@ -139,8 +139,8 @@ fn an_adapter_that_is_not_there_is_refused_with_a_list_of_those_that_are() {
 #[test]
 fn a_device_reads_at_some_speed_and_has_room_for_no_more_than_asked() {
     let device = device();
-    assert!(read_bandwidth(&device).unwrap() > 1_000_000);
+    assert!(pollster::block_on(read_bandwidth(&device)).unwrap() > 1_000_000);
     let most = 200 << 20;
-    let found = memory_bytes(&device, most).unwrap();
+    let found = pollster::block_on(memory_bytes(&device, most)).unwrap();
     assert!(found > 64 << 20 && found <= most, "{found}");
 }

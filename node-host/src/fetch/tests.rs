@@ -89,7 +89,7 @@ impl Fixture {
         let notice = |text| self.notices.borrow_mut().push(text);
         let waited = Cell::new(false);
         let watch = Watch { progress: &progress, notice: &notice, waited, cancelled: &self.cancelled };
-        Fetcher::new("127.0.0.1", port).piece(&self.cache, &self.piece, &watch)
+        Fetcher::plain(&format!("127.0.0.1:{port}")).piece(&self.cache, &self.piece, &watch)
     }
 }
 
@@ -197,7 +197,7 @@ fn a_cancelled_transfer_ends_and_keeps_what_it_has() {
     };
     let waited = Cell::new(false);
     let watch = Watch { progress: &progress, notice: &drop, waited, cancelled: &fixture.cancelled };
-    let result = Fetcher::new("127.0.0.1", port).piece(&fixture.cache, &fixture.piece, &watch);
+    let result = Fetcher::plain(&format!("127.0.0.1:{port}")).piece(&fixture.cache, &fixture.piece, &watch);
     assert!(matches!(result, Err(FetchError::Cancelled)));
     assert_eq!(calls.get(), 1);
     assert!(!fixture.cache.part(fixture.piece.sha256).unwrap().unwrap().is_empty());
@@ -206,7 +206,7 @@ fn a_cancelled_transfer_ends_and_keeps_what_it_has() {
 #[test]
 fn a_manifest_other_than_announced_is_refused_with_both_hashes() {
     let (port, _) = serve(BODY, vec![Answer::All, Answer::All]);
-    let fetcher = Fetcher::new("127.0.0.1", port);
+    let fetcher = Fetcher::plain(&format!("127.0.0.1:{port}"));
     let never = AtomicBool::new(false);
     assert_eq!(fetcher.manifest(Digest::of(BODY), &never).unwrap(), BODY);
     let text = fetcher.manifest(Digest([0; 32]), &never).unwrap_err().to_string();
@@ -229,7 +229,7 @@ fn another_node_that_fetches_the_piece_is_waited_for_with_one_notice() {
     });
     let notice = move |text| told.send(text).unwrap();
     let watch = Watch { progress: &drop, notice: &notice, waited: Cell::new(false), cancelled: &fixture.cancelled };
-    let fetched = Fetcher::new("127.0.0.1", 1).piece(&fixture.cache, &fixture.piece, &watch).unwrap();
+    let fetched = Fetcher::plain("127.0.0.1:1").piece(&fixture.cache, &fixture.piece, &watch).unwrap();
     drop(notice);
     assert_eq!((fetched.bytes.as_slice(), fetched.network_bytes), (BODY, 0));
     assert_eq!(other.join().unwrap(), ["another node of this machine is fetching piece block.3: waiting for it"]);

@@ -15,10 +15,10 @@ use syn1_model::plan::Plan;
 
 use self::node::{Node, REQUEST, Stamps};
 use super::median;
-use super::shape::{self, Shape};
+use super::shape::Subject;
 use crate::interrupt::blocking;
-use crate::model::{self, Prepared};
-use crate::options::{DeviceOptions, ModelOptions};
+use crate::model::Prepared;
+use crate::options::DeviceOptions;
 use crate::show;
 
 /// Options of `syn1 bench hop`.
@@ -29,10 +29,7 @@ frames that are handed to it in memory: sockets are not measured. Beside it, in 
 of a single small dispatch whose 16 bytes are read back. No hop on this device can be faster than that.")]
 pub(crate) struct Args {
     #[command(flatten)]
-    model: ModelOptions,
-    /// Random weights of a public model's shape, in place of --model
-    #[arg(long, value_enum, conflicts_with = "model")]
-    shape: Option<Shape>,
+    subject: Subject,
     /// The shard's layers, A up to but not including B [default: the middle third]
     #[arg(long, value_name = "A..B", value_parser = layers)]
     layers: Option<Range<usize>>,
@@ -119,16 +116,7 @@ struct Spread {
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
-    // Goes with its random weights however this ends.
-    let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;
-    let prepared = match args.shape {
-        Some(shape) => {
-            let (format, folder) = (shape.format(args.model.weights), folder.path().to_owned());
-            blocking(move || shape::prepare(shape, format, &folder)).await?
-        }
-        // What is measured is what the report names, whatever memory there is.
-        None => Prepared { smaller: Vec::new(), ..model::prepare(&args.model).await? },
-    };
+    let (prepared, _folder) = args.subject.prepare().await?;
     let json = args.json;
     let report = blocking(move || measure(&args, &prepared)).await?;
     if json {

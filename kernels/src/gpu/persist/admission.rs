@@ -1,14 +1,16 @@
 //! Whether the token loop may run as one dispatch, and with how many workgroups.
 
 use std::ops::ControlFlow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use syn1_model::plan::{Plan, WeightFormat};
+use syn1_model::plan::Plan;
+use web_time::Instant;
 use wgpu::{BufferUsages, Features};
 
 use super::super::device::GpuDevice;
 use super::super::engine::GpuEngine;
 use super::super::memory::{View, bind, buffer};
+use super::super::program::kv_layer_bytes;
 use super::super::readback::Readback;
 use super::super::shader::{File, Kernels};
 use super::super::weights::Arena;
@@ -85,7 +87,7 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
     if limits.max_storage_buffers_per_shader_stage < BINDINGS {
         return Some(format!("the device binds fewer than {BINDINGS} buffers"));
     }
-    let kv = plan.kv_bytes_per_position() * config.max_positions as u64 + KV_SLACK * plan.layers.len() as u64;
+    let kv = kv_layer_bytes(plan, config) * plan.layers.len() as u64;
     let largest = Arena::bytes(plan).into_iter().chain([kv]).max().unwrap_or(0);
     let most = limits.max_storage_buffer_binding_size;
     (largest > most).then(|| format!("weights or KV cache have {largest} bytes, one binding {most}"))
@@ -134,7 +136,7 @@ fn most_groups(plan: &Plan) -> u32 {
 /// What the device says.
 fn residents(device: &GpuDevice) -> Result<u32, EngineError> {
     let (kernel, binds, state, readback) = device.guarded("the residency probe", 0, || {
-        let kernel = Kernels::new(device, WeightFormat::F16, None).kernel(File::Resident, &[], &[]);
+        let kernel = Kernels::plain(device).kernel(File::Resident, &[], &[]);
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let state = buffer(device, "residency", 8, usage);
         let binds = bind(device, &kernel, &[(0, View::whole(&state))]);
@@ -142,12 +144,7 @@ fn residents(device: &GpuDevice) -> Result<u32, EngineError> {
     })?;
     let all_meet = |groups: u32| -> Result<bool, EngineError> {
         device.queue.write_buffer(&state, 0, &[0; 8]);
-        let mut encoder = device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&kernel.pipeline);
-        pass.set_bind_group(0, &binds, &[]);
-        pass.dispatch_workgroups(groups, 1, 1);
-        drop(pass);
+        let mut encoder = kernel.encode(device, &binds, groups, 1);
         readback.copy(&mut encoder, &state, 8);
         let pending = readback.start(8, device.queue.submit([encoder.finish()]));
         let mut met = false;
@@ -227,5 +224,19 @@ const FEWEST_LANES: u32 = 8;
 /// Storage buffers that the kernel binds.
 const BINDINGS: u32 = 13;
 
-/// Bytes that a layer's KV cache may have beyond its positions: a few positions' slack, and the padding to whole offsets.
-const KV_SLACK: u64 = 1 << 17;
+#[cfg(test)]
+mod tests {
+    use super::super::super::shader::{bindings, variant};
+    use super::*;
+
+    #[test]
+    fn the_text_declares_as_many_buffers_as_a_device_is_asked_for() {
+        for (tables, kv) in [("W32", "F32"), ("W16", "F16"), ("W8", "F16")] {
+            for positions in ["LEARNED", "ROTATED"] {
+                let text = variant(File::Persist, &[tables, kv, positions]);
+                assert_eq!(bindings(&text).len(), BINDINGS as usize, "{tables} {kv} {positions}");
+                assert_eq!(text.matches("@binding(").count(), BINDINGS as usize, "{tables} {kv} {positions}");
+            }
+        }
+    }
+}

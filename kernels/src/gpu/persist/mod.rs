@@ -6,18 +6,14 @@ mod shape;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use syn1_model::plan::Plan;
-use wgpu::{
-    BindGroup, BindGroupDescriptor, BindGroupEntry, BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry,
-    BindingType, Buffer, BufferBindingType, BufferUsages, ComputePass, ComputePipeline, ComputePipelineDescriptor,
-    PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderStages,
-};
+use wgpu::{BindGroup, Buffer, BufferUsages, ComputePass};
 
 use self::shape::Shape;
 use super::activations::Activations;
 use super::device::GpuDevice;
-use super::memory::buffer;
+use super::memory::{View, bind, buffer};
 use super::program::Program;
-use super::shader::trusted;
+use super::shader::{Kernel, Kernels};
 use super::weights::{Arena, Weights};
 use crate::engine::{EngineConfig, EngineError};
 
@@ -26,8 +22,7 @@ pub(super) use self::admission::{FEATURES, Size, obstacle, size};
 /// The token loop of a whole model as one dispatch.
 pub(super) struct Persist {
     device: GpuDevice,
-    pipeline: ComputePipeline,
-    layout: BindGroupLayout,
+    kernel: Kernel,
     groups: u32,
     layers: u32,
     blocks: Buffer,
@@ -70,11 +65,11 @@ impl Persist {
         let lanes = device.subgroup_sizes().map_or(1, |(least, _)| least);
         let shape = Shape::new(plan, weights, program, config, size, lanes);
         device.guarded("the token loop in one dispatch", 16 * shape.slots as u64, || {
-            let layout = layout(device);
+            let overrides: Vec<(&str, f64)> =
+                shape.overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
             let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
             Self {
-                pipeline: pipeline(device, &layout, &shape),
-                layout,
+                kernel: Kernels::plain(device).compile("persist", shape.text, &overrides),
                 groups: size.groups,
                 layers: plan.layers.len() as u32,
                 blocks: arena.blocks.clone(),
@@ -91,12 +86,9 @@ impl Persist {
 
     /// The bind group of a request with the cache `kv`. To be called inside [`GpuDevice::guarded`].
     pub(super) fn bind(&self, activations: &Activations, kv: &Buffer) -> BindGroup {
-        let buffers = [
+        let views = [
             (0, self.rotations.as_ref().unwrap_or(&self.control)),
             (1, &self.blocks),
-            (9, &self.blocks),
-            (11, &self.tables),
-            (12, &self.tables),
             (2, &self.wire),
             (3, kv),
             (4, &activations.x),
@@ -104,21 +96,23 @@ impl Persist {
             (6, &self.control),
             (7, &self.status),
             (8, &activations.chosen),
+            (9, &self.blocks),
             (10, kv),
+            (11, &self.tables),
+            (12, &self.tables),
         ];
-        let entries: Vec<BindGroupEntry<'_>> = buffers
-            .iter()
-            .map(|(binding, buffer)| BindGroupEntry { binding: *binding, resource: buffer.as_entire_binding() })
-            .collect();
-        self.device.device.create_bind_group(&BindGroupDescriptor {
-            label: Some("persist"),
-            layout: &self.layout,
-            entries: &entries,
-        })
+        bind(&self.device, &self.kernel, &views.map(|(binding, buffer)| (binding, View::whole(buffer))))
     }
 
-    /// Writes what the next submit's dispatch is to do: `turns` tokens.
-    pub(super) fn prepare(&self, turns: u32) {
+    /// Records the dispatch of `turns` tokens, and writes for the next submit how many they are.
+    pub(super) fn record(&self, pass: &mut ComputePass<'_>, binds: &BindGroup, turns: u32) {
+        self.prepare(turns);
+        pass.set_pipeline(&self.kernel.pipeline);
+        pass.set_bind_group(0, binds, &[]);
+        pass.dispatch_workgroups(self.groups, 1, 1);
+    }
+
+    fn prepare(&self, turns: u32) {
         let used = turns * (self.layers + 1);
         let flag = match self.flag.load(Ordering::Relaxed).checked_add(used) {
             Some(_) => self.flag.load(Ordering::Relaxed),
@@ -132,64 +126,6 @@ impl Persist {
         let control = Control { turns, flag, patience: PATIENCE, pad: 0 };
         self.device.queue.write_buffer(&self.control, 0, bytemuck::bytes_of(&control));
     }
-
-    /// Records the dispatch.
-    pub(super) fn record(&self, pass: &mut ComputePass<'_>, binds: &BindGroup) {
-        pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, binds, &[]);
-        pass.dispatch_workgroups(self.groups, 1, 1);
-    }
-}
-
-fn layout(device: &GpuDevice) -> BindGroupLayout {
-    let storage = |read_only| BufferBindingType::Storage { read_only };
-    let entries: Vec<BindGroupLayoutEntry> = [
-        (0, storage(true)),
-        (1, storage(true)),
-        (9, storage(true)),
-        (11, storage(true)),
-        (12, storage(true)),
-        (2, storage(false)),
-        (3, storage(false)),
-        (4, storage(false)),
-        (5, storage(false)),
-        (6, storage(true)),
-        (7, storage(false)),
-        (8, storage(false)),
-        (10, storage(false)),
-    ]
-    .into_iter()
-    .map(|(binding, ty)| BindGroupLayoutEntry {
-        binding,
-        visibility: ShaderStages::COMPUTE,
-        ty: BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-        count: None,
-    })
-    .collect();
-    device.device.create_bind_group_layout(&BindGroupLayoutDescriptor { label: Some("persist"), entries: &entries })
-}
-
-fn pipeline(device: &GpuDevice, layout: &BindGroupLayout, shape: &Shape) -> ComputePipeline {
-    let label = Some("persist");
-    let module = trusted(&device.device, "persist", shape.text.clone());
-    let layout = device.device.create_pipeline_layout(&PipelineLayoutDescriptor {
-        label,
-        bind_group_layouts: &[Some(layout)],
-        immediate_size: 0,
-    });
-    let constants: Vec<(&str, f64)> = shape.overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-    device.device.create_compute_pipeline(&ComputePipelineDescriptor {
-        label,
-        layout: Some(&layout),
-        module: &module,
-        entry_point: Some("main"),
-        compilation_options: PipelineCompilationOptions {
-            constants: &constants,
-            // The kernel writes its workgroup memory before it reads it.
-            zero_initialize_workgroup_memory: false,
-        },
-        cache: None,
-    })
 }
 
 /// Loads in one wait at most: about a tenth of a second.

@@ -6,7 +6,7 @@ use syn1_model::spec::Activation;
 use super::super::activations::RING;
 use super::super::gemv::center;
 use super::super::program::Program;
-use super::super::shader::{File, variant};
+use super::super::shader::{File, cached, gathered, stored, variant};
 use super::super::weights::Weights;
 use super::admission::Size;
 use crate::engine::EngineConfig;
@@ -41,19 +41,12 @@ impl Shape {
         let slots = maker.places(plan);
         maker.attention(plan, program, config);
         maker.products(plan, weights);
-        let tags = [
-            match plan.format.tables() {
-                WeightFormat::F32 => "T32",
-                WeightFormat::F16 => "T16",
-                WeightFormat::Int8 | WeightFormat::Int4 => "T8",
-            },
-            if plan.format.kv() == WeightFormat::F32 { "F32" } else { "F16" },
-            if plan.pieces.contains(&Piece::Positions) { "LEARNED" } else { "ROTATED" },
-        ];
-        let mut text = variant(File::Persist, &tags);
-        for Kind { name, tags: own } in &maker.kinds {
-            let tags: Vec<&str> = tags.iter().chain(own).copied().collect();
-            text += &variant(File::PersistProduct, &tags).replace("KIND", name);
+        let positions = if plan.pieces.contains(&Piece::Positions) { "LEARNED" } else { "ROTATED" };
+        let tags = [cached(plan.format.kv()), positions];
+        let with = |own: &[&'static str]| [&tags[..], own].concat();
+        let mut text = variant(File::Persist, &with(&[gathered(plan.format.tables()).0]));
+        for Kind { name, tags } in &maker.kinds {
+            text += &variant(File::PersistProduct, &with(tags)).replace("KIND", name);
         }
         let mut overrides = maker.overrides;
         // A variant has the overrides that its lines need.
@@ -174,7 +167,6 @@ impl Maker {
         }
         self.set("QUADS", self.quads as f64);
         self.set("TOTALS", self.totals as f64);
-        self.set("WARM", std::env::var("WARM").ok().and_then(|v| v.parse().ok()).unwrap_or(0.0));
     }
 
     fn product(&mut self, name: &'static str, gemv: &Gemv, gated: bool) {
@@ -209,23 +201,13 @@ impl Maker {
         ] {
             self.set(&format!("{name}_{constant}"), value as f64);
         }
-        let mut tags = vec![name, if gated { "GATED" } else { "PLAIN" }];
-        tags.push(if gemv.norm.is_some() { "NORMED" } else { "BARE" });
-        let options: Vec<String> = std::env::var("FORMS").unwrap_or_default().split(',').map(str::to_owned).collect();
-        let paired = gated && chunks <= 2 * lanes && options.iter().any(|option| option == "pair");
+        let norm = if gemv.norm.is_some() { "NORMED" } else { "BARE" };
+        let mut tags = vec![name, if gated { "GATED" } else { "PLAIN" }, norm, stored(matrix.format).0];
+        let paired = gated && chunks <= 2 * lanes;
         tags.push(if paired { "PAIRED" } else { "SINGLE" });
-        let gathered = matrix.format == WeightFormat::Int8
-            && slices == 1
-            && chunks.is_multiple_of(4 * lanes)
-            && !paired
-            && options.iter().any(|option| option == "gather");
+        let int8 = matrix.format == WeightFormat::Int8;
+        let gathered = int8 && !paired && slices == 1 && chunks.is_multiple_of(4 * lanes);
         tags.push(if gathered { "GATHERED" } else { "SPREAD" });
-        tags.push(match matrix.format {
-            WeightFormat::F32 => "W32",
-            WeightFormat::F16 => "W16",
-            WeightFormat::Int8 => "W8",
-            WeightFormat::Int4 => "W4",
-        });
         tags.extend((name != "head").then_some("BLOCK"));
         tags.extend((name != "qkv").then_some("OTHER"));
         tags.extend(matches!(name, "out" | "down").then_some("ADDS"));

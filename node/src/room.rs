@@ -8,7 +8,7 @@ use syn1_model::{Plan, Spec};
 ///
 /// # Errors
 /// One line with what is needed and what is offered.
-pub(crate) fn check(plan: &Plan, config: &EngineConfig, offered: u64) -> Result<(), String> {
+pub fn check(plan: &Plan, config: &EngineConfig, offered: u64) -> Result<(), String> {
     let (weights, kv) = (plan.weight_bytes(), plan.kv_bytes(config.max_positions, config.slots));
     let needed = weights.saturating_add(kv);
     if needed <= offered {
@@ -22,7 +22,7 @@ pub(crate) fn check(plan: &Plan, config: &EngineConfig, offered: u64) -> Result<
 
 /// Bytes of the rows between the ops, for steps of up to `rows` rows: roughly, and rather too many. They come on top of
 /// what a node offers.
-pub(crate) fn row_bytes(spec: &Spec, rows: usize) -> u64 {
+pub fn row_bytes(spec: &Spec, rows: usize) -> u64 {
     let head = padded(spec.head_dim) as u64;
     let (width, ffn, heads) = (padded(spec.width) as u64, padded(spec.ffn) as u64, spec.heads as u64);
     // The residual stream, normed and as it is sent; queries and the attention's output; the MLP's hidden row.

@@ -1,0 +1,66 @@
+// Text from the coordinator, token by token.
+//
+// This is the coordinator's own POST /api/generate and not its OpenAI endpoint: it continues plain text and answers
+// conversations alike, and its last line holds what the coordinator itself measured.
+
+/**
+ * Asks for text; calls `on` with `{token}`, `{finished}` or `{failed}` for each line.
+ *
+ * Rejects with a sentence where the coordinator does not answer or refuses; aborting `signal` ends the request there too.
+ */
+export async function generate(ask, signal, on) {
+  let response;
+  try {
+    response = await fetch("/api/generate", {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(ask),
+      signal,
+    });
+  } catch (error) {
+    if (signal.aborted) throw error;
+    throw new Error("The coordinator does not answer: is it still running, and is this device in its network?");
+  }
+  if (!response.ok) throw new Error(await refusal(response));
+  let ended = false;
+  for await (const line of lines(response.body.pipeThrough(new TextDecoderStream()), signal)) {
+    on(line);
+    ended ||= "finished" in line || "failed" in line;
+  }
+  if (!ended && !signal.aborted) throw new Error("The connection to the coordinator broke off.");
+}
+
+async function refusal(response) {
+  const text = await response.text();
+  try {
+    return sentence(JSON.parse(text).error);
+  } catch {
+    return `The coordinator answered ${response.status}: ${text.slice(0, 200)}`;
+  }
+}
+
+/** An error of the coordinator as a sentence. */
+export function sentence(text) {
+  const end = /[.!?]$/.test(text) ? "" : ".";
+  return text.charAt(0).toUpperCase() + text.slice(1) + end;
+}
+
+/** The JSON objects of a stream of lines. */
+async function* lines(stream, signal) {
+  const reader = stream.getReader();
+  let held = "";
+  for (;;) {
+    let part;
+    try {
+      part = await reader.read();
+    } catch (error) {
+      if (signal.aborted) throw error;
+      throw new Error("The connection to the coordinator broke off.");
+    }
+    if (part.done) return;
+    held += part.value;
+    const whole = held.split("\n");
+    held = whole.pop();
+    for (const line of whole) if (line) yield JSON.parse(line);
+  }
+}

@@ -1,0 +1,325 @@
+//! A request's way through the chain: its frames in flight, what entered each hop, and how it goes on when nodes change.
+//!
+//! Hops of a request stand in the order of the chain's parts. Each has an epoch of its own, which changes only with its
+//! node: a hop whose node stays is not told that another one has changed, and nothing that it computes is lost.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use syn1_core::{Codec, Flags, Form, Header, Kind};
+
+use crate::inbox::{Inbox, Keep, Relayed};
+use crate::limits::REPLAYS_AHEAD;
+
+/// The route of one request.
+#[derive(Debug)]
+pub(crate) struct Route {
+    hops: Vec<Hop>,
+    flights: VecDeque<Flight>,
+    /// Frames that have entered the first hop.
+    entered: u64,
+    /// The newest incarnation.
+    epoch: u8,
+    /// Whether what enters the hops behind the first is kept for a replay. Tokens always are.
+    logged: bool,
+    /// Rows that were computed once more.
+    replayed: u64,
+}
+
+/// One node's part in it.
+#[derive(Debug)]
+struct Hop {
+    first_layer: usize,
+    /// How its activations travel on.
+    form: Form,
+    epoch: u8,
+    /// Its node was told of the request.
+    open: bool,
+    inbox: Inbox,
+}
+
+/// A part of the chain as a route sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stage {
+    pub(crate) layers: Range<usize>,
+    /// How its activations travel on.
+    pub(crate) form: Form,
+    /// The hop that it was before, where the same node holds the same layers, with all that it had.
+    pub(crate) was: Option<usize>,
+}
+
+/// A frame on its way through the chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    number: u64,
+    pub(crate) position: u32,
+    pub(crate) rows: u16,
+    hop: usize,
+    /// Marked as that of tokens that are not accepted yet.
+    predicted: bool,
+    /// What the rows after the first are computed for, where they are guesses.
+    pub(crate) guesses: Vec<u32>,
+    /// Rows whose outputs have come.
+    pub(crate) answered: u16,
+    /// A guess was wrong: the outputs that still come count for nothing.
+    pub(crate) rejected: bool,
+    /// It rebuilds a KV cache: what comes of it was there before.
+    pub(crate) replay: bool,
+    /// When it was sent to its hop's node, if it was.
+    sent: Option<Duration>,
+}
+
+impl Route {
+    /// A route that goes nowhere yet.
+    pub(crate) fn new() -> Self {
+        Self { hops: Vec::new(), flights: VecDeque::new(), entered: 0, epoch: FIRST_EPOCH, logged: true, replayed: 0 }
+    }
+
+    /// Lays it through `stages`.
+    pub(crate) fn lay(&mut self, stages: &[Stage]) {
+        let keep = self.keep(stages);
+        let hop = |(at, stage): (usize, &Stage)| Hop::new(stage, self.epoch, Inbox::new(keep(at)));
+        self.hops = stages.iter().enumerate().map(hop).collect();
+    }
+
+    fn keep(&self, stages: &[Stage]) -> impl Fn(usize) -> Keep + use<> {
+        let delta = stages.iter().rev().skip(1).any(|stage| stage.form.flags().contains(Flags::DELTA));
+        let logged = self.logged;
+        move |at| match (at, delta) {
+            (1.., _) if !logged => Keep::Nothing,
+            (_, true) => Keep::Frames,
+            (_, false) => Keep::Rows,
+        }
+    }
+
+    pub(crate) fn hops(&self) -> usize {
+        self.hops.len()
+    }
+
+    /// The epoch and form with which a hop is to be opened; nothing where it is open.
+    pub(crate) fn open(&mut self, hop: usize) -> Option<(u8, Form)> {
+        let hop = self.hops.get_mut(hop).filter(|hop| !hop.open)?;
+        hop.open = true;
+        Some((hop.epoch, hop.form))
+    }
+
+    /// Whether this is the epoch of a hop that is open.
+    pub(crate) fn is_current(&self, hop: usize, epoch: u8) -> bool {
+        self.hops.get(hop).is_some_and(|hop| hop.open && hop.epoch == epoch)
+    }
+
+    /// A frame of tokens enters the first hop.
+    pub(crate) fn enter(&mut self, header: Header, payload: Vec<u8>, guesses: Vec<u32>) {
+        self.entered += 1;
+        let number = self.entered;
+        let predicted = header.flags.contains(Flags::PREDICTED);
+        self.flights.push_back(Flight { guesses, predicted, ..Flight::new(number, &header, 0) });
+        if let Some(first) = self.hops.first_mut() {
+            first.inbox.push(Relayed { number, header, payload });
+        }
+    }
+
+    /// Frames on their way, replays not counted.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flights.iter().filter(|flight| !flight.replay).count()
+    }
+
+    /// The next frame for the node of an open hop. A replay goes a few frames at a time, so that the frames of other requests
+    /// come in between.
+    pub(crate) fn due(&mut self, now: Duration, at: usize) -> Option<(Header, Vec<u8>)> {
+        let hop = self.hops.get_mut(at).filter(|hop| hop.open)?;
+        let number = hop.inbox.due()?;
+        let ahead = self.flights.iter().filter(|flight| flight.hop == at && flight.replay && flight.sent.is_some());
+        let is_it = |flight: &&mut Flight| (flight.hop, flight.number, flight.sent) == (at, number, None);
+        let busy = ahead.count() >= REPLAYS_AHEAD;
+        let flight = self.flights.iter_mut().find(is_it);
+        if busy && flight.as_ref().is_some_and(|flight| flight.replay) {
+            return None;
+        }
+        let Relayed { header, payload, .. } = hop.inbox.take()?;
+        let flags = header.flags.without(Flags::PREDICTED);
+        let mut header = Header { epoch: hop.epoch, flags, ..header };
+        if let Some(flight) = flight {
+            flight.sent = Some(now);
+            header = if flight.predicted { header.predicted() } else { header };
+        }
+        Some((header, payload))
+    }
+
+    /// When the frame was sent that the node of this hop is to answer next.
+    pub(crate) fn asked_at(&self, hop: usize) -> Option<Duration> {
+        self.flights.iter().find(|flight| flight.hop == hop)?.sent
+    }
+
+    /// The flight that an answer of this hop belongs to; nothing where it comes from a node's time before.
+    ///
+    /// # Errors
+    /// What is wrong with the answer.
+    pub(crate) fn answered(&self, hop: usize, header: &Header) -> Result<Option<usize>, String> {
+        if !self.is_current(hop, header.epoch) {
+            return Ok(None);
+        }
+        let at = self.flights.iter().position(|flight| flight.hop == hop);
+        let at = at.filter(|&at| self.flights[at].sent.is_some()).ok_or("an answer that nothing asked for")?;
+        let predicted = self.flights[at].predicted;
+        if header.flags.contains(Flags::PREDICTED) != predicted {
+            return Err(format!("an answer with flags {} to a frame that was predicted: {predicted}", header.flags));
+        }
+        Ok(Some(at))
+    }
+
+    /// Takes a flight on to the next hop, with the activation that is the answer of the one where it is. A replay whose rows
+    /// are known there ends.
+    ///
+    /// # Errors
+    /// What is wrong with the answer.
+    pub(crate) fn relay(&mut self, at: usize, header: &Header, payload: &[u8]) -> Result<(), String> {
+        let flight = &mut self.flights[at];
+        if header.kind != Kind::Activation || (header.position, header.rows) != (flight.position, flight.rows) {
+            return Err(format!(
+                "{:?} of {} rows at position {} in place of an activation of {} rows at position {}",
+                header.kind, header.rows, header.position, flight.rows, flight.position
+            ));
+        }
+        // It goes on to the next node as it is, so it must be what that node was told to expect.
+        let form = self.hops.get(flight.hop).map_or(Form::plain(Codec::F32), |hop| hop.form);
+        let extra = header.flags.without(form.flags()).without(Flags::QUANTIZED).without(Flags::PREDICTED);
+        if ![form.codec(), Codec::F32].contains(&header.codec) || !extra.is_empty() {
+            return Err(format!("an activation in {} with flags {} in place of {form}", header.codec, header.flags));
+        }
+        let Some(next) = self.hops.get_mut(flight.hop + 1) else { return Ok(()) };
+        if next.inbox.has(flight.number) {
+            self.end(at);
+        } else {
+            (flight.hop, flight.sent) = (flight.hop + 1, None);
+            next.inbox.push(Relayed { number: flight.number, header: *header, payload: payload.to_vec() });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flight(&mut self, at: usize) -> &mut Flight {
+        &mut self.flights[at]
+    }
+
+    /// A flight is over.
+    pub(crate) fn end(&mut self, at: usize) {
+        if let Some(flight) = self.flights.remove(at).filter(|flight| flight.replay) {
+            self.replayed += u64::from(flight.rows);
+        }
+    }
+
+    /// Rows that were replayed since this was asked last.
+    pub(crate) fn take_replayed(&mut self) -> u64 {
+        std::mem::take(&mut self.replayed)
+    }
+
+    /// The oldest frame that each node has not answered: hop and time.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = (usize, Duration)> {
+        (0..self.hops.len()).filter_map(|hop| Some((hop, self.asked_at(hop)?)))
+    }
+
+    /// Bytes that are kept for replays, tokens not counted.
+    pub(crate) fn kept(&self) -> usize {
+        self.hops.iter().skip(1).map(|hop| hop.inbox.kept()).sum()
+    }
+
+    /// Keeps nothing but tokens from now on: a loss is made up for from the first hop.
+    pub(crate) fn forget(&mut self) {
+        self.logged = false;
+        self.hops.iter_mut().skip(1).for_each(|hop| hop.inbox.forget());
+    }
+
+    /// Goes on through `stages`, in frames of at most `most` rows where rows are replayed. Gives whether the last hop has to
+    /// be opened anew.
+    ///
+    /// A hop whose node was there before goes on as if nothing had happened. Each other one gets all that entered it before,
+    /// from position 0 on. Where that is not known, since there was no boundary or what passed it was forgotten, the hop
+    /// before computes it once more.
+    pub(crate) fn reroute(&mut self, stages: &[Stage], most: u16) -> bool {
+        self.epoch = self.epoch.wrapping_add(1);
+        let keep = self.keep(stages);
+        let mut old: Vec<Option<Hop>> = std::mem::take(&mut self.hops).into_iter().map(Some).collect();
+        let firsts: Vec<usize> = old.iter().flatten().map(|hop| hop.first_layer).collect();
+        let known = |layer: usize| old.iter().flatten().any(|hop| hop.first_layer == layer && hop.inbox.is_whole());
+        let begins: Vec<bool> = stages.iter().map(|stage| known(stage.layers.start)).collect();
+        let mut stays: Vec<bool> = stages.iter().map(|stage| stage.was.is_some()).collect();
+        for at in (1..stages.len()).rev() {
+            stays[at - 1] &= stays[at] || begins[at];
+        }
+
+        // Where each flight goes on.
+        let mut flights = VecDeque::new();
+        for mut flight in std::mem::take(&mut self.flights) {
+            let stayed = stages.iter().position(|stage| stage.was == Some(flight.hop)).filter(|&at| stays[at]);
+            if let Some(at) = stayed {
+                flight.hop = at;
+            } else if flight.replay || flight.rejected {
+                continue;
+            } else {
+                let layer = firsts.get(flight.hop).copied().unwrap_or(0);
+                let holds = stages.iter().rposition(|stage| stage.layers.start <= layer).unwrap_or(0);
+                flight.hop = (0..=holds).rev().find(|&at| begins[at]).unwrap_or(0);
+                (flight.sent, flight.answered) = (None, 0);
+            }
+            flights.push_back(flight);
+        }
+
+        let mut replays = VecDeque::new();
+        for (at, stage) in stages.iter().enumerate() {
+            let hop = if stays[at] {
+                stage.was.and_then(|was| old.get_mut(was)?.take())
+            } else {
+                let same =
+                    old.iter_mut().find(|hop| hop.as_ref().is_some_and(|hop| hop.first_layer == stage.layers.start));
+                let inbox = same.and_then(Option::take).map(|hop| hop.inbox).filter(Inbox::is_whole);
+                let mut inbox = inbox.unwrap_or_else(|| Inbox::new(keep(at)));
+                let live = |number| flights.iter().any(|flight| (flight.hop, flight.number) == (at, number));
+                inbox.rewind(keep(at), &live, most);
+                let dead = inbox.frames().filter(|frame| !live(frame.number));
+                replays
+                    .extend(dead.map(|frame| Flight { replay: true, ..Flight::new(frame.number, &frame.header, at) }));
+                Some(Hop::new(stage, self.epoch, inbox))
+            };
+            self.hops.push(hop.unwrap_or_else(|| Hop::new(stage, self.epoch, Inbox::new(keep(at)))));
+        }
+        replays.append(&mut flights);
+        self.flights = replays;
+        stays.last() == Some(&false)
+    }
+
+    /// Forgets that any node had any of it: everything is computed once more, from the tokens on.
+    pub(crate) fn restart(&mut self, stages: &[Stage], most: u16) -> bool {
+        for hop in self.hops.iter_mut().skip(1) {
+            hop.inbox.forget();
+        }
+        let anew: Vec<Stage> = stages.iter().map(|stage| Stage { was: None, ..stage.clone() }).collect();
+        self.reroute(&anew, most)
+    }
+}
+
+impl Hop {
+    fn new(stage: &Stage, epoch: u8, inbox: Inbox) -> Self {
+        Self { first_layer: stage.layers.start, form: stage.form, epoch, open: false, inbox }
+    }
+}
+
+impl Flight {
+    fn new(number: u64, header: &Header, hop: usize) -> Self {
+        Self {
+            number,
+            position: header.position,
+            rows: header.rows,
+            hop,
+            predicted: false,
+            guesses: Vec::new(),
+            answered: 0,
+            rejected: false,
+            replay: false,
+            sent: None,
+        }
+    }
+}
+
+/// Every request's first incarnation.
+const FIRST_EPOCH: u8 = 1;

@@ -1,0 +1,70 @@
+//! How every page looks: at phone and desktop width, light and dark, nothing sticks out and all text has contrast.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::swarm::Swarm;
+use super::{PATIENCE, expect, settled};
+use crate::browser::{Browser, Page, View};
+
+pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
+    let page = browser.open(&swarm.url("/"), View::PHONE)?;
+    for path in ["/", "/swarm", "/join", "/bench"] {
+        page.goto(&swarm.url(path))?;
+        settled(&page)?;
+        stands(&page, path)?;
+        for view in [View::PHONE, View::PHONE.dark(), View::DESKTOP, View::DESKTOP.dark()] {
+            page.view(view)?;
+            page.eval("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")?;
+            let wrong = page.eval(include_str!("look.js"))?;
+            ensure!(wrong == json!([]), "{path} at {view:?}: {wrong}");
+        }
+        page.view(View::PHONE)?;
+    }
+    page.goto(&swarm.url("/swarm"))?;
+    settled(&page)?;
+    tells_the_swarm(&page)?;
+    page.goto(&swarm.url("/bench"))?;
+    settled(&page)?;
+    compares(&page)?;
+    page.close()
+}
+
+/// One heading of the first rank, a main part, a language, and a mark at the page one is on.
+fn stands(page: &Page<'_>, path: &str) -> Result<()> {
+    let found = "[document.documentElement.lang, document.querySelectorAll('main').length, \
+                 document.querySelectorAll('h1').length === 1, document.querySelector('nav [aria-current=page]').pathname]";
+    expect(page, "the page's frame", found, &json!(["en", 1, true, path]))
+}
+
+fn tells_the_swarm(page: &Page<'_>) -> Result<()> {
+    page.wait_for("document.querySelectorAll('.node').length === 2", PATIENCE)?;
+    // The demo's own text has passed through the chain already.
+    page.wait_for("document.querySelectorAll('#waterfall g').length > 0", PATIENCE)?;
+    let rows = "[document.querySelectorAll('#layers li').length, document.querySelector('#waiting').hidden, \
+                document.querySelector('#reason').textContent.startsWith('2 nodes were asked for'), \
+                [...document.querySelectorAll('#events li')].some((li) => li.textContent.includes('Ready: a token'))]";
+    expect(page, "the swarm", rows, &json!([2, true, true, true]))?;
+    // A token that passes is seen.
+    let before = page.eval("document.querySelector('#waterfall svg').textContent")?;
+    page.eval(
+        "fetch('/api/generate', { method: 'POST', headers: { 'content-type': 'application/json' }, \
+         body: JSON.stringify({ prompt: 'A', max_tokens: 9 }) }).then((r) => r.text())",
+    )?;
+    page.wait_for(&format!("document.querySelector('#waterfall svg').textContent !== {before}"), PATIENCE)
+}
+
+/// A file of `syn1 bench decode --json` is an arm; anything else is refused in a sentence.
+fn compares(page: &Page<'_>) -> Result<()> {
+    let load = "(text) => { const files = new DataTransfer(); files.items.add(new File([text], 'a.json')); \
+                const input = document.querySelector('#file'); input.files = files.files; \
+                input.dispatchEvent(new Event('change')); }";
+    let report = include_str!("../../../docs/benchmarks/raw/decode-gpt2-f16-cpu.json");
+    page.eval(&format!("({load})({})", json!(report)))?;
+    page.wait_for("document.querySelectorAll('#plot .bar').length === 1", PATIENCE)?;
+    let drawn = "[document.querySelectorAll('#plot .limit').length, document.querySelector('#table').textContent.includes('87 %')]";
+    expect(page, "the plot", drawn, &json!([1, true]))?;
+    page.eval(&format!("({load})('{{}}')"))?;
+    page.wait_for("document.querySelector('#problem').textContent.includes('no tokens_per_second')", PATIENCE)?;
+    expect(page, "the plot", "document.querySelectorAll('#plot .bar').length", &json!(1))
+}
