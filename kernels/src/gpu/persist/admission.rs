@@ -38,6 +38,9 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
         Some((least, most)) if least == most => least,
         _ => return not("the device has no subgroups of one size"),
     };
+    if lanes < FEWEST_LANES {
+        return Some(format!("the device's subgroups have {lanes} threads, fewer than {FEWEST_LANES}"));
+    }
     let missing = FEATURES - device.device.features();
     if !missing.is_empty() {
         return Some(format!("the device has no {missing}"));
@@ -60,10 +63,9 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
         return not("a width of the model is no multiple of 32");
     }
     let Size { groups, threads } = size;
-    // Every workgroup must have rows of every product: that keeps fast ones from overwriting what slow ones still read.
-    let rows = [spec.width, spec.qkv_rows(), spec.ffn, spec.vocab].into_iter().min().unwrap_or(0);
-    if groups == 0 || rows / 2 < groups as usize {
-        return Some(format!("{rows} rows are too few for {groups} workgroups"));
+    let most = most_groups(plan);
+    if groups == 0 || groups > most {
+        return Some(format!("there are rows for {most} workgroups, not for {groups}"));
     }
     if threads < lanes
         || !threads.is_multiple_of(lanes)
@@ -75,6 +77,7 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
     // The input row, and what subgroups and heads exchange.
     let warps = (threads / lanes) as usize;
     let memory = 4 * spec.width.max(spec.ffn).max(spec.attention_width())
+        + 8 * spec.width.max(spec.ffn).max(spec.attention_width()).div_ceil(16)
         + 8 * spec.width.div_ceil(2 * groups as usize)
         + 32 * warps
         + 16 * (6 * parts + 2 * parts * warps);
@@ -110,11 +113,20 @@ pub(in super::super) fn size(
         return refused("the device's workgroups are small");
     }
     // What computes holds two such workgroups; one of half the threads leaves its registers to the weights.
-    let size = Size { groups: residents(device)? / 2, threads: PROBE_THREADS / 2 };
+    let groups = (residents(device)? / 2).min(most_groups(plan));
+    let size = Size { groups, threads: PROBE_THREADS / 2 };
     match obstacle(device, plan, config, size) {
         Some(why) => refused(&why),
         None => Ok(Some(size)),
     }
+}
+
+/// Workgroups at most: every one must have rows of every product, which keeps fast ones from overwriting what slow ones
+/// still read.
+fn most_groups(plan: &Plan) -> u32 {
+    let spec = &plan.spec;
+    let rows = [spec.width, spec.qkv_rows(), spec.ffn, spec.vocab].into_iter().min().unwrap_or(0);
+    (rows / 2) as u32
 }
 
 /// Workgroups of 1,024 threads that the device keeps at a time, as far as it can be seen: each waits, with bounded patience,
@@ -205,6 +217,9 @@ const GAIN: f64 = 1.15;
 
 /// Threads of a workgroup of the residency probe.
 const PROBE_THREADS: u32 = 1024;
+
+/// Threads of a subgroup at least: so many share an int4 chunk's inputs.
+const FEWEST_LANES: u32 = 8;
 
 /// Storage buffers that the kernel binds.
 const BINDINGS: u32 = 13;
