@@ -65,7 +65,7 @@ impl Program {
     /// Splits the bundled model into int8 pieces.
     pub(crate) fn split(&self) -> Result<Model> {
         let folder = self.home.path().join("int8");
-        self.run(&["split", MODEL, "--out", &folder.to_string_lossy(), "--weights", "int8"])?;
+        self.run(&["split", "--model", MODEL, "--out", &folder.to_string_lossy(), "--weights", "int8"])?;
         Ok(Model { folder })
     }
 
