@@ -77,7 +77,7 @@ async function start(options) {
     postMessage({ event });
   };
   try {
-    tab = new Tab(JSON.stringify({ ...options, adapter: can.adapter ?? "" }), (event) => told(JSON.parse(event)));
+    tab = new Tab(JSON.stringify({ ...options, adapter: can.adapter ?? "", noGpu: can.reason }), (event) => told(JSON.parse(event)));
   } catch (error) {
     // Another attempt would be told the same.
     return told({ event: "stopped", cause: String(error?.message ?? error), error: true });
@@ -102,7 +102,7 @@ const calls = {
     const can = await support();
     await loaded;
     const told = (progress) => postMessage({ id, progress: JSON.parse(progress) });
-    return JSON.parse(await bench(JSON.stringify({ ...options, adapter: can.adapter ?? "" }), told));
+    return JSON.parse(await bench(JSON.stringify({ ...options, adapter: can.adapter ?? "", noGpu: can.reason }), told));
   },
 };
 

@@ -17,7 +17,7 @@ use crate::timer::sleep;
 /// # Errors
 /// A sentence.
 pub(crate) async fn run(options: BenchOptions, told: &dyn Fn(Value)) -> Result<Value, String> {
-    let BenchOptions { shape, weights, tokens, prompt, runs, device, adapter, tiles } = options;
+    let BenchOptions { shape, weights, tokens, prompt, runs, device, adapter, no_gpu, tiles } = options;
     let spec = shape.spec();
     if tokens < 2 || prompt == 0 || runs == 0 || prompt + tokens > spec.max_positions {
         return Err(format!(
@@ -25,7 +25,7 @@ pub(crate) async fn run(options: BenchOptions, told: &dyn Fn(Value)) -> Result<V
             spec.max_positions
         ));
     }
-    let device = Device::choose(device, &adapter, tiles, &|_| ()).await?.device;
+    let device = Device::choose(device, &adapter, no_gpu.as_deref(), tiles, &|_| ()).await?.device;
     let plan = Plan::new(&spec, weights, 0..spec.layers);
     let total = plan.pieces.len() + runs + 1;
     let at = async |done: usize, text: &str| {

@@ -56,7 +56,7 @@ impl Drop for Open {
 }
 
 impl Device {
-    /// Opens what is wanted and tests it. `name` is what the browser says of its adapter; software makes kernels for several
+    /// Opens what is wanted and tests it. `name` is what the browser says of its adapter, `no_gpu` why it gives none; software makes kernels for several
     /// rows only with `tiles`; `told` gets what a page wants to know.
     ///
     /// # Errors
@@ -64,6 +64,7 @@ impl Device {
     pub(crate) async fn choose(
         choice: Choice,
         name: &str,
+        no_gpu: Option<&str>,
         tiles: bool,
         told: &dyn Fn(Value),
     ) -> Result<Chosen, String> {
@@ -73,6 +74,9 @@ impl Device {
         }
         let name = if name.is_empty() { "a GPU without a name" } else { name };
         let tried = async {
+            if let Some(why) = no_gpu {
+                return Err(why.to_owned());
+            }
             let open = Self::open(name).await?;
             if choice == Choice::Auto && open.0.is_software() {
                 return Err(format!("{name} is software, which is slower"));

@@ -22,6 +22,9 @@ pub(crate) struct NodeOptions {
     /// What the browser says of its GPU.
     #[serde(default)]
     pub(crate) adapter: String,
+    /// Why it gives none.
+    #[serde(default)]
+    pub(crate) no_gpu: Option<String>,
 }
 
 impl NodeOptions {
@@ -51,6 +54,7 @@ pub(crate) struct BenchOptions {
     pub(crate) runs: usize,
     pub(crate) device: Choice,
     pub(crate) adapter: String,
+    pub(crate) no_gpu: Option<String>,
     /// Kernels for several token rows also on software: it takes longer to make them.
     pub(crate) tiles: bool,
 }
@@ -65,6 +69,7 @@ impl Default for BenchOptions {
             runs: 5,
             device: Choice::Auto,
             adapter: String::new(),
+            no_gpu: None,
             tiles: false,
         }
     }

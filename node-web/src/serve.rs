@@ -35,7 +35,7 @@ pub(crate) struct Reins {
 /// A sentence, where there is no point in going on.
 pub(crate) async fn serve(options: NodeOptions, reins: &Reins, events: &dyn Fn(Value)) -> Result<String, String> {
     let shards = options.shards()?;
-    let chosen = Device::choose(options.device, &options.adapter, false, events).await?;
+    let chosen = Device::choose(options.device, &options.adapter, options.no_gpu.as_deref(), false, events).await?;
     events(json!({ "event": "device", "text": chosen.line }));
     let cache = match Cache::open().await {
         Ok(cache) => Some(cache),
