@@ -184,21 +184,15 @@ impl Fields {
                 }
             }
             ["spec", "gated", ..] => self.gated = value.parse().ok(),
-            ["spec", "position", "", _] => {
-                if value != "learned" {
-                    self.unsupported = Some("this kind of positions");
-                }
-            }
+            ["spec", "position", "", _] if value == "learned" => {}
+            ["spec", "position", "", _] => self.unsupported = Some("this kind of positions"),
             ["spec", "position", "rope", "theta"] if !Shape::ROTATES => {
                 self.unsupported = Some("rotated queries and keys");
             }
             ["spec", "position", "rope", "theta"] => self.theta = float(value),
             ["spec", "position", "rope", "dims"] => self.dims = number(),
-            ["spec", "position", "rope", "scaling"] => {
-                if value != "none" {
-                    self.unsupported = Some("stretched rotations");
-                }
-            }
+            ["spec", "position", "rope", "scaling"] if value == "none" => {}
+            ["spec", "position", "rope", "scaling"] => self.unsupported = Some("stretched rotations"),
             ["spec", "post_norms", ..] => refuse("norms behind attention and MLP"),
             ["spec", "attention", "scale", _] => refuse("another scale of scores"),
             ["spec", "attention", "softcap", _] => refuse("capped scores"),

@@ -99,6 +99,7 @@ enum Job {
 }
 
 /// What a frame leads to.
+#[expect(clippy::large_enum_variant, reason = "there is no heap to put the larger one on")]
 enum Next {
     Wait,
     Start(Job),
@@ -106,6 +107,7 @@ enum Next {
 }
 
 /// What became of a job.
+#[expect(clippy::large_enum_variant, reason = "there is no heap to put the larger one on")]
 enum Done {
     Profiled(Result<(Manifest, u64, u64), LoadError>),
     Loaded(Result<(Room, usize, u64), Refused>),
