@@ -195,6 +195,11 @@ impl Coordinator {
         let header = Header::activation(request, epoch, position, Codec::F32, count, WIDTH as u16).unwrap();
         let mut payload = vec![0; header.payload_len as usize];
         codec::encode(Codec::F32, rows, WIDTH as u16, &mut payload).unwrap();
+        while !self.session.take_credit() {
+            let frame = self.rx.recv().await.unwrap();
+            let event = self.session.handle(Millis(0), frame).unwrap();
+            assert!(matches!(event, SessionEvent::Granted | SessionEvent::Nothing), "{event:?}");
+        }
         self.tx.send(&header, &payload).await.unwrap();
     }
 
