@@ -57,7 +57,6 @@ override POSITIONS: u32 = 0u;   // the same of learned positions
 override MODEL_POSITIONS: u32 = 1024u;
 override VOCAB: u32 = 0u;
 override EMBED_SCALE: f32 = 1.0;
-override TOTALS: u32 = 1u;      // chunks of inputs whose sums are kept
 override KEPT: u32 = 16u;       // entries of `chosen`
 
 const NONE: u32 = 0xffffffffu;
@@ -94,7 +93,6 @@ struct State {
 @group(0) @binding(8) var<storage, read_write> chosen: array<u32>;                // [KEPT]
 
 var<workgroup> inputs: array<vec4<f32>, QUADS>;         // [part of a chunk][chunk], normed but for the statistics
-var<workgroup> totals: array<vec2<f32>, TOTALS>;        // of int8 and int4: what raising adds to a chunk's sum, and the sum
 var<workgroup> stats: array<vec2<f32>, WARPS>;
 var<workgroup> partial: array<vec2<f32>, WARPS>;
 var<workgroup> residual: array<vec2<f32>, OWNED>;
@@ -113,21 +111,23 @@ var<private> gave_up: bool;
 var<private> position: u32;
 var<private> best: vec2<u32>;
 
-// A chunk of two rows: 16 bytes of weights of each, and the words with their scales.
-struct Chunk { a: vec4<u32>, b: vec4<u32>, sa: u32, sb: u32 }
-
-// A step of a product: four chunks, and what its epilogue needs.
+// A step of a product: four chunks of two rows, and what its epilogue needs.
 struct Load {
-  c0: Chunk, c1: Chunk, c2: Chunk, c3: Chunk,
+  a0: vec4<u32>, b0: vec4<u32>,
+  a1: vec4<u32>, b1: vec4<u32>,
+  a2: vec4<u32>, b2: vec4<u32>,
+  a3: vec4<u32>, b3: vec4<u32>,
+  sa0: u32, sb0: u32, sa1: u32, sb1: u32, sa2: u32, sb2: u32, sa3: u32, sb3: u32,
   aux: vec4<f32>,
   turn: vec4<f32>,
 }
 
 // The next step's, on its way.
 var<private> next: Load;
-// What was loaded for the cache's sake: last, and all.
-var<private> warmed: vec2<u32>;
-var<private> warm: vec2<u32>;
+
+// A vec4 of the blocks; of the tables: embedding, positions, head.
+fn block_quad(i: u32) -> vec4<u32> { return blocks[i]; }
+fn table_quad(i: u32) -> vec4<u32> { return tables[i]; }
 
 fn f16s(q: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(q.x), unpack2x16float(q.y)); }
 
@@ -142,16 +142,9 @@ fn raised_bytes(word: u32) -> vec4<f32> {
 }
 
 // 1024 and the lower halves of the four bytes of a word.
-fn raised_lows(word: u32) -> vec4<f32> {
+fn raised_halves(word: u32) -> vec4<f32> {
   let even = unpack2x16float((word & 0x000f000fu) | 0x64006400u);
   let odd = unpack2x16float(((word >> 8u) & 0x000f000fu) | 0x64006400u);
-  return vec4(even.x, odd.x, even.y, odd.y);
-}
-
-// 1024 and 16 times the upper halves.
-fn raised_highs(word: u32) -> vec4<f32> {
-  let even = unpack2x16float((word & 0x00f000f0u) | 0x64006400u);
-  let odd = unpack2x16float(((word >> 8u) & 0x00f000f0u) | 0x64006400u);
   return vec4(even.x, odd.x, even.y, odd.y);
 }
 
@@ -218,7 +211,7 @@ fn give(at: u32, v: vec2<u32>, flag: u32) {
 // Elements 4i to 4i+3 of a token's embedding at `position`.
 fn embedding(id: u32, i: u32) -> vec4<f32> {
   var v = vec4(0.0);
-  v = bitcast<vec4<f32>>(tables[TOKENS / 4u + id * (TOKEN_ROW / 4u) + i]); //#W32
+  v = bitcast<vec4<f32>>(table_quad(TOKENS / 4u + id * (TOKEN_ROW / 4u) + i)); //#W32
   let at = id * TOKEN_ROW + 2u * i; //#W16
   v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#W16
   let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#W8
@@ -227,7 +220,7 @@ fn embedding(id: u32, i: u32) -> vec4<f32> {
   let row = min(position, MODEL_POSITIONS - 1u) * TOKEN_STRIDE; //#LEARNED
   let learned = vec2(table_words[POSITIONS + (row + 4u * i) / 2u], table_words[POSITIONS + (row + 4u * i) / 2u + 1u]); //#LEARNED F16
   v += f16s(learned); //#LEARNED F16
-  v += bitcast<vec4<f32>>(tables[POSITIONS / 4u + row / 4u + i]); //#LEARNED F32
+  v += bitcast<vec4<f32>>(table_quad(POSITIONS / 4u + row / 4u + i)); //#LEARNED F32
   return v;
 }
 
@@ -430,8 +423,6 @@ fn main(
     if (group == 0u && thread == 0u) { chosen[(made + turn) % KEPT] = id; }
     flag += LAYERS + 1u;
   }
-  // Never true, which no compiler can know: it has to load for the cache.
-  if (thread >= THREADS) { atomicStore(&status, warm.x | warm.y); }
   if (group == 0u) {
     for (var i = thread; i < X_QUADS; i += THREADS) {
       let v = embedding(id, i);
@@ -450,15 +441,9 @@ fn main(
 const HERE: u32 = 0xfffffffeu;
 
 // What is on its way while a product ends: the first weights of the one behind it.
-fn qkv_follow(l: u32) {
-  out_ahead(l, position);
-  up_warm(l);
-}
+fn qkv_follow(l: u32) { out_ahead(l, position); }
 fn out_follow(l: u32) { up_ahead(l, position); }
-fn up_follow(l: u32) {
-  down_ahead(l, position);
-  down_warm(l);
-}
+fn up_follow(l: u32) { down_ahead(l, position); }
 fn down_follow(l: u32) {
   if (l + 1u < LAYERS) {
     qkv_ahead(l + 1u, position);

@@ -1,9 +1,7 @@
 // One product of persist.wgsl: KIND is qkv, out, up, down or head, and so is a tag.
 //
 // Further tags: W32 | W16 | W8 | W4, format of its matrix; GATED | PLAIN, whether its rows are pairs of gate and up;
-// NORMED | BARE, whether a norm precedes it; BLOCK for all but the head; OTHER for all but qkv; ADDS for out and down; PAIRED |
-// SINGLE, whether a step holds two chunks of the two pairs of a GATED unit, or four of one pair; GATHERED | SPREAD, whether the
-// four have their int8 scales in one vec4.
+// NORMED | BARE, whether a norm precedes it; BLOCK for all but the head; OTHER for all but qkv; ADDS for out and down.
 
 override KIND_ROWS: u32 = 0u;
 override KIND_CHUNKS: u32 = 1u; // vec4s of a row, the scales behind them not counted
@@ -54,66 +52,51 @@ fn KIND_pair(unit: u32, half: u32) -> u32 {
 }
 
 fn KIND_chunk_at(step: u32, part: u32) -> u32 {
-  // A thread's four chunks have their scales in one vec4.
-  return step * 4u * LANES + lane / 4u * 16u + part * 4u + lane % 4u; //#GATHERED
-  return ((step * 4u + part) * KIND_SLICES + warp % KIND_SLICES) * LANES + lane; //#SPREAD
-}
-
-// Where chunk `c` of the inputs lies among those of its part.
-fn KIND_place(c: u32) -> u32 {
-  return c; //#SPREAD
-  return (c / 16u / (LANES / 4u)) * 4u * LANES + c / 4u % 4u * LANES + c / 16u % (LANES / 4u) * 4u + c % 4u; //#GATHERED
-}
-
-// Chunk `c` of two rows.
-fn KIND_fetch(l: u32, row: u32, other: u32, c: u32) -> Chunk {
-  var chunk: Chunk;
-  if (c < KIND_CHUNKS) {
-    chunk.a = KIND_quad(l, row + c);
-    chunk.b = KIND_quad(l, other + c);
-    chunk.sa = KIND_word(l, 4u * (row + KIND_CHUNKS) + c / 4u); //#W8 SPREAD
-    chunk.sb = KIND_word(l, 4u * (other + KIND_CHUNKS) + c / 4u); //#W8 SPREAD
-    chunk.sa = KIND_word(l, 4u * (row + KIND_CHUNKS) + c); //#W4
-    chunk.sb = KIND_word(l, 4u * (other + KIND_CHUNKS) + c); //#W4
-  }
-  return chunk;
+  return ((step * 4u + part) * KIND_SLICES + warp % KIND_SLICES) * LANES + lane;
 }
 
 fn KIND_load(l: u32, pair: u32, step: u32, at: u32) {
   let row = KIND_AT + 2u * pair * KIND_ROW;
   let other = select(row, row + KIND_ROW, 2u * pair + 1u < KIND_ROWS);
-  next.c0 = KIND_fetch(l, row, other, KIND_chunk_at(step, 0u));
-  next.c1 = KIND_fetch(l, row, other, KIND_chunk_at(step, 1u));
-  next.c2 = KIND_fetch(l, row, other, KIND_chunk_at(step, 2u)); //#SINGLE
-  next.c3 = KIND_fetch(l, row, other, KIND_chunk_at(step, 3u)); //#SINGLE
-  // The rows of the second pair.
-  next.c2 = KIND_fetch(l, row + 2u * KIND_ROW, row + 3u * KIND_ROW, KIND_chunk_at(step, 0u)); //#PAIRED
-  next.c3 = KIND_fetch(l, row + 2u * KIND_ROW, row + 3u * KIND_ROW, KIND_chunk_at(step, 1u)); //#PAIRED
-  next.turn = KIND_extra(l, KIND_AUX + pair + 1u); //#PAIRED
-  let scales = KIND_CHUNKS + KIND_chunk_at(step, 0u) / 16u; //#GATHERED
-  let sa = KIND_quad(l, row + scales); //#GATHERED
-  let sb = KIND_quad(l, other + scales); //#GATHERED
-  next.c0.sa = sa.x; //#GATHERED
-  next.c1.sa = sa.y; //#GATHERED
-  next.c2.sa = sa.z; //#GATHERED
-  next.c3.sa = sa.w; //#GATHERED
-  next.c0.sb = sb.x; //#GATHERED
-  next.c1.sb = sb.y; //#GATHERED
-  next.c2.sb = sb.z; //#GATHERED
-  next.c3.sb = sb.w; //#GATHERED
+  let c0 = KIND_chunk_at(step, 0u);
+  let c1 = KIND_chunk_at(step, 1u);
+  let c2 = KIND_chunk_at(step, 2u);
+  let c3 = KIND_chunk_at(step, 3u);
+  if (c0 < KIND_CHUNKS) {
+    next.a0 = KIND_quad(l, row + c0);
+    next.b0 = KIND_quad(l, other + c0);
+    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0 / 4u); //#W8
+    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0 / 4u); //#W8
+    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0); //#W4
+    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0); //#W4
+  }
+  if (c1 < KIND_CHUNKS) {
+    next.a1 = KIND_quad(l, row + c1);
+    next.b1 = KIND_quad(l, other + c1);
+    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1 / 4u); //#W8
+    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1 / 4u); //#W8
+    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1); //#W4
+    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1); //#W4
+  }
+  if (c2 < KIND_CHUNKS) {
+    next.a2 = KIND_quad(l, row + c2);
+    next.b2 = KIND_quad(l, other + c2);
+    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2 / 4u); //#W8
+    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2 / 4u); //#W8
+    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2); //#W4
+    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2); //#W4
+  }
+  if (c3 < KIND_CHUNKS) {
+    next.a3 = KIND_quad(l, row + c3);
+    next.b3 = KIND_quad(l, other + c3);
+    next.sa3 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c3 / 4u); //#W8
+    next.sb3 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c3 / 4u); //#W8
+    next.sa3 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c3); //#W4
+    next.sb3 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c3); //#W4
+  }
   next.aux = KIND_extra(l, KIND_AUX + pair);
   let at_head = 2u * pair % (8u * HEAD8) / 4u; //#qkv
   if (at_head < ROPE_QUADS) { next.turn = rotations[at * ROPE_QUADS + at_head]; } //#qkv
-}
-
-// Has what comes behind the first step fetched into the device's cache, 32 bytes a load: memory would be idle until the
-// inputs are there.
-fn KIND_warm(l: u32) {
-  let begin = 4u * (KIND_AT + 2u * (group * KIND_UNITS / GROUPS) * KIND_UNIT * KIND_ROW);
-  let end = 4u * (KIND_AT + min(2u * ((group + 1u) * KIND_UNITS / GROUPS) * KIND_UNIT, KIND_ROWS) * KIND_ROW);
-  let first = begin + 8u * KIND_TEAMS * KIND_ROW + 8u * thread;
-  if (first < end) { warmed.x = KIND_word(l, first); }
-  if (first + 8u * THREADS < end) { warmed.y = KIND_word(l, first + 8u * THREADS); }
 }
 
 // The first step, which waits for nobody.
@@ -122,61 +105,39 @@ fn KIND_ahead(l: u32, at: u32) {
 }
 
 // Two rows' products with the inputs of chunk `c`.
-fn KIND_chunk(chunk: Chunk, c: u32) -> vec2<f32> {
+fn KIND_chunk(a: vec4<u32>, b: vec4<u32>, sa: u32, sb: u32, c: u32) -> vec2<f32> {
   if (c >= KIND_CHUNKS) { return vec2(0.0); }
-  let a = chunk.a;
-  let b = chunk.b;
-  let at = KIND_place(c);
-  let x0 = inputs[at]; //#W32
+  let x0 = inputs[c]; //#W32
   return vec2(dot(bitcast<vec4<f32>>(a), x0), dot(bitcast<vec4<f32>>(b), x0)); //#W32
-  let x0 = inputs[at]; //#W16
-  let x1 = inputs[KIND_CHUNKS + at]; //#W16
+  let x0 = inputs[c]; //#W16
+  let x1 = inputs[KIND_CHUNKS + c]; //#W16
   return vec2(dot(f16s(a.xy), x0) + dot(f16s(a.zw), x1), dot(f16s(b.xy), x0) + dot(f16s(b.zw), x1)); //#W16
-  let ga = unpack2x16float(chunk.sa); //#W8
-  let gb = unpack2x16float(chunk.sb); //#W8
+  let ga = unpack2x16float(sa); //#W8
+  let gb = unpack2x16float(sb); //#W8
   let scale = select(vec2(ga.x, gb.x), vec2(ga.y, gb.y), c / 2u % 2u == 1u); //#W8
-  let x0 = inputs[at]; //#W8
-  let x1 = inputs[KIND_CHUNKS + at]; //#W8
-  let x2 = inputs[2u * KIND_CHUNKS + at]; //#W8
-  let x3 = inputs[3u * KIND_CHUNKS + at]; //#W8
-  let all = totals[c].x; //#W8
+  let x0 = inputs[c]; //#W8
+  let x1 = inputs[KIND_CHUNKS + c]; //#W8
+  let x2 = inputs[2u * KIND_CHUNKS + c]; //#W8
+  let x3 = inputs[3u * KIND_CHUNKS + c]; //#W8
+  let all = 1152.0 * total(x0 + x1 + x2 + x3); //#W8
   var da = dot(raised_bytes(a.x), x0) + dot(raised_bytes(a.y), x1); //#W8
   var db = dot(raised_bytes(b.x), x0) + dot(raised_bytes(b.y), x1); //#W8
   da += dot(raised_bytes(a.z), x2) + dot(raised_bytes(a.w), x3); //#W8
   db += dot(raised_bytes(b.z), x2) + dot(raised_bytes(b.w), x3); //#W8
   return scale * (vec2(da, db) - all); //#W8
-  let la = unpack2x16float(chunk.sa); //#W4
-  let lb = unpack2x16float(chunk.sb); //#W4
+  let la = unpack2x16float(sa); //#W4
+  let lb = unpack2x16float(sb); //#W4
   var sum = vec2(0.0); //#W4
+  var rest = vec4(0.0); //#W4
   for (var i = 0u; i < 4u; i++) { //#W4
-    let x0 = inputs[2u * i * KIND_CHUNKS + at]; //#W4
-    let x1 = inputs[(2u * i + 1u) * KIND_CHUNKS + at]; //#W4
-    sum.x += dot(raised_lows(a[i]), x0) + dot(raised_highs(a[i]), x1); //#W4
-    sum.y += dot(raised_lows(b[i]), x0) + dot(raised_highs(b[i]), x1); //#W4
+    let x0 = inputs[2u * i * KIND_CHUNKS + c]; //#W4
+    let x1 = inputs[(2u * i + 1u) * KIND_CHUNKS + c]; //#W4
+    rest += x0 + x1; //#W4
+    sum.x += dot(raised_halves(a[i]), x0) + dot(raised_halves(a[i] >> 4u), x1); //#W4
+    sum.y += dot(raised_halves(b[i]), x0) + dot(raised_halves(b[i] >> 4u), x1); //#W4
   } //#W4
-  let all = totals[c]; //#W4
-  return vec2(la.x, lb.x) * (sum - all.x) + vec2(la.y, lb.y) * all.y; //#W4
-}
-
-// Puts inputs 4i to 4i+3 where the products look for them, and what raised weights add to a chunk's sum beside it. All threads
-// of a subgroup come here.
-fn KIND_put(i: u32, v: vec4<f32>) {
-  var kept = v;
-  var sum = 1152.0 * total(v); //#W8
-  sum += subgroupShuffleXor(sum, 1u); //#W8
-  sum += subgroupShuffleXor(sum, 2u); //#W8
-  var sums = total(v) * vec2(1024.0, 1.0); //#W4
-  if (i % 2u == 1u) { //#W4
-    // They meet weights times 16.
-    kept = v / 16.0; //#W4
-    sums.x /= 16.0; //#W4
-  } //#W4
-  for (var apart = 1u; apart < 8u; apart *= 2u) { sums += subgroupShuffleXor(sums, apart); } //#W4
-  if (i < KIND_QUADS) {
-    inputs[i % KIND_PARTS * KIND_CHUNKS + KIND_place(i / KIND_PARTS)] = kept;
-    if (i % KIND_PARTS == 0u) { totals[i / KIND_PARTS] = vec2(sum, 0.0); } //#W8
-    if (i % KIND_PARTS == 0u) { totals[i / KIND_PARTS] = sums; } //#W4
-  }
+  let all = total(rest); //#W4
+  return vec2(la.x, lb.x) * (sum - 1024.0 * all) + vec2(la.y, lb.y) * all; //#W4
 }
 
 // Brings the inputs into workgroup memory: from `source` in `wire`, `x` (NONE) or the embedding of `id` (HERE).
@@ -214,16 +175,15 @@ fn KIND_stage(l: u32, source: u32, flag: u32, id: u32) {
       stat += vec2(dot(v[0], vec4(1.0)), dot(v[0], v[0])); //#NORMED
       if (source >= HERE) { own(i, v[0]); } //#qkv
       v[0] *= g0; //#NORMED
+      inputs[i % KIND_PARTS * KIND_CHUNKS + i / KIND_PARTS] = v[0];
     }
     if (j < KIND_QUADS) {
       stat += vec2(dot(v[1], vec4(1.0)), dot(v[1], v[1])); //#NORMED
       if (source >= HERE) { own(j, v[1]); } //#qkv
       v[1] *= g1; //#NORMED
+      inputs[j % KIND_PARTS * KIND_CHUNKS + j / KIND_PARTS] = v[1];
     }
-    KIND_put(i, v[0]);
-    KIND_put(j, v[1]);
   }
-  warm |= warmed;
   let total = subgroupAdd(stat); //#NORMED
   if (lane == 0u) { stats[warp] = total; } //#NORMED
   workgroupBarrier();
@@ -269,60 +229,45 @@ fn KIND_run(l: u32, source: u32, wanted: u32, flag: u32, id: u32) {
   } //#NORMED
   var aux = vec4(0.0);
   var turn = vec4(0.0);
-  for (var unit = 0u; unit < count; unit++) { //#PAIRED
-    let now = next; //#PAIRED
-    if (unit + 1u < count) { //#PAIRED
-      KIND_load(l, KIND_pair(unit + 1u, 0u), 0u, position); //#PAIRED
-    } else { //#PAIRED
-      KIND_follow(l); //#PAIRED
-    } //#PAIRED
-    let first = KIND_chunk(now.c0, KIND_chunk_at(0u, 0u)) + KIND_chunk(now.c1, KIND_chunk_at(0u, 1u)); //#PAIRED
-    let second = KIND_chunk(now.c2, KIND_chunk_at(0u, 0u)) + KIND_chunk(now.c3, KIND_chunk_at(0u, 1u)); //#PAIRED
-    var v = subgroupAdd(vec4(first, second)); //#PAIRED
-    v = rs * (v - mu * vec4(now.aux.xz, now.turn.xz)); //#PAIRED NORMED
-    v += vec4(now.aux.yw, now.turn.yw); //#PAIRED
-    let h = activated(v.xz) * v.yw; //#PAIRED
-    if (lane == 0u) { give(AT_H + KIND_pair(unit, 0u) / 2u, bitcast<vec2<u32>>(h), flag); } //#PAIRED
-  } //#PAIRED
-  for (var unit = 0u; unit < count; unit++) { //#SINGLE
-    var held = 0.0; //#GATED SINGLE
-    for (var half = 0u; half < KIND_UNIT; half++) { //#SINGLE
-      let pair = KIND_pair(unit, half); //#SINGLE
-      var acc = vec2(0.0); //#SINGLE
-      for (var step = 0u; step < KIND_STEPS; step++) { //#SINGLE
-        let now = next; //#SINGLE
-        if (step + 1u < KIND_STEPS) { //#SINGLE
-          KIND_load(l, pair, step + 1u, position); //#SINGLE
-        } else if (half + 1u < KIND_UNIT) { //#SINGLE
-          KIND_load(l, KIND_pair(unit, half + 1u), 0u, position); //#SINGLE
-        } else if (unit + 1u < count) { //#SINGLE
-          KIND_load(l, KIND_pair(unit + 1u, 0u), 0u, position); //#SINGLE
-        } else { //#SINGLE
-          KIND_follow(l); //#SINGLE
-        } //#SINGLE
-        acc += KIND_chunk(now.c0, KIND_chunk_at(step, 0u)); //#SINGLE
-        acc += KIND_chunk(now.c1, KIND_chunk_at(step, 1u)); //#SINGLE
-        acc += KIND_chunk(now.c2, KIND_chunk_at(step, 2u)); //#SINGLE
-        acc += KIND_chunk(now.c3, KIND_chunk_at(step, 3u)); //#SINGLE
-        aux = now.aux; //#SINGLE
-        turn = now.turn; //#SINGLE
-      } //#SINGLE
-      var v = subgroupAdd(acc); //#SINGLE
-      if (KIND_SLICES == 1u) { //#SINGLE
-        v = rs * (v - mu * aux.xz) + aux.yw; //#NORMED SINGLE
-        v += aux.yw; //#BARE SINGLE
-        let h = activated(v).x * v.y; //#GATED SINGLE
-        if (half == 1u && lane == 0u) { give(AT_H + pair / 2u, bitcast<vec2<u32>>(vec2(held, h)), flag); } //#GATED SINGLE
-        held = h; //#GATED SINGLE
-        if (CAP > 0.0) { v = CAP * safe_tanh(v / CAP); } //#head SINGLE
-        if (v.x > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.x), 2u * pair); } //#head SINGLE
-        if (2u * pair + 1u < VOCAB && v.y > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.y), 2u * pair + 1u); } //#head SINGLE
-        if (lane == 0u) { KIND_finish(l, pair, v, turn, flag); } //#SINGLE
-      } else if (lane == 0u) { //#SINGLE
-        partial[warp] = v; //#SINGLE
-      } //#SINGLE
-    } //#SINGLE
-  } //#SINGLE
+  for (var unit = 0u; unit < count; unit++) {
+    var held = 0.0; //#GATED
+    for (var half = 0u; half < KIND_UNIT; half++) {
+      let pair = KIND_pair(unit, half);
+      var acc = vec2(0.0);
+      for (var step = 0u; step < KIND_STEPS; step++) {
+        let now = next;
+        if (step + 1u < KIND_STEPS) {
+          KIND_load(l, pair, step + 1u, position);
+        } else if (half + 1u < KIND_UNIT) {
+          KIND_load(l, KIND_pair(unit, half + 1u), 0u, position);
+        } else if (unit + 1u < count) {
+          KIND_load(l, KIND_pair(unit + 1u, 0u), 0u, position);
+        } else {
+          KIND_follow(l);
+        }
+        acc += KIND_chunk(now.a0, now.b0, now.sa0, now.sb0, KIND_chunk_at(step, 0u));
+        acc += KIND_chunk(now.a1, now.b1, now.sa1, now.sb1, KIND_chunk_at(step, 1u));
+        acc += KIND_chunk(now.a2, now.b2, now.sa2, now.sb2, KIND_chunk_at(step, 2u));
+        acc += KIND_chunk(now.a3, now.b3, now.sa3, now.sb3, KIND_chunk_at(step, 3u));
+        aux = now.aux;
+        turn = now.turn;
+      }
+      var v = subgroupAdd(acc);
+      if (KIND_SLICES == 1u) {
+        v = rs * (v - mu * aux.xz) + aux.yw; //#NORMED
+        v += aux.yw; //#BARE
+        let h = activated(v).x * v.y; //#GATED
+        if (half == 1u && lane == 0u) { give(AT_H + pair / 2u, bitcast<vec2<u32>>(vec2(held, h)), flag); } //#GATED
+        held = h; //#GATED
+        if (CAP > 0.0) { v = CAP * safe_tanh(v / CAP); } //#head
+        if (v.x > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.x), 2u * pair); } //#head
+        if (2u * pair + 1u < VOCAB && v.y > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.y), 2u * pair + 1u); } //#head
+        if (lane == 0u) { KIND_finish(l, pair, v, turn, flag); }
+      } else if (lane == 0u) {
+        partial[warp] = v;
+      }
+    }
+  }
   if (count == 0u) { KIND_follow(l); }
   if (KIND_SLICES > 1u) {
     workgroupBarrier();

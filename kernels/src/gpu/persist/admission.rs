@@ -38,9 +38,6 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
         Some((least, most)) if least == most => least,
         _ => return not("the device has no subgroups of one size"),
     };
-    if lanes < FEWEST_LANES {
-        return Some(format!("the device's subgroups have {lanes} threads, fewer than {FEWEST_LANES}"));
-    }
     let missing = FEATURES - device.device.features();
     if !missing.is_empty() {
         return Some(format!("the device has no {missing}"));
@@ -77,7 +74,6 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
     // The input row, and what subgroups and heads exchange.
     let warps = (threads / lanes) as usize;
     let memory = 4 * spec.width.max(spec.ffn).max(spec.attention_width())
-        + 8 * spec.width.max(spec.ffn).max(spec.attention_width()).div_ceil(16)
         + 8 * spec.width.div_ceil(2 * groups as usize)
         + 32 * warps
         + 16 * (6 * parts + 2 * parts * warps);
@@ -217,9 +213,6 @@ const GAIN: f64 = 1.15;
 
 /// Threads of a workgroup of the residency probe.
 const PROBE_THREADS: u32 = 1024;
-
-/// Threads of a subgroup at least: so many share an int4 chunk's inputs.
-const FEWEST_LANES: u32 = 8;
 
 /// Storage buffers that the kernel binds.
 const BINDINGS: u32 = 13;

@@ -37,7 +37,7 @@ impl Shape {
         size: Size,
         lanes: u32,
     ) -> Self {
-        let mut maker = Maker { overrides: Vec::new(), kinds: Vec::new(), quads: 1, totals: 1, lanes, size };
+        let mut maker = Maker { overrides: Vec::new(), kinds: Vec::new(), quads: 1, lanes, size };
         let slots = maker.places(plan);
         maker.attention(plan, program, config);
         maker.products(plan, weights);
@@ -61,8 +61,6 @@ struct Maker {
     kinds: Vec<Kind>,
     /// The most inputs of a product, in fours.
     quads: usize,
-    /// The most chunks of inputs whose sums are kept.
-    totals: usize,
     lanes: u32,
     size: Size,
 }
@@ -166,7 +164,6 @@ impl Maker {
             }
         }
         self.set("QUADS", self.quads as f64);
-        self.set("TOTALS", self.totals as f64);
     }
 
     fn product(&mut self, name: &'static str, gemv: &Gemv, gated: bool) {
@@ -181,9 +178,6 @@ impl Maker {
             slices *= 2;
         }
         self.quads = self.quads.max(quads);
-        if matches!(matrix.format, WeightFormat::Int8 | WeightFormat::Int4) {
-            self.totals = self.totals.max(chunks);
-        }
         for (constant, value) in [
             ("ROWS", matrix.rows),
             ("CHUNKS", chunks),
@@ -203,11 +197,6 @@ impl Maker {
         }
         let norm = if gemv.norm.is_some() { "NORMED" } else { "BARE" };
         let mut tags = vec![name, if gated { "GATED" } else { "PLAIN" }, norm, stored(matrix.format).0];
-        let paired = gated && chunks <= 2 * lanes;
-        tags.push(if paired { "PAIRED" } else { "SINGLE" });
-        let int8 = matrix.format == WeightFormat::Int8;
-        let gathered = int8 && !paired && slices == 1 && chunks.is_multiple_of(4 * lanes);
-        tags.push(if gathered { "GATHERED" } else { "SPREAD" });
         tags.extend((name != "head").then_some("BLOCK"));
         tags.extend((name != "qkv").then_some("OTHER"));
         tags.extend(matches!(name, "out" | "down").then_some("ADDS"));
