@@ -46,9 +46,13 @@ pub(crate) fn sampler(sampling: &Sampling) -> Option<Sampler> {
 }
 
 impl Alone {
-    /// Opens the device and loads the model, and measures which kernels are faster if it is to `tune`; `None` where it has no
-    /// room for the weights as they are.
-    pub(crate) async fn start(prepared: &Arc<Prepared>, options: &DeviceOptions, tune: bool) -> Result<Option<Self>> {
+    /// Opens the device and loads the model; what is to run `for_long` may measure first whether tokens are faster in one
+    /// dispatch. `None` where there is no room for the weights as they are.
+    pub(crate) async fn start(
+        prepared: &Arc<Prepared>,
+        options: &DeviceOptions,
+        for_long: bool,
+    ) -> Result<Option<Self>> {
         let (asks, asked) = mpsc::channel();
         let (ready, loaded) = oneshot::channel();
         let (over, ended) = mpsc::channel();
@@ -56,7 +60,7 @@ impl Alone {
         let work = move || {
             // Sent by its drop, whatever ends this thread.
             let _over = over;
-            match engine(&prepared, &options, tune) {
+            match engine(&prepared, &options, for_long) {
                 Ok(Some((device, mut engine))) => {
                     let _ = ready.send(Ok(Some(device)));
                     while let Ok((ask, updates)) = asked.recv() {
@@ -100,8 +104,8 @@ impl Drop for Thread {
 }
 
 /// The device and the engine; none where the device has no room.
-fn engine(prepared: &Prepared, options: &DeviceOptions, tune: bool) -> Result<Option<(Device, AnyEngine)>> {
-    let device = Device::open(&options.device, options.threads)?;
+fn engine(prepared: &Prepared, options: &DeviceOptions, for_long: bool) -> Result<Option<(Device, AnyEngine)>> {
+    let device = options.open()?;
     let config = EngineConfig {
         max_positions: prepared.max_positions,
         slots: 1,
@@ -112,7 +116,7 @@ fn engine(prepared: &Prepared, options: &DeviceOptions, tune: bool) -> Result<Op
         return Ok(None);
     }
     let (plan, pieces) = prepared.whole()?;
-    let make = if tune { Device::tuned_engine } else { Device::engine };
+    let make = if for_long { Device::loop_engine } else { Device::engine };
     let engine = make(&device, plan, &pieces, config)?;
     Ok(Some((device, engine)))
 }

@@ -138,6 +138,9 @@ fn spawn_node(
     if let Some(threads) = device.threads {
         command.args(["--threads", &threads.to_string()]);
     }
+    if device.no_tune {
+        command.arg("--no-tune");
+    }
     command.stdin(Stdio::null()).stdout(stdout).kill_on_drop(true);
     // Ctrl-C ends this program, which ends its nodes: one answer on the terminal, not one from each of them.
     #[cfg(unix)]

@@ -39,8 +39,8 @@ impl Local {
             return swarm().await;
         };
         // What measuring finds is for the likeliest tokens only.
-        let tune = for_long && sampler == Sampler::Greedy;
-        let Some(alone) = Alone::start(prepared, &how.device, tune).await? else {
+        let for_long = for_long && sampler == Sampler::Greedy;
+        let Some(alone) = Alone::start(prepared, &how.device, for_long).await? else {
             show::say("one node behind a coordinator: the device has no room for the weights as they are");
             return swarm().await;
         };

@@ -79,6 +79,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         name: args.name.unwrap_or_else(machine::name),
         device: args.device.device,
         threads: args.device.threads,
+        tune: !args.device.no_tune,
         weights: args.shards.into_iter().collect(),
         cache: args.cache,
         memory_limit_bytes: args.memory.map(|megabytes| megabytes.saturating_mul(1_000_000)),

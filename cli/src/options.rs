@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use syn1_coordinator::sample::{Sampling, fresh_seed};
 use syn1_model::plan::WeightFormat;
-use syn1_node_host::DeviceChoice;
+use syn1_node_host::cache::Cache;
+use syn1_node_host::{Device, DeviceChoice, DeviceError};
 
 use crate::wire::WireChoice;
 
@@ -69,6 +70,22 @@ pub(crate) struct DeviceOptions {
     /// Threads of the CPU engine [default: one per core]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<usize>,
+    /// Measure nothing on a GPU and take the usual kernels. Else those are taken that are the fastest on it, found once for
+    /// each shape of model and kept in the cache
+    #[arg(long)]
+    pub(crate) no_tune: bool,
+}
+
+impl DeviceOptions {
+    /// Opens the device, its kernels chosen as asked.
+    ///
+    /// # Errors
+    /// As [`Device::open`].
+    pub(crate) fn open(&self) -> Result<Device, DeviceError> {
+        let device = Device::open(&self.device, self.threads)?;
+        // Without a folder what is measured is not kept.
+        Ok(if self.no_tune { device } else { device.tuned(Cache::default_dir().ok()) })
+    }
 }
 
 /// How activations travel between nodes.

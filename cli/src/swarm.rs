@@ -54,6 +54,7 @@ impl Swarm {
                 expect: Some(keys.public()),
                 device: device.device.clone(),
                 threads: device.threads,
+                tune: !device.no_tune,
                 weights: folders.clone(),
                 cache: None,
                 memory_limit_bytes: None,

@@ -20,6 +20,7 @@ fn node(join: &str, cache: &Path) -> HostConfig {
         expect: None,
         device: DeviceChoice::Cpu,
         threads: Some(1),
+        tune: true,
         weights: Vec::new(),
         cache: Some(cache.to_owned()),
         memory_limit_bytes: None,

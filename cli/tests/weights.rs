@@ -119,6 +119,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
             expect: None,
             device: DeviceChoice::Cpu,
             threads: Some(1),
+            tune: true,
             weights: vec![model.shards.path().to_owned(), smaller.clone()],
             cache: Some(cache.path().join("cache")),
             // Either holds four layers in int4; in int8 both together hold five of the eight.

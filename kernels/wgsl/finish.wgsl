@@ -1,5 +1,5 @@
-// The end of every product of many token rows, behind matmul.wgsl and cooperative.wgsl: what it reads beside x and W, and
-// what happens to its sums. Tags and shapes are those of gemv.wgsl, and
+// The end of every product of several token rows, behind gemv_rows.wgsl, matmul.wgsl and cooperative.wgsl: what it reads
+// beside x and W, and what happens to its sums. Tags and shapes are those of gemv.wgsl, and
 //   FULL | HALF    y holds f32, or f16
 
 override ADD: u32 = 0u;         // ROWS: 1: add to y

@@ -268,6 +268,41 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Its name: `qkv`, `attend` and so on.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embed { .. } => "embed",
+            Self::Qkv { .. } => "qkv",
+            Self::Attend { .. } => "attend",
+            Self::Out { .. } => "out",
+            Self::Up { .. } => "up",
+            Self::Down { .. } => "down",
+            Self::Head { .. } => "head",
+            Self::Step { .. } => "step",
+        }
+    }
+
+    /// Its product, if it has one.
+    pub fn gemv(&self) -> Option<&Gemv> {
+        match self {
+            Self::Qkv { gemv, .. }
+            | Self::Out { gemv, .. }
+            | Self::Up { gemv, .. }
+            | Self::Down { gemv, .. }
+            | Self::Head { gemv, .. } => Some(gemv),
+            Self::Embed { .. } | Self::Attend { .. } | Self::Step { .. } => None,
+        }
+    }
+}
+
+impl Gemv {
+    /// Bytes that one token row's product reads: weights, `aux`, and the gamma of the norm in front.
+    pub fn bytes(&self) -> u64 {
+        self.matrix.data.bytes + self.aux.bytes + self.norm.map_or(0, |folded| folded.gamma.bytes)
+    }
+}
+
 /// Everything an engine needs to run a layer range.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -348,18 +383,26 @@ impl Plan {
 
     /// Bytes of weights that one token reads; embeddings are one row each and not counted.
     pub fn bytes_per_token(&self) -> u64 {
-        let bytes = |gemv: &Gemv| {
-            gemv.matrix.data.bytes + gemv.aux.bytes + gemv.norm.as_ref().map_or(0, |norm| norm.gamma.bytes)
+        self.ops.iter().filter_map(Op::gemv).map(Gemv::bytes).sum()
+    }
+
+    /// Bytes that `op` reads for the token at `position`: its weights with what is folded into them; for attention the keys
+    /// and values that the token sees; for embeddings a row of each table.
+    pub fn bytes_read(&self, op: &Op, position: usize) -> u64 {
+        let norms = |norm: &Option<FoldedNorm>| norm.map_or(0, |folded| folded.gamma.bytes);
+        let rows = |tokens: &Matrix, positions: &Option<Matrix>| {
+            (tokens.row_bytes() + positions.map_or(0, |positions| positions.row_bytes())) as u64
         };
-        let read = |op: &Op| match op {
-            Op::Qkv { gemv, .. }
-            | Op::Out { gemv, .. }
-            | Op::Up { gemv, .. }
-            | Op::Down { gemv, .. }
-            | Op::Head { gemv, .. } => bytes(gemv),
-            Op::Embed { .. } | Op::Attend { .. } | Op::Step { .. } => 0,
-        };
-        self.ops.iter().map(read).sum()
+        match op {
+            Op::Embed { tokens, positions, .. } | Op::Step { tokens, positions, .. } => rows(tokens, positions),
+            Op::Attend { window, .. } => {
+                let seen = (position + 1).min(window.unwrap_or(usize::MAX));
+                self.kv_bytes_per_position() / self.layers.len() as u64 * seen as u64
+            }
+            Op::Qkv { gemv, qk_norm, .. } => gemv.bytes() + qk_norm.map_or(0, |norms| norms.q.bytes + norms.k.bytes),
+            Op::Out { gemv, post } | Op::Down { gemv, post } => gemv.bytes() + norms(post),
+            Op::Up { gemv, .. } | Op::Head { gemv, .. } => gemv.bytes(),
+        }
     }
 
     /// Bytes of one position's keys and values over the range's layers, in [`WeightFormat::kv`] and with heads padded as the

@@ -2,13 +2,16 @@
 
 use std::convert::Infallible;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use pollster::block_on;
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip};
+use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip, TokenTimes};
 use syn1_model::{PieceBytes, Plan};
+
+use crate::tuned::with_tuning;
 
 pub use syn1_kernels::gpu::AdapterLine;
 
@@ -57,6 +60,8 @@ pub struct Device {
     kind: Kind,
     name: String,
     line: String,
+    /// Whether a GPU's kernels are chosen by measuring; where what is measured is kept.
+    tuning: Option<Option<PathBuf>>,
 }
 
 #[derive(Clone, Debug)]
@@ -97,7 +102,7 @@ impl Device {
         match GpuDevice::open(selector) {
             Ok(gpu) => {
                 let name = gpu.name().to_owned();
-                Ok(Self { line: format!("computing on {name}"), name, kind: Kind::Gpu(Box::new(gpu)) })
+                Ok(Self { line: format!("computing on {name}"), name, kind: Kind::Gpu(Box::new(gpu)), tuning: None })
             }
             Err(cause) if *choice == DeviceChoice::Auto => Ok(Self::cpu(threads, &why_not(&cause))),
             Err(err) => Err(err.into()),
@@ -111,7 +116,7 @@ impl Device {
         // The engine's own name, `cpu (2 threads, AVX-512)`, with this number of threads.
         let name = all.split_once(", ").map(|(_, rest)| format!("cpu ({}, {rest}", count(threads)));
         let line = format!("{why}computing on the CPU, {}", count(threads));
-        Self { kind: Kind::Cpu { threads }, name: name.unwrap_or(all), line }
+        Self { kind: Kind::Cpu { threads }, name: name.unwrap_or(all), line, tuning: None }
     }
 
     /// One line for people: `no GPU adapter: computing on the CPU, 2 threads`.
@@ -169,39 +174,73 @@ impl Device {
         }
     }
 
+    /// The same device, whose engines take the kernels that are the fastest on it: those that `folder` has on record, and for
+    /// other shapes of products what a measurement of some tenths of a second finds, which `folder` then keeps. Without it all
+    /// engines take the usual kernels and measure nothing.
+    #[must_use]
+    pub fn tuned(self, folder: Option<PathBuf>) -> Self {
+        Self { tuning: Some(folder), ..self }
+    }
+
     /// Builds the engine of a layer range from its pieces, in the order of `plan.pieces`.
     ///
     /// # Errors
     /// Those of the engine: no memory, a piece that does not fit, a model that its kernels cannot do.
     pub fn engine(&self, plan: Plan, pieces: &[PieceBytes], config: EngineConfig) -> Result<AnyEngine, EngineError> {
-        match &self.kind {
-            Kind::Cpu { threads } => {
-                CpuEngine::new(plan, pieces, config, Some(*threads)).map(Box::new).map(AnyEngine::Cpu)
-            }
-            Kind::Gpu(gpu) => GpuEngine::new(gpu, plan, pieces, config).map(Box::new).map(AnyEngine::Gpu),
-        }
+        self.engine_with(plan, pieces, config, Persistence::Off)
     }
-}
 
-impl Device {
-    /// As [`Device::engine`], for a token loop that runs for long: a GPU's kernels are chosen by measuring, which can take a
-    /// second or two.
+    /// As [`Device::engine`], for a token loop that runs for long: a tuned GPU also measures whether that goes faster in one
+    /// dispatch, which can take a second or two.
     ///
     /// # Errors
     /// As [`Device::engine`].
-    pub fn tuned_engine(
+    pub fn loop_engine(
         &self,
         plan: Plan,
         pieces: &[PieceBytes],
         config: EngineConfig,
     ) -> Result<AnyEngine, EngineError> {
-        let Kind::Gpu(gpu) = &self.kind else { return self.engine(plan, pieces, config) };
-        let options = GpuOptions { persist: Persistence::Measured, ..GpuOptions::default() };
-        GpuEngine::with_options(gpu, plan, pieces, config, options).map(Box::new).map(AnyEngine::Gpu)
+        self.engine_with(plan, pieces, config, Persistence::Measured)
+    }
+
+    fn engine_with(
+        &self,
+        plan: Plan,
+        pieces: &[PieceBytes],
+        config: EngineConfig,
+        persist: Persistence,
+    ) -> Result<AnyEngine, EngineError> {
+        let gpu = match &self.kind {
+            Kind::Cpu { threads } => {
+                let engine = CpuEngine::new(plan, pieces, config, Some(*threads))?;
+                return Ok(AnyEngine::Cpu(Box::new(engine)));
+            }
+            Kind::Gpu(gpu) => gpu,
+        };
+        let engine = match &self.tuning {
+            None => GpuEngine::new(gpu, plan, pieces, config)?,
+            Some(folder) => with_tuning(gpu, folder.as_deref(), |tuning| {
+                let options = GpuOptions { persist, ..GpuOptions::default() };
+                GpuEngine::tuned(gpu, plan, pieces, config, options, tuning)
+            })?,
+        };
+        Ok(AnyEngine::Gpu(Box::new(engine)))
     }
 }
 
 impl AnyEngine {
+    /// Where a GPU's time goes for a token at `position`, op by op: see [`GpuEngine::op_times`]. Nothing for the CPU.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::op_times`].
+    pub fn op_times(&mut self, position: usize, samples: usize) -> Result<Option<TokenTimes>, EngineError> {
+        match self {
+            Self::Cpu(_) => Ok(None),
+            Self::Gpu(engine) => engine.op_times(position, samples).map(Some),
+        }
+    }
+
     /// Whether the token loop runs many tokens in one dispatch.
     pub fn in_one_dispatch(&self) -> bool {
         match self {

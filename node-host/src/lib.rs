@@ -15,6 +15,7 @@ pub mod measure;
 mod pieces;
 mod serve;
 mod trust;
+mod tuned;
 
 pub use device::{AnyEngine, Device, DeviceChoice, DeviceError};
 pub use join::{Join, JoinError, Way};

@@ -40,6 +40,8 @@ pub struct HostConfig {
     pub device: DeviceChoice,
     /// Threads of the CPU engine; nothing for one a core.
     pub threads: Option<usize>,
+    /// Whether a GPU's kernels are chosen by measuring, once for each shape of product; the cache keeps what was found.
+    pub tune: bool,
     /// Where the weights lie on this machine: split folders, or a Hugging Face folder, which has every format. The first one
     /// that has the coordinator's format is taken; all but the first may come into being later. The first may also be a
     /// folder with some pieces, of which those that are missing come from the coordinator. Empty: all come from there.
@@ -257,6 +259,7 @@ async fn run(
     let connector = Connector::new(&config.join, &config.trust)?;
     let weights = Local::open(&config.weights)?;
     let cache_dir = config.cache.clone().map_or_else(Cache::default_dir, Ok)?;
+    let device = if config.tune { device.tuned(Some(cache_dir.clone())) } else { device };
     let cache = Cache::open(&cache_dir, Cache::DEFAULT_CAP_BYTES)?;
     let joined = Cell::new(false);
     let tell = |event| {

@@ -211,6 +211,7 @@ impl Stage {
             expect: None,
             device: DeviceChoice::Cpu,
             threads: Some(1),
+            tune: true,
             weights: Vec::new(),
             cache: Some(PathBuf::from(self.cache.path())),
             memory_limit_bytes: None,

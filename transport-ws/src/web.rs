@@ -11,9 +11,7 @@ use std::task::{Poll, Waker};
 
 use js_sys::{Array, ArrayBuffer, Function, Promise, Reflect, Uint8Array};
 use syn1_core::limits::MAX_CONTROL;
-use syn1_core::{
-    Frame, Header, Limits, Link, LinkError as _, LinkErrorKind, Receive, Transmit, encode_frame,
-};
+use syn1_core::{Frame, Header, Limits, Link, LinkError as _, LinkErrorKind, Receive, Transmit, encode_frame};
 use wasm_bindgen::closure::Closure;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -41,7 +39,8 @@ impl WebLink {
             protocols.push(&code_protocol(code).into());
         }
         let socket = WebSocket::new_with_str_sequence(url, &protocols);
-        let socket = socket.map_err(|error| WsError::Socket(format!("{url} cannot be asked for: {}", words(&error))))?;
+        let socket =
+            socket.map_err(|error| WsError::Socket(format!("{url} cannot be asked for: {}", words(&error))))?;
         socket.set_binary_type(BinaryType::Arraybuffer);
         let shared = Shared::listen(socket);
         let opened = poll_fn(|context| match &mut *shared.state.borrow_mut() {

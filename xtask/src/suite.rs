@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, c, cargo, cargo_command, documented, footprint, fuzz, logged, package, pages, powerset, root, run, setup,
-    spec, tabs,
+    big_endian, c, cargo, cargo_command, documented, footprint, fuzz, logged, package, pages, powerset, root, run,
+    setup, spec, tabs,
 };
 
 /// Runs them all.

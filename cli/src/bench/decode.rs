@@ -10,7 +10,7 @@ use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::wire::Wire;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, Input, Slot, Step};
-use syn1_node_host::{AnyEngine, Device};
+use syn1_node_host::AnyEngine;
 
 use super::shape::Subject;
 use super::{block_on, median};
@@ -46,9 +46,6 @@ pub(crate) struct Args {
     /// How activations travel between nodes.
     #[command(flatten)]
     wire: WireOptions,
-    /// Take the default kernels, without measuring which are faster
-    #[arg(long)]
-    no_tune: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -118,16 +115,12 @@ fn counts(asked: &[usize], prepared: &Prepared) -> Result<Vec<usize>> {
 /// Engine and limit, in turns.
 fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
     let (plan, pieces) = prepared.whole()?;
-    let device = Device::open(&args.device.device, args.device.threads)?;
+    let device = args.device.open()?;
     let (prompt, tokens) = (usize::from(args.prompt), usize::from(args.tokens));
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: prompt };
     let weight_bytes = plan.bytes_per_token();
     let kv_bytes = plan.kv_bytes_per_position() * (prompt + tokens / 2) as u64;
-    let mut engine = if args.no_tune {
-        device.engine(plan, &pieces, config)?
-    } else {
-        device.tuned_engine(plan, &pieces, config)?
-    };
+    let mut engine = device.loop_engine(plan, &pieces, config)?;
     let slot = engine.open()?;
     let ids = prompt_ids(args, prepared);
 

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_kernels::engine::{Engine, EngineConfig, Input, Step};
-use syn1_node_host::Device;
 
 use super::block_on;
 use crate::answer;
@@ -148,7 +147,7 @@ async fn greedy(swarm: &Swarm, case: &Case) -> Result<Vec<u32>> {
 /// The engine's logits behind every prompt. Blocks for as long as it takes.
 fn logits(args: &Args, prepared: &Prepared, cases: &[Case]) -> Result<Report> {
     let (plan, pieces) = prepared.whole()?;
-    let device = Device::open(&args.device.device, args.device.threads)?;
+    let device = args.device.open()?;
     let longest = cases.iter().map(|case| case.ids.len()).max().unwrap_or(1);
     let config = EngineConfig { max_positions: longest, slots: 1, max_rows: longest };
     let mut engine = device.engine(plan, &pieces, config)?;

@@ -7,6 +7,7 @@ mod decode;
 mod fusion;
 mod golden;
 mod hop;
+mod kernels;
 mod ops;
 mod quality;
 mod shape;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Golden(golden::Args),
     /// One shard of a chain: microseconds from frame in to frame out, and where they go.
     Hop(hop::Args),
+    /// Where a token's time goes on a GPU: every op with its bytes, beside what the device reads at most.
+    Kernels(kernels::Args),
     /// GPT-2 124M, fused against every operation submitted by itself.
     Ops(ops::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
@@ -40,6 +43,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,
         Command::Hop(args) => hop::run(args).await,
+        Command::Kernels(args) => kernels::run(args).await,
         Command::Ops(args) => ops::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Wire(args) => wire::run(args).await,

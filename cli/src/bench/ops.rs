@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use syn1_fusion::{Gpu, Naive, NaiveReport, TOKENS};
 use syn1_kernels::engine::{Decode, Engine, EngineConfig};
-use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions, Persistence};
+use syn1_kernels::gpu::{GpuDevice, GpuEngine, GpuOptions, Persistence, Tuning};
 use syn1_model::plan::WeightFormat;
 
 use super::shape::{self, Shape};
@@ -103,8 +103,11 @@ fn fused(device: &GpuDevice, runs: usize, persist: Persistence) -> Result<f64> {
     let prepared = shape::prepare(Shape::Gpt2, WeightFormat::F16, folder.path())?;
     let (plan, pieces) = prepared.whole()?;
     let config = EngineConfig { max_positions: TOKENS, slots: 1, max_rows: 1 };
-    let mut engine =
-        GpuEngine::with_options(device, plan, &pieces, config, GpuOptions { persist, ..GpuOptions::default() })?;
+    let options = GpuOptions { persist, ..GpuOptions::default() };
+    let mut engine = match persist {
+        Persistence::Off => GpuEngine::new(device, plan, &pieces, config)?,
+        _ => GpuEngine::tuned(device, plan, &pieces, config, options, &mut Tuning::new(device))?,
+    };
     let slot = engine.open()?;
     let mut paces = Vec::new();
     for run in 0..=runs {

@@ -152,6 +152,7 @@ pub fn node(
         expect: Some(coordinator_keys().public()),
         device: device.clone(),
         threads: Some(2),
+        tune: true,
         weights: weights.into_iter().collect(),
         cache: Some(cache.to_owned()),
         memory_limit_bytes: None,

@@ -17,6 +17,7 @@ pub struct GpuDevice {
     pub(super) queue: wgpu::Queue,
     pub(super) limits: Limits,
     name: String,
+    driver: String,
     software: bool,
     maps: bool,
     /// Threads of the smallest and the largest subgroup, where the device has subgroup operations.
@@ -162,6 +163,7 @@ impl GpuDevice {
             queue,
             limits,
             name,
+            driver: [info.driver, info.driver_info].join(" ").trim().to_owned(),
             software,
             maps,
             subgroups,
@@ -183,6 +185,12 @@ impl GpuDevice {
     /// The adapter's name and backend: `NVIDIA H200 (Vulkan)`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Adapter and driver in one line: what is measured holds for these.
+    pub fn identity(&self) -> String {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        format!("{}, driver {}", words(&self.name), words(&self.driver))
     }
 
     /// The open device, for work beside the engine's. It must not outlive this: objects are let go one thread at a time.

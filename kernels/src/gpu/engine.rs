@@ -20,6 +20,8 @@ use super::program::Program;
 use super::readback::Readback;
 use super::teardown::{Begin, End};
 use super::token_loop::Loop;
+use super::tune::tune;
+use super::tuning::Tuning;
 use super::weights::Weights;
 use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
 
@@ -137,6 +139,34 @@ impl GpuEngine {
         config: EngineConfig,
         options: GpuOptions,
     ) -> Result<Self, EngineError> {
+        Self::made(device, plan, pieces, config, options, &mut Tuning::new(device), false)
+    }
+
+    /// As [`GpuEngine::with_options`], its products divided as `tuning` has it. What is missing there is measured, which takes
+    /// some tenths of a second, and added; nothing is measured on software adapters.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::new`].
+    pub fn tuned(
+        device: &GpuDevice,
+        plan: Plan,
+        pieces: &[PieceBytes],
+        config: EngineConfig,
+        options: GpuOptions,
+        tuning: &mut Tuning,
+    ) -> Result<Self, EngineError> {
+        Self::made(device, plan, pieces, config, options, tuning, !device.is_software())
+    }
+
+    fn made(
+        device: &GpuDevice,
+        plan: Plan,
+        pieces: &[PieceBytes],
+        config: EngineConfig,
+        options: GpuOptions,
+        tuning: &mut Tuning,
+        measures: bool,
+    ) -> Result<Self, EngineError> {
         check(&plan, &config)?;
         let most = device.limits.max_storage_buffer_binding_size;
         let largest = Activations::largest(&plan, config.max_rows);
@@ -159,7 +189,11 @@ impl GpuEngine {
         let rows = config.max_rows;
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;
-        let program = Program::new(device, &plan, &weights, &activations, &config, options)?;
+        if measures {
+            let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
+            tune(device, &plan, &weights, subgroups, options.window_bytes, tuning)?;
+        }
+        let program = Program::new(device, &plan, &weights, &activations, &config, options, tuning)?;
         let persist = match persist.zip(weights.arena.as_ref()) {
             Some((size, arena)) => Some(Persist::new(device, &plan, (&weights, arena), &program, &config, size)?),
             None => None,

@@ -1,15 +1,16 @@
-//! A matrix times every token row: kernels, constants and grids for gemv.wgsl.
+//! A matrix times every token row: kernels, constants and grids for gemv.wgsl and gemv_rows.wgsl.
 
-use syn1_model::plan::{Gemv, Matrix};
+use syn1_model::plan::Gemv;
 use syn1_model::spec::{Activation, NormKind};
 
+use super::division::{Division, Room, chunks, parts};
 use super::launch::{Binds, Grid, Launch, Shot, Tiled};
 use super::matmul::Tile;
 use super::memory::View;
 use super::shader::{File, Kernel, Kernels, stored};
 use super::weights::{Weights, Window};
 
-/// `Shape` in gemv.wgsl.
+/// `Shape` in gemv.wgsl and gemv_rows.wgsl.
 #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(super) struct GemvShape {
@@ -120,30 +121,29 @@ impl ProductWindow {
 }
 
 impl Product {
-    /// The kernels and windows of `gemv`, `many` also for several token rows.
+    /// The kernels and windows of `gemv`, divided by `division` for one token row, `many` also for several.
     pub(super) fn new(
         kernels: &mut Kernels<'_>,
         weights: &Weights,
         gemv: &Gemv,
         epilogue: Epilogue,
+        division: Division,
         many: bool,
         window_bytes: u64,
     ) -> Self {
-        let few = kernels.on_few_threads();
-        let mut one_threads = Threads::for_one(&gemv.matrix, kernels.subgroup_sizes(), epilogue);
-        let mut many_threads = Threads::for_many(kernels.subgroup_sizes());
-        if few {
-            (one_threads, many_threads) = (one_threads.alone(), many_threads.alone());
+        let mut threads = Threads::new(kernels.subgroup_sizes());
+        if kernels.on_few_threads() {
+            threads = threads.alone();
         }
-        let one = kernel(kernels, gemv, epilogue, &one_threads);
+        let one = one_row(kernels, gemv, epilogue, division);
         let tile = Tile::of_numbers();
         let tiled = many.then(|| tile.kernel(kernels, gemv, epilogue));
-        let many = many.then(|| kernel(kernels, gemv, epilogue, &many_threads));
+        let many = many.then(|| several_rows(kernels, gemv, epilogue, threads));
         let mut block_base = 0;
         let mut windows = Vec::new();
         for window in weights.windows(&gemv.matrix, window_bytes) {
             let Window { view, row_base, rows } = window;
-            let blocks = one_threads.blocks(rows);
+            let blocks = division.blocks(rows);
             let shape = GemvShape {
                 row_base: row_base as u32,
                 rows: rows as u32,
@@ -155,7 +155,7 @@ impl Product {
                 ..GemvShape::default()
             };
             block_base += blocks;
-            let (one, many, tiled) = (one_threads.grid(rows), many_threads.grid(rows), tile.grid(rows));
+            let (one, many, tiled) = (Grid::tiles(blocks, 1), threads.grid(rows), tile.grid(rows));
             windows.push(ProductWindow { weights: view, shape, one, many, tiled });
         }
         let mut views = vec![(1, weights.view(gemv.aux))];
@@ -169,11 +169,36 @@ impl Product {
     }
 }
 
-fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &Threads) -> Kernel {
-    let tile = if threads.tile == 1 { "T1" } else { "T8" };
+/// gemv.wgsl for `gemv`.
+fn one_row(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, division: Division) -> Kernel {
+    let Division { lanes, groups, quads, staged } = division;
+    let (matrix, room) = (&gemv.matrix, Room::of(kernels.device(), kernels.subgroup_sizes()));
+    let norm = if gemv.norm.is_some() { "NORM" } else { "PLAIN" };
+    let (quads_tag, inputs) = (if quads == 1 { "Q1" } else { "Q2" }, if staged { "STAGED" } else { "DIRECT" });
+    let mut tags = vec![quads_tag, inputs, norm, stored(matrix.format).0];
+    tags.extend_from_slice(epilogue.tags());
+    let chunks = chunks(matrix);
+    let mut overrides = vec![
+        ("CHUNKS", f64::from(chunks)),
+        ("ROW", (matrix.row_bytes() / 16) as f64),
+        ("INPUTS", (chunks as usize * parts(matrix.format)) as f64),
+        ("LANES", f64::from(lanes)),
+        ("GROUPS", f64::from(groups)),
+        ("FINISHERS", f64::from(groups * quads)),
+        ("THREADS", f64::from(division.threads())),
+        ("ROUNDS", f64::from(chunks.div_ceil(lanes))),
+        ("SUMS", f64::from(division.sums(room))),
+        ("CENTER", gemv.norm.map_or(0.0, |folded| center(folded.norm.kind))),
+    ];
+    overrides.extend(epilogue.overrides());
+    kernels.kernel(File::Gemv, &tags, &overrides)
+}
+
+/// gemv_rows.wgsl for `gemv`.
+fn several_rows(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: Threads) -> Kernel {
     let norm = if gemv.norm.is_some() { "NORM" } else { "PLAIN" };
     let (format, unit) = stored(gemv.matrix.format);
-    let mut tags = vec![tile, norm, format];
+    let mut tags = vec![norm, format, "FULL"];
     tags.extend_from_slice(epilogue.tags());
     let all = threads.lanes * threads.groups;
     let parts = kernels.subgroup_sizes().map_or(all, |(smallest, _)| all.div_ceil(smallest));
@@ -183,11 +208,11 @@ fn kernel(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: &
         ("LANES", f64::from(threads.lanes)),
         ("GROUPS", f64::from(threads.groups)),
         ("THREADS", f64::from(all)),
-        ("SUMS", f64::from(threads.tile * parts)),
+        ("SUMS", f64::from(TILE * parts)),
         ("CENTER", gemv.norm.map_or(0.0, |folded| center(folded.norm.kind))),
     ];
     overrides.extend(epilogue.overrides());
-    kernels.kernel(File::Gemv, &tags, &overrides)
+    kernels.kernel(File::GemvRows, &tags, &overrides)
 }
 
 /// The override `CENTER`: whether a norm takes the mean out.
@@ -195,108 +220,67 @@ pub(super) fn center(kind: NormKind) -> f64 {
     if kind == NormKind::Layer { 1.0 } else { 0.0 }
 }
 
-/// How a workgroup is divided.
+/// How a workgroup of gemv_rows.wgsl is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Threads {
     /// Threads per four rows of the matrix.
     lanes: u32,
     /// Such groups in a workgroup.
     groups: u32,
-    /// Token rows per tile.
-    tile: u32,
 }
 
 impl Threads {
-    /// For decoding: enough threads to keep many loads in flight, but no more per row than it has inputs to read.
-    fn for_one(matrix: &Matrix, subgroups: Option<(u32, u32)>, epilogue: Epilogue) -> Self {
-        let (chunks, quads) = ((matrix.stride / 8) as u32, matrix.rows.div_ceil(4) as u32);
-        let mut lanes = fewest_lanes(subgroups);
-        while lanes < chunks && lanes < MOST_LANES && quads.saturating_mul(lanes) < BUSY_THREADS {
-            lanes *= 2;
-        }
-        // The token loop's turn reads a winner per workgroup of the head: the fewer the better.
-        let threads = if matches!(epilogue, Epilogue::Best { .. }) { 256 } else { 128 };
-        Self { lanes, groups: (threads / lanes).max(1), tile: 1 }
-    }
-
-    /// For prefill: sums of eight token rows must fit 16 KiB of workgroup memory.
-    fn for_many(subgroups: Option<(u32, u32)>) -> Self {
-        let lanes = fewest_lanes(subgroups);
+    /// Sums of eight token rows must fit 16 KiB of workgroup memory, and a group of threads must hold whole subgroups.
+    fn new(subgroups: Option<(u32, u32)>) -> Self {
+        let lanes = subgroups.map_or(32, |(_, largest)| largest.max(32));
         let threads = if subgroups.is_some() { 128 } else { 64 };
-        Self { lanes, groups: (threads / lanes).max(1), tile: 8 }
+        Self { lanes, groups: (threads / lanes).max(1) }
     }
 
     /// The same with as few threads for each four rows as finish them: one that decodes waits for no other.
     fn alone(self) -> Self {
-        Self { lanes: self.tile, groups: ALONE.min(64 / self.tile), ..self }
-    }
-
-    /// Workgroups for `rows` rows of a matrix.
-    fn blocks(&self, rows: usize) -> u32 {
-        (rows as u32).div_ceil(4 * self.groups)
+        Self { lanes: TILE, groups: ALONE.min(64 / TILE) }
     }
 
     /// The grid for `rows` rows of a matrix.
-    fn grid(&self, rows: usize) -> Grid {
-        Grid::tiles(self.blocks(rows), self.tile)
+    fn grid(self, rows: usize) -> Grid {
+        Grid::tiles((rows as u32).div_ceil(4 * self.groups), TILE)
     }
 }
 
-/// A group of threads must hold whole subgroups.
-fn fewest_lanes(subgroups: Option<(u32, u32)>) -> u32 {
-    subgroups.map_or(32, |(_, largest)| largest.max(32))
-}
-
-/// Threads per four rows at most: WebGPU's workgroups have 256.
-const MOST_LANES: u32 = 256;
+/// Token rows per tile of gemv_rows.wgsl.
+const TILE: u32 = 8;
 
 /// Groups of a workgroup at most where threads are the turns of a loop: few, so that small matrices are work for all cores.
-const ALONE: u32 = 16;
-
-/// Threads that fill a large GPU (132 multiprocessors of 1,024): below, rows are divided among more threads.
-const BUSY_THREADS: u32 = 1 << 17;
+pub(super) const ALONE: u32 = 16;
 
 #[cfg(test)]
 mod tests {
-    use syn1_model::plan::{Piece, Tensor, WeightFormat};
-
     use super::*;
 
-    fn matrix(rows: usize, cols: usize) -> Matrix {
-        let data = Tensor { piece: Piece::Tokens, offset: 0, bytes: 0 };
-        Matrix { data, rows, cols, stride: cols, format: WeightFormat::F16 }
-    }
-
     #[test]
-    fn a_workgroup_never_has_more_threads_than_webgpu_allows_and_holds_whole_subgroups() {
-        for (rows, cols) in [(96, 96), (768, 3072), (2304, 768), (50257, 768), (128_256, 2048)] {
-            for subgroups in [None, Some((4, 8)), Some((32, 32)), Some((64, 128))] {
-                let matrix = matrix(rows, cols);
-                let one = Threads::for_one(&matrix, subgroups, Epilogue::Store { cap: None });
-                let best = Threads::for_one(&matrix, subgroups, Epilogue::Best { cap: None });
-                let many = Threads::for_many(subgroups);
-                let alone = [one.alone(), many.alone()].into_iter().filter(|_| subgroups.is_none());
-                for threads in [one, best, many].into_iter().chain(alone) {
-                    assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
-                    assert!(threads.lanes.is_power_of_two());
-                    assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");
-                    assert!(threads.tile * threads.groups <= threads.lanes * threads.groups);
-                    // 24 bytes a sum: four outputs and two statistics.
-                    let parts = subgroups.map_or(1, |(smallest, _)| smallest);
-                    assert!(threads.tile * threads.lanes * threads.groups / parts * 24 <= 16_384, "{threads:?}");
-                }
+    fn a_workgroup_for_several_rows_fits_webgpus_smallest_device_and_holds_whole_subgroups() {
+        for subgroups in [None, Some((4, 8)), Some((32, 32)), Some((64, 128))] {
+            let threads = Threads::new(subgroups);
+            let alone = Some(threads.alone()).filter(|_| subgroups.is_none());
+            for threads in [threads].into_iter().chain(alone) {
+                assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
+                assert!(threads.lanes.is_power_of_two());
+                assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");
+                assert!(TILE * threads.groups <= threads.lanes * threads.groups);
+                // 24 bytes a sum: four outputs and two statistics.
+                let parts = subgroups.map_or(1, |(smallest, _)| smallest);
+                assert!(TILE * threads.lanes * threads.groups / parts * 24 <= 16_384, "{threads:?}");
             }
         }
     }
 
     #[test]
     fn a_grid_covers_all_rows_within_the_dispatch_limit() {
-        let threads = Threads { lanes: 32, groups: 1, tile: 1 };
-        for rows in [1, 4, 5, 262_140, 262_141, 1_000_003] {
-            let Grid::Tiles { x, y, .. } = threads.grid(rows) else { unreachable!() };
+        for blocks in [1_u32, 2, 65_535, 65_536, 250_001] {
+            let Grid::Tiles { x, y, .. } = Grid::tiles(blocks, 1) else { unreachable!() };
             assert!(x <= 65_535 && y <= 65_535);
-            assert!(u64::from(x) * u64::from(y) * 4 >= rows as u64);
-            assert!(x * y < threads.blocks(rows) + y);
+            assert!(x * y >= blocks && x * y < blocks + y);
         }
     }
 }

@@ -96,6 +96,13 @@ impl Launch {
     }
 }
 
+impl Launch {
+    /// Whether a step of one token row dispatches anything.
+    pub(super) fn runs(&self, extent: Extent) -> bool {
+        self.one.grid.workgroups(extent).is_some()
+    }
+}
+
 impl Extent {
     /// `tokens` token rows, the first at `position`. A single row over a long context is split: few heads would keep few
     /// multiprocessors busy, and a split's own cost (the sums' way through memory and a dispatch) is that of about

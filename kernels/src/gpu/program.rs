@@ -1,11 +1,14 @@
 //! A plan as dispatches: pipelines, constants and bind groups, all made before the first step.
 
+use std::ops::Range;
+
 use syn1_model::plan::{FoldedNorm, Gemv, Matrix, Op, Plan};
 use wgpu::{BindGroup, Buffer};
 
 use super::activations::{Activations, RING, Strides};
 use super::attention::{READ_AHEAD, Rotation, attends_rows, rotations};
 use super::device::GpuDevice;
+use super::division::{Division, Room};
 use super::engine::GpuOptions;
 use super::gemv::{Epilogue, GemvShape, Product, center};
 use super::launch::{Binds, Grid, Launch, MANY, PerSlot, Shot};
@@ -13,6 +16,7 @@ use super::logits::Head;
 use super::matmul::MatrixUnits;
 use super::memory::{Uniforms, View, bind};
 use super::shader::{File, Kernels, gathered};
+use super::tuning::Tuning;
 use super::weights::Weights;
 use crate::engine::{EngineConfig, EngineError};
 
@@ -23,6 +27,8 @@ pub(super) struct Program {
     pub(super) embed: Vec<Launch>,
     /// The residual stream through the layers.
     pub(super) body: Vec<Launch>,
+    /// Which op of the plan each part of `body` is of.
+    pub(super) spans: Vec<(&'static str, Range<usize>)>,
     /// The head that keeps only each workgroup's largest logit, with noise or without: for the token loop.
     pub(super) best: Vec<Launch>,
     /// The token loop's turn.
@@ -88,6 +94,7 @@ impl Program {
         activations: &Activations,
         config: &EngineConfig,
         options: GpuOptions,
+        tuning: &Tuning,
     ) -> Result<Self, EngineError> {
         let (kv_layer_bytes, most) = (kv_layer_bytes(plan, config), device.limits.max_storage_buffer_binding_size);
         if kv_layer_bytes > most {
@@ -112,6 +119,7 @@ impl Program {
                 activations,
                 config,
                 options,
+                tuning,
                 rotations,
                 kernels,
                 units,
@@ -119,7 +127,10 @@ impl Program {
                 program,
             };
             for op in &plan.ops {
+                let begin = builder.program.body.len();
                 builder.add(op)?;
+                let end = builder.program.body.len();
+                builder.program.spans.push((op.name(), begin..end));
             }
             Ok(Self { rotations: builder.rotations, ..builder.program })
         })?
@@ -158,6 +169,7 @@ pub(super) struct Builder<'a> {
     pub(super) activations: &'a Activations,
     pub(super) config: &'a EngineConfig,
     pub(super) options: GpuOptions,
+    tuning: &'a Tuning,
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
     pub(super) kernels: Kernels<'a>,
@@ -284,16 +296,21 @@ impl Builder<'_> {
     }
 
     pub(super) fn product_of(&mut self, gemv: &Gemv, epilogue: Epilogue) -> Product {
-        let many = self.config.max_rows > 1 && self.options.tiles;
-        Product::new(&mut self.kernels, self.weights, gemv, epilogue, many, self.options.window_bytes)
+        self.product_with(gemv, epilogue, self.config.max_rows > 1 && self.options.tiles)
+    }
+
+    fn product_with(&mut self, gemv: &Gemv, epilogue: Epilogue, many: bool) -> Product {
+        let room = Room::of(self.device, self.kernels.subgroup_sizes());
+        let tuned = || self.tuning.division(gemv, room);
+        let division = if self.kernels.on_few_threads() { Division::alone() } else { tuned() };
+        Product::new(&mut self.kernels, self.weights, gemv, epilogue, division, many, self.options.window_bytes)
     }
 
     fn head(&mut self, gemv: &Gemv, cap: Option<f32>) {
         let x_stride = (Strides::of(self.plan).x / 4) as u32;
         let shared = [(2, View::whole(&self.activations.x)), (3, View::whole(&self.activations.state))];
         if self.plan.embeds() {
-            let (epilogue, window_bytes) = (Epilogue::Best { cap }, self.options.window_bytes);
-            let product = Product::new(&mut self.kernels, self.weights, gemv, epilogue, false, window_bytes);
+            let product = self.product_with(gemv, Epilogue::Best { cap }, false);
             for window in &product.windows {
                 let shape = GemvShape { x_stride, ..window.shape };
                 let mut views = product.views.clone();

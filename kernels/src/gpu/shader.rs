@@ -19,8 +19,10 @@ use super::device::GpuDevice;
 /// A WGSL file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum File {
-    /// Matrix times token rows.
+    /// Matrix times one token row.
     Gemv,
+    /// Matrix times several token rows.
+    GemvRows,
     /// Matrix times many token rows.
     Matmul,
     /// The same by cooperative matrices.
@@ -63,6 +65,9 @@ impl File {
     fn text(self) -> &'static str {
         match self {
             Self::Gemv => include_str!("../../wgsl/gemv.wgsl"),
+            Self::GemvRows => {
+                concat!(include_str!("../../wgsl/gemv_rows.wgsl"), include_str!("../../wgsl/finish.wgsl"))
+            }
             Self::Matmul => {
                 concat!(include_str!("../../wgsl/matmul.wgsl"), include_str!("../../wgsl/finish.wgsl"))
             }
@@ -133,6 +138,11 @@ impl<'a> Kernels<'a> {
     /// Kernels of texts that have no variants by KV cache or subgroups.
     pub(super) fn plain(device: &'a GpuDevice) -> Self {
         Self::new(device, WeightFormat::F16, None)
+    }
+
+    /// The device that they are for.
+    pub(super) fn device(&self) -> &GpuDevice {
+        self.device
     }
 
     /// Threads of the smallest and the largest subgroup, where the kernels use them.
@@ -327,11 +337,17 @@ mod tests {
                         all.push((File::Cooperative, [&[twin, kv, weights], result].concat()));
                     }
                 }
-                for (weights, tile) in ["W32", "W16", "W8", "W4"].into_iter().flat_map(|w| ["T1", "T8"].map(|t| (w, t)))
+                let results = [&["ROWS"][..], &["GATE"], &["KV"], &["KV", "ROPE"]];
+                for (weights, norm) in
+                    ["W32", "W16", "W8", "W4"].into_iter().flat_map(|w| ["NORM", "PLAIN"].map(|n| (w, n)))
                 {
-                    for norm in ["NORM", "PLAIN"] {
-                        for result in [&["ROWS"][..], &["GATE"], &["KV"], &["KV", "ROPE"], &["BEST"]] {
-                            all.push((File::Gemv, [&[twin, kv, weights, tile, norm], result].concat()));
+                    for result in results {
+                        all.push((File::GemvRows, [&[twin, kv, weights, norm, "FULL"], result].concat()));
+                    }
+                    let divided = ["Q1", "Q2"].into_iter().flat_map(|q| ["STAGED", "DIRECT"].map(|s| (q, s)));
+                    for (quads, inputs) in divided {
+                        for result in results.into_iter().chain([&["BEST"][..]]) {
+                            all.push((File::Gemv, [&[twin, kv, weights, quads, inputs, norm], result].concat()));
                         }
                     }
                 }
@@ -389,10 +405,10 @@ mod tests {
 
     #[test]
     fn a_line_stays_only_where_all_of_its_tags_are_set() {
-        let with = variant(File::Gemv, &["SG", "F16", "W16", "T8", "NORM", "KV"]);
-        assert!(with.contains("const TILE: u32 = 8u;") && !with.contains("const TILE: u32 = 1u;"));
+        let with = variant(File::Gemv, &["SG", "F16", "W16", "Q2", "DIRECT", "NORM", "KV"]);
+        assert!(with.contains("const QUADS: u32 = 2u;") && !with.contains("const QUADS: u32 = 1u;"));
         assert!(with.contains("kv: array<vec2<u32>>") && !with.contains("kv: array<vec4<f32>>"));
-        let without = code(File::Gemv, &["NOSG", "F32", "W32", "T1", "PLAIN", "ROWS"]);
+        let without = code(File::Gemv, &["NOSG", "F32", "W32", "Q1", "DIRECT", "PLAIN", "ROWS"]);
         assert!(
             !without.contains("kv[")
                 && !without.contains("rotations")

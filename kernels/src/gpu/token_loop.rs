@@ -12,7 +12,7 @@ use std::ops::{ControlFlow, Range};
 use std::time::Duration;
 
 use web_time::Instant;
-use wgpu::{BindGroup, CommandEncoder};
+use wgpu::{BindGroup, ComputePass};
 
 use super::activations::{RING, StepState};
 use super::device::GpuDevice;
@@ -172,7 +172,7 @@ impl GpuEngine {
         let turns = positions.len();
         let mut bytes = 4 * turns as u64;
         let mut encoder = self.encoder();
-        self.record_turns(&mut encoder, request, positions, made == 0, rule);
+        self.record_turns(&mut pass(&mut encoder), request, positions, made == 0, rule);
         readback.copy_from(&mut encoder, &self.activations.chosen, 4 * (made % RING) as u64, bytes);
         if let Some((persist, _)) = self.one_dispatch(request, rule) {
             readback.copy_to(&mut encoder, &persist.status, bytes, 4);
@@ -183,33 +183,32 @@ impl GpuEngine {
 
     /// Records the turns at `positions`: each runs the token in the state through the model, chooses the next by `rule`, adds
     /// it to the ring `chosen` and makes it the state's. The first of all turns embeds the token that the loop begins with.
-    fn record_turns(
+    pub(super) fn record_turns(
         &self,
-        encoder: &mut CommandEncoder,
+        pass: &mut ComputePass<'_>,
         request: &Request,
         positions: Range<usize>,
         is_first: bool,
         rule: &Rule,
     ) {
         let (program, binds) = (&self.program, &request.binds);
-        let mut pass = pass(encoder);
         for launch in program.embed.iter().filter(|_| is_first) {
-            launch.record(&mut pass, binds, Extent::new(positions.start, 1));
+            launch.record(pass, binds, Extent::new(positions.start, 1));
         }
         if let Some((persist, binds)) = self.one_dispatch(request, rule) {
-            return persist.record(&mut pass, binds, positions.len() as u32);
+            return persist.record(pass, binds, positions.len() as u32);
         }
         for position in positions {
             let extent = Extent::new(position, 1);
             for launch in &program.body {
-                launch.record(&mut pass, binds, extent);
+                launch.record(pass, binds, extent);
             }
             match (rule, &self.token_loop.sieve) {
-                (Rule::Sieved(draw), Some(sieve)) => sieve.record(&mut pass, draw),
-                _ => program.best.iter().for_each(|launch| launch.record(&mut pass, binds, extent)),
+                (Rule::Sieved(draw), Some(sieve)) => sieve.record(pass, draw),
+                _ => program.best.iter().for_each(|launch| launch.record(pass, binds, extent)),
             }
             for launch in &program.turn {
-                launch.record(&mut pass, binds, extent);
+                launch.record(pass, binds, extent);
             }
         }
     }

@@ -123,7 +123,7 @@ fn what_it_cannot_run_is_refused_by_name() {
     let many = GpuOptions { persist: Persistence::Sized { groups: 65, threads: 128 }, ..GpuOptions::default() };
     let (plan, pieces) = whole(&spec, WeightFormat::F16);
     let error = GpuEngine::with_options(&device, plan, &pieces, config(), many).err().unwrap().to_string();
-    assert!(error.contains("too few for 65 workgroups"), "{error}");
+    assert!(error.contains("rows for 64 workgroups, not for 65"), "{error}");
 }
 
 #[test]

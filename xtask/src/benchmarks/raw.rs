@@ -28,6 +28,8 @@ pub(super) enum Report {
     Decode(Decode),
     /// `syn1 bench ops --json`
     Ops(Ops),
+    /// `syn1 bench kernels --json`
+    Kernels(Kernels),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
 }
@@ -107,6 +109,28 @@ pub(super) struct OpsArm {
 }
 
 #[derive(Deserialize)]
+pub(super) struct Kernels {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) device: String,
+    pub(super) position: usize,
+    pub(super) limit_bytes_per_second: f64,
+    pub(super) ops: Vec<KernelsOp>,
+    pub(super) dispatches: usize,
+    pub(super) sum_us: f64,
+    pub(super) token_us: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct KernelsOp {
+    pub(super) op: String,
+    pub(super) ops: usize,
+    pub(super) dispatches: usize,
+    pub(super) us: f64,
+    pub(super) bytes: u64,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Rival {
     pub(super) name: String,
     pub(super) work: String,
@@ -178,6 +202,10 @@ mod tests {
         assert!(matches!(raw("c", DECODE).unwrap().report, Report::Decode(_)));
         let rivals = r#"[{"name": "n", "work": "w", "tokens_per_second": 1.0, "runs": 3}]"#;
         assert!(matches!(raw("c", rivals).unwrap().report, Report::Rivals(list) if list.len() == 1));
+        let kernels = r#"{"model": "m", "weights": "f16", "device": "d", "position": 1, "limit_bytes_per_second": 9.0,
+            "ops": [{"op": "qkv", "ops": 2, "dispatches": 2, "us": 1.0, "bytes": 3}], "dispatches": 2, "sum_us": 1.0,
+            "token_us": 1.5}"#;
+        assert!(matches!(raw("c", kernels).unwrap().report, Report::Kernels(report) if report.ops.len() == 1));
         assert!(raw("c", r#"{"something": 1}"#).is_err());
         assert!(raw("", DECODE).is_err());
     }

@@ -12,7 +12,6 @@ use syn1_core::codec::{choose, encode, encode_ids};
 use syn1_core::{Codec, Form, Header, encoded_len};
 use syn1_kernels::engine::EngineConfig;
 use syn1_model::plan::Plan;
-use syn1_node_host::Device;
 
 use self::node::{Node, REQUEST, Stamps};
 use super::median;
@@ -137,7 +136,7 @@ fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
     if most > prepared.max_positions {
         bail!("--at needs {most} positions, the context holds {}", prepared.max_positions);
     }
-    let device = Device::open(&args.device.device, args.device.threads)?;
+    let device = args.device.open()?;
     let (plan, pieces) = prepared.part(layers.clone())?;
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: rows.max(FILL) };
     let mut arms = Vec::new();

@@ -60,10 +60,9 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
         return not("a width of the model is no multiple of 32");
     }
     let Size { groups, threads } = size;
-    // Every workgroup must have rows of every product: that keeps fast ones from overwriting what slow ones still read.
-    let rows = [spec.width, spec.qkv_rows(), spec.ffn, spec.vocab].into_iter().min().unwrap_or(0);
-    if groups == 0 || rows / 2 < groups as usize {
-        return Some(format!("{rows} rows are too few for {groups} workgroups"));
+    let most = most_groups(plan);
+    if groups == 0 || groups > most {
+        return Some(format!("there are rows for {most} workgroups, not for {groups}"));
     }
     if threads < lanes
         || !threads.is_multiple_of(lanes)
@@ -110,11 +109,20 @@ pub(in super::super) fn size(
         return refused("the device's workgroups are small");
     }
     // What computes holds two such workgroups; one of half the threads leaves its registers to the weights.
-    let size = Size { groups: residents(device)? / 2, threads: PROBE_THREADS / 2 };
+    let groups = (residents(device)? / 2).min(most_groups(plan));
+    let size = Size { groups, threads: PROBE_THREADS / 2 };
     match obstacle(device, plan, config, size) {
         Some(why) => refused(&why),
         None => Ok(Some(size)),
     }
+}
+
+/// Workgroups at most: every one must have rows of every product, which keeps fast ones from overwriting what slow ones
+/// still read.
+fn most_groups(plan: &Plan) -> u32 {
+    let spec = &plan.spec;
+    let rows = [spec.width, spec.qkv_rows(), spec.ffn, spec.vocab].into_iter().min().unwrap_or(0);
+    (rows / 2) as u32
 }
 
 /// Workgroups of 1,024 threads that the device keeps at a time, as far as it can be seen: each waits, with bounded patience,
