@@ -1,4 +1,4 @@
-// The latest tokens, one a row: which hop took when, and what of it was computing, wire and waiting.
+// The latest tokens, one a row: when each hop took what, computing, wire or waiting.
 
 import { el, svg } from "/pages/dom.js";
 import { bytes, micros } from "/pages/format.js";
@@ -18,7 +18,7 @@ export class Waterfall {
     this.chart = el("div");
     this.table = el("tbody");
     this.empty = el("p", { className: "soft" }, "No token has passed through the chain yet. Ask something on the chat page, and its tokens appear here.");
-    const kinds = [["compute", "computing, by the node's own account"], ["wire", "wire, both directions (drawn half and half)"], ["waits", "waiting behind other frames"]];
+    const kinds = [["compute", "computing, estimated by the node's last request"], ["wire", "wire, both directions (drawn half and half)"], ["waits", "waiting behind other frames"]];
     this.legend = el(
       "ul",
       { className: "legend" },
