@@ -132,14 +132,16 @@ async fn without_an_authority_there_is_no_certificate_to_install() {
 
 #[tokio::test]
 async fn the_code_is_shown_to_whoever_sits_at_the_machine_and_to_nobody_else() {
-    let server = server(Front { code: code("abcdefgh"), ..Front::default() });
+    let host = Some("my-tunnel.example".into());
+    let server = server(Front { code: code("abcdefgh"), host, ..Front::default() });
     let here = ask(&server, &get("/api/join", "localhost")).await;
     assert!(here.contains("\"code\":\"ABCD-EFGH\"") && here.contains("no-store"), "{here}");
     let tunnel = ask(&server, &get("/api/join", "my-tunnel.example")).await;
+    assert!(!tunnel.contains("ABCD"), "{tunnel}");
+    assert!(tunnel.contains("\"code\":null") && tunnel.contains("\"needs_code\":true"), "{tunnel}");
     let page = get("/api/join", "localhost").replace("\r\n\r\n", "\r\norigin: http://evil.example\r\n\r\n");
-    for answer in [tunnel, ask(&server, &page).await] {
-        assert!(answer.contains("\"code\":null") && answer.contains("\"needs_code\":true"), "{answer}");
-        assert!(!answer.contains("ABCD"), "{answer}");
+    for answer in [ask(&server, &get("/api/join", "rebound.example")).await, ask(&server, &page).await] {
+        assert!(answer.starts_with("http/1.1 403") && !answer.contains("ABCD"), "{answer}");
     }
 }
 

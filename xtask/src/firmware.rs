@@ -34,7 +34,7 @@ pub(crate) fn check(power_cuts: u32) -> Result<bool> {
     if !setup::qemu_arm()? {
         return Ok(false);
     }
-    cargo(&["build", "--quiet", "--package", "syn1"])?;
+    cargo(&["build", "--quiet", "--workspace", "--bin", "syn1"])?;
     let root = root()?;
     let named = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
     let target = std::path::absolute(named.unwrap_or(root.join("target")))?;

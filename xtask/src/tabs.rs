@@ -20,7 +20,7 @@ pub(crate) fn test() -> Result<bool> {
         return Ok(false);
     }
     web::build()?;
-    cargo(&["build", "--quiet", "--package", "syn1"])?;
+    cargo(&["build", "--quiet", "--workspace", "--bin", "syn1"])?;
     let vulkan = setup::software_vulkan()?;
     let with_gpu = Browser::start(Gpu::Software)?;
     let golden = Golden::read()?;

@@ -18,7 +18,7 @@ pub(super) struct Swarm {
 impl Swarm {
     /// Builds syn1 as the tests do, and waits until it serves.
     pub(super) fn start() -> Result<Self> {
-        cargo(&["build", "--quiet", "--package", "syn1"])?;
+        cargo(&["build", "--quiet", "--workspace", "--bin", "syn1"])?;
         let named = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
         let target = std::path::absolute(named.unwrap_or(root()?.join("target")))?;
         let program = target.join("debug").join("syn1").with_extension(env::consts::EXE_EXTENSION);
