@@ -20,7 +20,7 @@ pub(crate) struct AccessOptions {
     /// A key, or a file of keys, that opens everything; with one, /metrics opens to no other
     #[arg(long, value_name = "KEY|FILE", env = "SYN1_ADMIN_KEY", hide_env_values = true)]
     admin_key: Vec<String>,
-    /// Let pages of this web site ask, https://chat.example.org say; can be given several times
+    /// Let pages of this web site ask, by its scheme, host and port; can be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<Origin>,
     /// Requests for text in a minute by one key, or from one address without keys; 0 for any number

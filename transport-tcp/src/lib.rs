@@ -1,7 +1,7 @@
 //! SYN1 over byte streams.
 //!
 //! [`StreamLink`] makes a [`Link`](syn1_core::Link) of anything that implements embedded-io-async's `Read` and `Write`:
-//! with the feature `embassy` an [`EmbassySocket`] on a microcontroller, and with the feature `tokio` (the default) a
+//! with the feature `embassy` an `EmbassySocket` on a microcontroller, and with the feature `tokio` (the default) a
 //! [`TcpLink`] on an operating system. Without `tokio` the crate is `no_std` and does not allocate.
 #![cfg_attr(not(any(test, feature = "tokio")), no_std)]
 #![forbid(unsafe_code)]
