@@ -178,7 +178,7 @@ const EVENTS = {
     serving = { ...serving, range, layer_ns, tokens: 0 };
     byId("loading").hidden = true;
     calm();
-    doing(`Serving ${layers(range, serving.of)}. Leave this page open.`);
+    doing(`Ready to compute ${layers(range, serving.of)}. Leave this page open.`);
     showServing();
   },
   tokens({ tokens, us_per_frame }) {

@@ -31,8 +31,8 @@ fn joins_and_leaves(page: &Page<'_>) -> Result<()> {
     page.eval("document.querySelector('#name').value = 'a-page'; document.querySelector('#before').requestSubmit()")?;
     let there = "fetch('/api/topology').then((r) => r.json()).then((t) => t.nodes.some((n) => n.name === 'a-page'))";
     page.wait_for(there, PATIENCE)?;
-    // The model lies on two nodes already, as was asked for.
-    page.wait_for("document.querySelector('#doing').textContent.includes('stays spare')", PATIENCE)?;
+    // The model lies on two nodes already, as was asked for: this one keeps a copy of some layers, in case one of them is lost.
+    page.wait_for("document.querySelector('#doing').textContent.includes('Ready to compute')", PATIENCE)?;
     page.eval("document.querySelector('#leave').click()")?;
     page.wait_for(&format!("({there}).then((there) => !there)"), PATIENCE)?;
     page.wait_for("!document.querySelector('#before').hidden", PATIENCE)?;
