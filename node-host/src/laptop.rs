@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use syn1_core::{Identity, Millis};
 use syn1_identity::{Keys, nonce};
 use syn1_kernels::engine::Engine as _;
-use syn1_model::{Digest, Manifest, Plan};
+use syn1_model::{Digest, Manifest};
 use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress, room};
 use tokio::sync::{mpsc, watch};
 
@@ -108,19 +108,14 @@ impl Host for Laptop<'_> {
         progress: &dyn Fn(Progress),
     ) -> Result<Loaded<AnyEngine>, String> {
         let manifest = self.manifest(model).await?;
-        let (layers, of) = (&assignment.layers, manifest.spec.layers);
-        if layers.start >= layers.end || layers.end > of {
-            return Err(format!("layers {layers:?} are no range of the manifest's {of}"));
-        }
-        let plan = Plan::new(&manifest.spec, manifest.format, layers.clone());
-        room::check(&plan, &assignment.engine, self.offered_bytes.get())?;
+        let plan = room::plan(&manifest, assignment, self.offered_bytes.get())?;
         // What an earlier assignment was getting or building holds its memory until it is gone.
         self.driver.idle().await;
         self.transfers.idle().await;
         if let Some(free) = self.device.staging_bytes()
             && plan.weight_bytes() > free
         {
-            let needed = plan.weight_bytes();
+            let (layers, needed) = (&plan.layers, plan.weight_bytes());
             return Err(format!(
                 "layers {layers:?} pass through this machine's memory on their way to the GPU: \
                  {needed} bytes are needed, {free} are free"

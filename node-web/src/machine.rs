@@ -93,12 +93,7 @@ impl Host for Machine<'_> {
         progress: &dyn Fn(Progress),
     ) -> Result<Loaded<TabEngine>, String> {
         let manifest = self.manifest(model).await?;
-        let (layers, of) = (&assignment.layers, manifest.spec.layers);
-        if layers.start >= layers.end || layers.end > of {
-            return Err(format!("layers {layers:?} are no range of the manifest's {of}"));
-        }
-        let plan = Plan::new(&manifest.spec, manifest.format, layers.clone());
-        room::check(&plan, &assignment.engine, self.offered_bytes.get())?;
+        let plan = room::plan(&manifest, assignment, self.offered_bytes.get())?;
         let last = Cell::new(None::<Instant>);
         let told = |at: Progress| {
             progress(at);

@@ -2,7 +2,23 @@
 
 use syn1_kernels::engine::EngineConfig;
 use syn1_model::plan::padded;
-use syn1_model::{Plan, Spec};
+use syn1_model::{Manifest, Plan, Spec};
+
+use crate::host::Assignment;
+
+/// The plan of an assigned shard, whose weights and KV caches fit into the `offered` bytes.
+///
+/// # Errors
+/// One line: the layers are none of the manifest's, or what is needed and what is offered.
+pub fn plan(manifest: &Manifest, assignment: &Assignment, offered: u64) -> Result<Plan, String> {
+    let (layers, of) = (&assignment.layers, manifest.spec.layers);
+    if layers.start >= layers.end || layers.end > of {
+        return Err(format!("layers {layers:?} are no range of the manifest's {of}"));
+    }
+    let plan = Plan::new(&manifest.spec, manifest.format, layers.clone());
+    check(&plan, &assignment.engine, offered)?;
+    Ok(plan)
+}
 
 /// Whether a shard's weights and KV caches fit into the `offered` bytes.
 ///

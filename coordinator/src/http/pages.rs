@@ -21,7 +21,7 @@ struct File {
 }
 
 /// A hash in quotes, fit for the header.
-type Etag = [u8; 18];
+pub(super) type Etag = [u8; 18];
 
 /// `/` and everything beside it.
 pub(super) fn routes() -> Router<Arc<Shared>> {
@@ -64,7 +64,7 @@ impl File {
 }
 
 /// FNV-1a of the file, in hexadecimal.
-const fn etag(body: &[u8]) -> Etag {
+pub(super) const fn etag(body: &[u8]) -> Etag {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut at = 0;
     while at < body.len() {

@@ -1,9 +1,13 @@
 //! The browser's node: the files of its bundle, compressed as they were built.
 
+use std::sync::LazyLock;
+
 use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use syn1_web_bundle::{FILES, MISSING, file};
+
+use super::pages::{Etag, etag};
 
 /// A file of the bundle. Browsers ask every time whether it is still the same, and get it again only if not.
 pub(super) async fn web(Path(name): Path<String>, asked: HeaderMap) -> Response {
@@ -11,8 +15,8 @@ pub(super) async fn web(Path(name): Path<String>, asked: HeaderMap) -> Response 
         let text = if FILES.is_empty() { MISSING } else { "no such file below /web/" };
         return (StatusCode::NOT_FOUND, format!("{text}\n")).into_response();
     };
-    let tag = tag(file.gzip);
-    let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag.as_str());
+    let tag = TAGS.iter().find(|(name, _)| *name == file.name).map(|(_, tag)| tag);
+    let known = asked.get(header::IF_NONE_MATCH).is_some_and(|known| Some(known.as_bytes()) == tag.map(|tag| &tag[..]));
     let mut answer = if known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -21,19 +25,15 @@ pub(super) async fn web(Path(name): Path<String>, asked: HeaderMap) -> Response 
     };
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
+    if let Some(tag) = tag.and_then(|tag| HeaderValue::from_bytes(tag).ok()) {
         headers.insert(header::ETAG, tag);
     }
     answer
 }
 
-/// A name for these bytes: FNV-1a, which need only differ where they do.
-fn tag(bytes: &[u8]) -> String {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("\"{hash:016x}\"")
-}
+/// Every file's, made once: the thread that serves them moves the swarm's frames, too.
+static TAGS: LazyLock<Vec<(&str, Etag)>> =
+    LazyLock::new(|| FILES.iter().map(|file| (file.name, etag(file.gzip))).collect());
 
 #[cfg(test)]
 mod tests {
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn other_bytes_have_another_tag() {
-        assert_ne!(tag(b"a"), tag(b"b"));
-        assert_ne!(tag(b""), tag(b"\0"));
+        assert_ne!(etag(b"a"), etag(b"b"));
+        assert_ne!(etag(b""), etag(b"\0"));
     }
 }
