@@ -21,6 +21,7 @@ mod machine;
 mod model;
 mod node;
 mod node_event;
+mod open_files;
 mod options;
 mod progress;
 mod pull;

@@ -64,8 +64,8 @@ pub(crate) const MAX_STOP_BYTES: usize = 256;
 /// Tokens that may be guessed ahead: beyond this every further guess is hardly ever reached.
 pub(crate) const MAX_SPECULATE: usize = 64;
 
-/// Links at a time: more than any swarm that one relay can feed.
-pub(crate) const MAX_LINKS: usize = 1024;
+/// Links at a time: more than any swarm that one relay can feed. An idle one costs some 20 KiB (`syn1 bench idle`).
+pub(crate) const MAX_LINKS: usize = 16_384;
 
 /// Links that have not said Hello: enough for a room of laptops, too few to exhaust anything.
 pub(crate) const MAX_STRANGERS: usize = 64;
@@ -73,6 +73,10 @@ pub(crate) const MAX_STRANGERS: usize = 64;
 /// Frames that wait for one node's socket or credit. A request has at most one more frame in flight than the chain has
 /// nodes, so in any swarm of a usual size only a peer that does not read fills it.
 pub(crate) const OUTBOX: usize = 4096;
+
+/// Frames that go to a node's socket together: under load that saves most of the system calls, and who has little to say is not
+/// held up for long.
+pub(crate) const BATCH: usize = 64;
 
 /// Frames of the session itself that wait: what it says once, pings, and the answers to a few.
 pub(crate) const OWN: usize = 16;

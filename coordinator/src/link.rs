@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 use crate::core::{CoreConfig, NodeId};
 use crate::door::Knock;
-use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN};
+use crate::limits::{BATCH, GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN};
 use crate::server::Shared;
 use crate::update::Event;
 
@@ -130,23 +130,31 @@ async fn write(
 ) -> String {
     let mut waiting: VecDeque<Outgoing> = VecDeque::new();
     let mut held_on = true;
-    let mut first = None;
+    let mut batch: Vec<Outgoing> = Vec::new();
     loop {
-        let next = match first.take().or_else(|| own.try_recv().ok()) {
-            Some(frame) => Some(frame),
-            None => {
-                if !held_on {
-                    waiting.retain(|(header, _)| header.kind == Kind::Control);
-                }
-                let is_control = waiting.front().map(|(header, _)| header.kind == Kind::Control);
-                let may_go = is_control.is_some_and(|is_control| is_control || talk.session().take_credit());
-                if may_go { waiting.pop_front() } else { None }
+        while let Ok(frame) = own.try_recv() {
+            batch.push(frame);
+        }
+        while waiting.len() < OUTBOX
+            && let Ok(frame) = frames.try_recv()
+        {
+            waiting.push_back(frame);
+        }
+        if !held_on {
+            waiting.retain(|(header, _)| header.kind == Kind::Control);
+        }
+        if !waiting.is_empty() {
+            let mut session = talk.session();
+            let mut may_go = |header: &Header| header.kind == Kind::Control || session.take_credit();
+            while batch.len() < BATCH && waiting.front().is_some_and(|(header, _)| may_go(header)) {
+                batch.extend(waiting.pop_front());
             }
-        };
-        if let Some((header, payload)) = next {
-            if let Err(error) = tx.send(&header, &payload).await {
+        }
+        if !batch.is_empty() {
+            if let Err(error) = tx.send_all(&batch).await {
                 return error.to_string();
             }
+            batch.clear();
             continue;
         }
         if !held_on {
@@ -154,7 +162,7 @@ async fn write(
         }
         tokio::select! {
             biased;
-            Some(frame) = own.recv() => first = Some(frame),
+            Some(frame) = own.recv() => batch.push(frame),
             frame = frames.recv(), if waiting.len() < OUTBOX => match frame {
                 Some(frame) => waiting.push_back(frame),
                 None => held_on = false,
@@ -214,6 +222,8 @@ impl LinkTask {
         // The core is to hold the only strong end: when it lets go, the writer ends, and with it this link.
         let sender = outbox.downgrade();
         let mut stranger = Some((permit, outbox));
+        // Every frame puts off what is due; the alarm is set anew when it has rung, and not for each of them.
+        let (mut alarm, mut rings) = (pin!(tokio::time::sleep(Duration::ZERO)), NEVER);
         let ended = loop {
             self.flush(&own);
             let negotiated = self.talk.session().negotiated();
@@ -227,13 +237,18 @@ impl LinkTask {
             if stranger.is_none() && sender.upgrade().is_none() {
                 break Ended::silently("the coordinator closed the link");
             }
-            let timeout = until(self.shared.millis(), self.talk.session().poll_timeout());
+            let due = self.talk.session().poll_timeout();
+            if due < rings {
+                rings = due;
+                alarm.as_mut().reset(tokio::time::Instant::now() + until(self.shared.millis(), due));
+            }
             let outcome = tokio::select! {
                 frame = rx.recv() => match frame {
                     Ok(frame) => self.frame(frame),
                     Err(error) => Err(self.broken(&error)),
                 },
-                () = tokio::time::sleep(timeout) => {
+                () = alarm.as_mut() => {
+                    rings = NEVER;
                     let now = self.shared.millis();
                     self.talk.session().handle_timeout(now).map_err(Ended::from)
                 }
@@ -332,6 +347,9 @@ fn say(outbox: &mpsc::Sender<Outgoing>, message: &Control<'_>) {
         let _ = outbox.try_send((Header::control(len as u32), payload));
     }
 }
+
+/// No alarm is set.
+const NEVER: Millis = Millis(u64::MAX);
 
 fn until(now: Millis, then: Millis) -> Duration {
     Duration::from_millis(then.0.saturating_sub(now.0))

@@ -5,3 +5,6 @@ pub mod engine;
 pub mod gpu;
 pub mod measure;
 pub mod sampling;
+mod token_times;
+
+pub use token_times::{OpTime, TokenTimes};

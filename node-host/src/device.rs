@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use pollster::block_on;
+use syn1_kernels::TokenTimes;
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip, TokenTimes};
+use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip};
 use syn1_model::{PieceBytes, Plan};
 
 use crate::tuned::with_tuning;
@@ -230,14 +231,14 @@ impl Device {
 }
 
 impl AnyEngine {
-    /// Where a GPU's time goes for a token at `position`, op by op: see [`GpuEngine::op_times`]. Nothing for the CPU.
+    /// Where the time goes for a token at `position`, op by op: see [`GpuEngine::op_times`] and [`CpuEngine::op_times`].
     ///
     /// # Errors
-    /// As [`GpuEngine::op_times`].
-    pub fn op_times(&mut self, position: usize, samples: usize) -> Result<Option<TokenTimes>, EngineError> {
+    /// As there.
+    pub fn op_times(&mut self, position: usize, samples: usize) -> Result<TokenTimes, EngineError> {
         match self {
-            Self::Cpu(_) => Ok(None),
-            Self::Gpu(engine) => engine.op_times(position, samples).map(Some),
+            Self::Cpu(engine) => engine.op_times(position, samples),
+            Self::Gpu(engine) => engine.op_times(position, samples),
         }
     }
 

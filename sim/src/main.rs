@@ -30,10 +30,11 @@ fn main() -> ExitCode {
             println!("{} seeds, {:.0} s", seed + 1 - from, begun.elapsed().as_secs_f64());
         }
     }
-    let Outcome { finished, failed, cancelled, tokens, recovery, took_us } = sum;
+    let Outcome { finished, failed, cancelled, tokens, events, recovery, took_us } = sum;
     println!("{seeds} seeds in {:.1} s, {:.0} simulated hours", begun.elapsed().as_secs_f64(), took_us as f64 / 3.6e9);
     println!("{finished} requests finished with the tokens of an undisturbed run ({tokens} tokens)");
     println!("{failed} ended with an error because no node could be had, {cancelled} were given up");
+    println!("{events} times a node was killed, cut off, frozen, stopped or joined, or a clock jumped");
     println!(
         "{} nodes were lost from a chain; {} requests went on through others, {} rows were replayed, {} logs were dropped",
         recovery.losses, recovery.rerouted, recovery.replayed_rows, recovery.dropped
@@ -46,6 +47,7 @@ fn add(sum: &mut Outcome, outcome: &Outcome) {
     sum.failed += outcome.failed;
     sum.cancelled += outcome.cancelled;
     sum.tokens += outcome.tokens;
+    sum.events += outcome.events;
     sum.took_us += outcome.took_us;
     sum.recovery.losses += outcome.recovery.losses;
     sum.recovery.rerouted += outcome.recovery.rerouted;

@@ -32,6 +32,8 @@ pub struct Outcome {
     pub cancelled: usize,
     /// Tokens that were told.
     pub tokens: usize,
+    /// Times that a machine or a clock was disturbed, or one joined.
+    pub events: usize,
     /// Losses, and what was done about them.
     pub recovery: Recovery,
     /// Simulated microseconds.
@@ -67,6 +69,7 @@ struct Stage {
     door: Door,
     actors: Vec<Actor>,
     asked: Vec<Asked>,
+    events: usize,
 }
 
 /// A process and its machine.
@@ -128,8 +131,16 @@ impl Stage {
         });
         let (door, desk_flag) = (Door::default(), Flag::new());
         let desk = Desk::new(world, config, door.clone(), Waker::from(desk_flag.clone()));
-        let mut stage =
-            Self { world: world.clone(), plot, desk, desk_flag, door, actors: Vec::new(), asked: Vec::new() };
+        let mut stage = Self {
+            world: world.clone(),
+            plot,
+            desk,
+            desk_flag,
+            door,
+            actors: Vec::new(),
+            asked: Vec::new(),
+            events: 0,
+        };
         for (index, traits) in stage.plot.machines.clone().into_iter().enumerate() {
             stage.join(traits, stage.plot.rock && index == 0);
         }
@@ -226,6 +237,7 @@ impl Stage {
     }
 
     fn scene(&mut self, scene: Scene) {
+        self.events += usize::from(!matches!(scene, Scene::Ask(_) | Scene::Cancel(_)));
         match scene {
             Scene::Ask(ask) => self.submit(ask),
             Scene::Cancel(number) => {
@@ -330,7 +342,7 @@ impl Stage {
 
     fn outcome(&self) -> Result<Outcome, String> {
         let recovery = self.desk.core.recovery();
-        let mut outcome = Outcome { recovery, took_us: self.world.now_us(), ..Outcome::default() };
+        let mut outcome = Outcome { recovery, events: self.events, took_us: self.world.now_us(), ..Outcome::default() };
         for asked in &self.asked {
             let Some(id) = asked.id else { return Err(format!("{:?} was refused", asked.ask)) };
             let updates = self.desk.updates.get(&id).map_or(&[][..], |updates| updates);

@@ -1,16 +1,22 @@
 //! `syn1 bench`: every figure with its limit or its rivals, measured in the same run.
 
 mod agreement;
+#[cfg(target_os = "linux")]
+mod blank;
 mod chain;
 mod coding;
 mod decode;
 mod fusion;
 mod golden;
 mod hop;
+#[cfg(target_os = "linux")]
+mod idle;
 mod kernels;
 mod ops;
 mod quality;
 mod recovery;
+#[cfg(target_os = "linux")]
+mod relay;
 mod shape;
 mod text;
 mod wire;
@@ -28,7 +34,10 @@ pub(crate) enum Command {
     Golden(golden::Args),
     /// One shard of a chain: microseconds from frame in to frame out, and where they go.
     Hop(hop::Args),
-    /// Where a token's time goes on a GPU: every op with its bytes, beside what the device reads at most.
+    /// What nodes cost a coordinator that have nothing to do: memory, CPU time.
+    #[cfg(target_os = "linux")]
+    Idle(idle::Args),
+    /// Where a token's time goes: every op with its bytes, beside what the device reads at most.
     Kernels(kernels::Args),
     /// GPT-2 124M, fused against every operation submitted by itself.
     Ops(ops::Args),
@@ -36,6 +45,13 @@ pub(crate) enum Command {
     Quality(quality::Args),
     /// How long texts stand still when nodes are killed under them, and whether a token is lost.
     Recovery(recovery::Args),
+    /// Frames a second that a coordinator hands from node to node on one core.
+    #[cfg(target_os = "linux")]
+    Relay(relay::Args),
+    /// Nodes that compute nothing, for `idle` and `relay`.
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Drones(blank::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
     Wire(wire::Args),
 }
@@ -46,10 +62,16 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,
         Command::Hop(args) => hop::run(args).await,
+        #[cfg(target_os = "linux")]
+        Command::Idle(args) => idle::run(args).await,
         Command::Kernels(args) => kernels::run(args).await,
         Command::Ops(args) => ops::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
+        #[cfg(target_os = "linux")]
+        Command::Relay(args) => relay::run(args).await,
+        #[cfg(target_os = "linux")]
+        Command::Drones(args) => blank::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
 }

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use syn1_model::Lines;
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat, padded};
+use web_time::Instant;
 
 use super::kernels::{Compiled, Kernels};
 use super::observe::{self, Product};
@@ -22,20 +23,22 @@ use crate::sampling::Chooser;
 /// on how the tokens were cut into steps. Steps allocate nothing (but [`Engine::open`] does, and an output vector that
 /// is too small grows once).
 pub struct CpuEngine {
-    plan: Plan,
-    config: EngineConfig,
+    pub(super) plan: Plan,
+    pub(super) config: EngineConfig,
     device: String,
     kernels: &'static Kernels,
-    stages: Stages,
+    pub(super) stages: Stages,
     /// Those of [`syn1_model::Spec::ropes`].
     rotations: Vec<Rotations>,
     pool: Pool,
     dealer: Dealer,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
     slots: Vec<Option<Cache>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Cache>,
-    chooser: Chooser,
+    pub(super) chooser: Chooser,
+    /// When the embedding was done, and then every stage; empty where nobody wants to know.
+    pub(super) ends: Vec<Instant>,
     /// A thread panicked in a step: nothing is known about the buffers and caches any more.
     broken: Option<String>,
 }
@@ -59,7 +62,7 @@ pub(super) struct Buffers {
     pub(super) h: Lines,
     scratch: Vec<Scratch>,
     /// One row, for the token loop of a whole model.
-    logits: Vec<f32>,
+    pub(super) logits: Vec<f32>,
 }
 
 impl CpuEngine {
@@ -107,6 +110,7 @@ impl CpuEngine {
             slots,
             spare: Vec::new(),
             chooser: Chooser::default(),
+            ends: Vec::new(),
             broken: None,
         })
     }
@@ -165,7 +169,7 @@ impl CpuEngine {
     }
 
     /// Runs a checked step; `logits` holds those of the wanted rows.
-    fn compute(
+    pub(super) fn compute(
         &mut self,
         step: &Step<'_>,
         rows: usize,
@@ -185,7 +189,7 @@ impl CpuEngine {
         logits: &mut [f32],
         mut see: Option<&mut See<'_>>,
     ) -> Result<(), EngineError> {
-        let Self { plan, buffers, stages, rotations, pool, dealer, kernels, .. } = self;
+        let Self { plan, buffers, stages, rotations, pool, dealer, kernels, ends, .. } = self;
         let Some(cache) = self.slots.get_mut(step.slot.0).and_then(Option::as_mut) else {
             return Err(EngineError::NoSlot(step.slot.0));
         };
@@ -201,6 +205,9 @@ impl CpuEngine {
             (Input::Tokens(_), None) => {
                 return Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" });
             }
+        }
+        if let Some(end) = ends.first_mut() {
+            *end = Instant::now();
         }
         // Whoever looks on gets every stage on its own.
         let stretch = if see.is_some() { 1 } else { stages.stages.len().max(1) };
@@ -226,6 +233,7 @@ impl CpuEngine {
                 h: Parts::new(buffers.h.of_mut()),
                 logits: Parts::new(&mut *logits),
                 scratch: Parts::new(&mut buffers.scratch),
+                ends: ends.get_mut(1..).map(Parts::new),
             };
             let ran = pool.run(&|worker| {
                 // A thread that leaves early does so because another one panicked, which the pool reports.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use syn1_model::Lines;
 use syn1_model::plan::padded;
 use syn1_model::spec::{Norm, Spec};
+use web_time::Instant;
 
 use super::kernels::{Compiled, Kernels};
 use super::math::normalise;
@@ -49,6 +50,8 @@ pub(super) struct Pass<'a, W> {
     pub(super) logits: Parts<'a, f32>,
     /// One per thread.
     pub(super) scratch: Parts<'a, Scratch>,
+    /// When each stage was done, for those who measure.
+    pub(super) ends: Option<Parts<'a, Instant>>,
 }
 
 /// What a thread has for itself.
@@ -127,6 +130,11 @@ impl<W: Compiled> Pass<'_, W> {
                         unsafe { self.logits.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
                     })?;
                 }
+            }
+            if let (Some(ends), 0) = (&self.ends, worker.index) {
+                // SAFETY: only the first worker comes here, once a stage.
+                let end = unsafe { ends.at_mut(index..index + 1) };
+                end.fill(Instant::now());
             }
         }
         Ok(())

@@ -43,6 +43,5 @@ pub use device::{AdapterLine, GpuDevice, OpenError};
 pub use division::Division;
 pub use engine::{GpuEngine, GpuOptions, Persistence};
 pub use measure::{RoundTrip, memory_bytes, read_bandwidth, round_trip};
-pub use op_times::{OpTime, TokenTimes};
 pub use prepared::StepTimes;
 pub use tuning::{Tuning, TuningError};

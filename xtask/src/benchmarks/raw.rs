@@ -30,6 +30,12 @@ pub(super) enum Report {
     Ops(Ops),
     /// `syn1 bench kernels --json`
     Kernels(Kernels),
+    /// `syn1 bench idle --json`
+    Idle(Idle),
+    /// `syn1 bench relay --json`
+    Relay(Relay),
+    /// `syn1 bench recovery --json`
+    Recovery(Recovery),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
 }
@@ -131,6 +137,43 @@ pub(super) struct KernelsOp {
 }
 
 #[derive(Deserialize)]
+pub(super) struct Idle {
+    pub(super) nodes: f64,
+    pub(super) joined_in_seconds: f64,
+    pub(super) resident_bytes_per_node: f64,
+    pub(super) cpu_share: f64,
+    pub(super) cpu_us_per_node_and_second: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Relay {
+    pub(super) nodes: usize,
+    pub(super) streams: usize,
+    pub(super) width: usize,
+    pub(super) frames_per_second: f64,
+    pub(super) cpu_share: f64,
+    pub(super) frames_per_cpu_second: f64,
+    pub(super) us_per_frame: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Recovery {
+    pub(super) arms: Vec<RecoveryArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RecoveryArm {
+    pub(super) arm: String,
+    pub(super) kills: usize,
+    pub(super) texts: usize,
+    pub(super) pause_p50_ms: f64,
+    pub(super) pause_p95_ms: f64,
+    pub(super) pause_max_ms: f64,
+    pub(super) tokens: usize,
+    pub(super) lost_tokens: usize,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Rival {
     pub(super) name: String,
     pub(super) work: String,
@@ -156,7 +199,7 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Raw>> {
     Ok(files)
 }
 
-fn parse(text: &str) -> Result<Raw> {
+pub(super) fn parse(text: &str) -> Result<Raw> {
     let raw: Raw = serde_json::from_str(text)
         .context("not {\"command\", \"machine\", \"date\", \"report\"} around what a benchmark prints with --json")?;
     if raw.command.is_empty() || raw.machine.is_empty() || raw.date.is_empty() {

@@ -1,6 +1,8 @@
 //! `syn1 bench recovery`: nodes of a local swarm are killed under load; how long the texts stand still, and that no token is
 //! another one.
 
+mod churn;
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -29,8 +31,11 @@ use crate::swarm::{check_nodes, local_name, server_config};
 #[command(after_help = "\
 Nodes are processes of their own; each kill is SIGKILL, in mid-text, of the node at one place of the chain after the
 other. With a spare, a node that has the layers in its cache takes them. Without one, the model is planned anew over those
-that are left. The pause is the longest time between two tokens of a text. Texts are compared with those of an
-undisturbed run, greedy and sampled in turn; activations travel as f32, so that a new split rounds nothing else.")]
+that are left. With --churn there is a third arm, on one swarm that goes on: in turn a node of the chain is killed,
+another one joins, one is killed and started again at once, one is told to go (Ctrl-C), another one joins.
+The pause is the longest time between two tokens of a text. Texts are compared with those of an
+undisturbed run, greedy and sampled in turn; activations travel as f32, so that a new split rounds nothing else.
+A text that does not end within two minutes is wedged, and ends the benchmark with an error.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
@@ -39,6 +44,9 @@ pub(crate) struct Args {
     /// Kills with a spare, and as many without
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     kills: u16,
+    /// Events of the third arm, 0 for none of it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    churn: u16,
     /// Nodes that share the model
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=16))]
     nodes: u16,
@@ -67,6 +75,7 @@ struct Report {
 #[derive(Serialize)]
 struct ArmReport {
     arm: &'static str,
+    /// Nodes that were killed; in the third arm all events.
     kills: usize,
     texts: usize,
     pause_p50_ms: f64,
@@ -84,9 +93,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         bail!("{} has one layer: there is no chain to break", prepared.name);
     }
     let bench = Bench::new(&args, &prepared)?;
-    let bar = CountBar::new("kills", 2 * usize::from(args.kills));
+    let bar = CountBar::new("events", 2 * usize::from(args.kills) + usize::from(args.churn));
     let (undisturbed, spare) = bench.with_spare(&bar).await?;
     let survivors = bench.without(&bar).await?;
+    let mut arms = vec![spare, survivors];
+    if args.churn > 0 {
+        arms.push(bench.churn(&bar).await?);
+    }
     drop(bar);
     let report = Report {
         model: prepared.name.clone(),
@@ -94,7 +107,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         nodes: args.nodes,
         streams: args.streams,
         undisturbed_ms: undisturbed,
-        arms: vec![spare, survivors],
+        arms,
     };
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
@@ -109,7 +122,7 @@ impl Report {
             "{model} ({weights}) on {nodes} nodes, {streams} texts at a time; undisturbed, the longest gap is {undisturbed_ms:.1} ms\n\n"
         );
         table +=
-            &format!("{:22} {:>6} {:>10} {:>10} {:>10} {:>14}\n", "", "kills", "p50", "p95", "longest", "tokens lost");
+            &format!("{:22} {:>6} {:>10} {:>10} {:>10} {:>14}\n", "", "events", "p50", "p95", "longest", "tokens lost");
         for arm in arms {
             let ms = [arm.pause_p50_ms, arm.pause_p95_ms, arm.pause_max_ms].map(|ms| format!("{ms:.0} ms"));
             let lost = format!("{} of {}", arm.lost_tokens, arm.tokens);
@@ -209,13 +222,8 @@ impl<'a> Bench<'a> {
     /// The texts of all streams while the node at one place of the chain is killed.
     async fn disturbed(&self, server: &Server, fleet: &mut Fleet, kill: usize) -> Result<Vec<Text>> {
         let losses = server.recovery().rerouted;
-        let texts = self.texts(server, async || {
-            let mut parts: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
-            parts.sort_by_key(|node| node.layers);
-            let victim = &parts[kill % parts.len()].name;
-            let at = fleet.iter().position(|(name, _)| name == victim).context("a node that nobody started")?;
-            fleet.remove(at).1.kill().await.context("cannot kill a node")
-        });
+        let texts =
+            self.texts(server, async || take_part(server, fleet, kill)?.1.kill().await.context("cannot kill a node"));
         let texts = texts.await?;
         if server.recovery().rerouted == losses {
             bail!("the texts were over before the node was killed: ask for more --tokens");
@@ -247,14 +255,18 @@ impl<'a> Bench<'a> {
         disturb().await?;
         let mut texts = Vec::new();
         for text in rest {
-            texts.push(text.await??);
+            let ended = tokio::time::timeout(PATIENCE, text).await;
+            texts.push(ended.with_context(|| format!("a text is wedged: no end within {} s", PATIENCE.as_secs()))???);
         }
         Ok(texts)
     }
 
     /// Starts a node and waits until the coordinator knows it.
     async fn join(&self, server: &Server, fleet: &mut Fleet, number: usize) -> Result<()> {
-        let name = local_name(number);
+        self.start(server, fleet, local_name(number)).await
+    }
+
+    async fn start(&self, server: &Server, fleet: &mut Fleet, name: String) -> Result<()> {
         let node = self.spawn(server, &name, self.cache.path())?;
         fleet.push((name.clone(), node));
         let begun = Instant::now();
@@ -282,6 +294,15 @@ impl<'a> Bench<'a> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         command.spawn().context("cannot start a node process")
     }
+}
+
+/// Takes the node out of the fleet that has one place in the chain.
+fn take_part(server: &Server, fleet: &mut Fleet, place: usize) -> Result<(String, Child)> {
+    let mut parts: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
+    parts.sort_by_key(|node| node.layers);
+    let part = parts.get(place % parts.len().max(1)).context("there is no chain")?;
+    let at = fleet.iter().position(|(name, _)| *name == part.name).context("a node that nobody started")?;
+    Ok(fleet.remove(at))
 }
 
 /// A text that comes.
