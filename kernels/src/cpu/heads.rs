@@ -53,7 +53,7 @@ impl<W: Compiled> Pass<'_, W> {
             let begin = self.cached(layer, kind, head, self.position + row) + offset;
             // SAFETY: nobody else refers to these keys or values, as the caller promises.
             let cache = unsafe { self.kv.at_mut(begin..begin + part.len()) };
-            cache.iter_mut().zip(part).for_each(|(cache, value)| *cache = W::nearest(*value));
+            W::put(self.kernels, part, cache);
         }
     }
 
