@@ -10,6 +10,7 @@ use syn1_core::control::{Assign, Control};
 use crate::core::{Action, Core, NodeId, Shard};
 use crate::heal::Broken;
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
+use crate::pace::Pace;
 use crate::placement::{Offer, Part, Policy, Unplaced, place, predicted_ns};
 use crate::reason::reason;
 use crate::request::Generate;
@@ -121,7 +122,7 @@ impl Core {
             max_rows: self.config.chunk.min(most).max(1) as u16,
         };
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        (node.progressed, node.done_bytes) = (now, 0);
+        (node.progressed, node.done_bytes, node.pace) = (now, 0, Pace::default());
         node.shard = Some(Shard { generation: self.generation, layers, slots: None });
         self.send(id, &Control::Assign(assign));
     }

@@ -17,9 +17,11 @@ use syn1_model::tokenizer::Tokenizer;
 
 use crate::chain::Chain;
 use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE};
+use crate::pace::Pace;
 use crate::placement::{Offer, Policy};
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
+use crate::route::Asked;
 use crate::timing::Timings;
 use crate::update::{Event, Update};
 use crate::wire::Wire;
@@ -128,6 +130,8 @@ pub(crate) struct Node {
     /// When a data frame came from it last, and how long it takes for one at worst.
     pub(crate) heard: Duration,
     pub(crate) slowest: Duration,
+    /// What it takes for tokens and for rows of a prompt.
+    pub(crate) pace: Pace,
     /// When it last got on: joined, or had more of its shard.
     pub(crate) progressed: Duration,
     pub(crate) loading_told: Duration,
@@ -199,6 +203,7 @@ impl Core {
             unable: None,
             heard: now,
             slowest: Duration::ZERO,
+            pace: Pace::default(),
             progressed: now,
             loading_told: Duration::ZERO,
             done_bytes: 0,
@@ -263,14 +268,27 @@ impl Core {
         let Some(request) = self.requests.get_mut(&header.request) else { return };
         let Some(chain) = self.chain.as_ref().filter(|_| request.closing.is_none()) else { return };
         let Some(hop) = chain.parts.iter().position(|(node, _)| *node == from) else { return };
-        if let Some(asked) = request.route.asked_at(hop) {
-            node.slowest = (node.slowest * 7 / 8).max(now.saturating_sub(asked.max(heard)));
+        let asked = request.route.asked(hop);
+        if let Some(asked) = &asked {
+            let took = now.saturating_sub(asked.at.max(heard));
+            node.slowest = (node.slowest * 7 / 8).max(took);
+            match asked.what {
+                Asked::Token => node.pace.token(took, asked.at >= heard),
+                Asked::Prompt(rows) => node.pace.chunk(rows, took),
+                Asked::Other => {}
+            }
         }
+        let of_prompt = asked.is_some_and(|asked| matches!(asked.what, Asked::Prompt(_)));
         request.progressed = now;
         request.figures.frames += 1;
         request.figures.bytes += (Header::LEN + payload.len()) as u64;
         match request.answer(hop, header, payload) {
-            Ok(next) => self.follow(now, header.request, next),
+            Ok(next) => {
+                if of_prompt {
+                    self.next_prompts(now, header.request);
+                }
+                self.follow(now, header.request, next);
+            }
             Err(what) => self.refuse(now, from, Reason::Protocol, &what),
         }
     }

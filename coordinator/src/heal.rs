@@ -140,7 +140,8 @@ impl Core {
                 request.restarted = true;
                 request.reroute(now, chunk, &stages, true);
                 self.recovery.restarted += 1;
-                self.pump(now, id);
+                // Others' prompts may have waited for what it had at the nodes.
+                self.go_on(now);
             }
             _ => self.fail(now, id, why),
         }

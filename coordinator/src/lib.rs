@@ -21,6 +21,7 @@ mod link;
 mod logprobs;
 mod mend;
 mod metrics;
+mod pace;
 pub mod placement;
 pub mod qr;
 mod rate;

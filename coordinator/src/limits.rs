@@ -46,6 +46,10 @@ pub(crate) const TICK_GAP: Duration = Duration::from_secs(5);
 /// silence, since a node that computes answers no ping.
 pub(crate) const STEP_BUDGET_NS: u64 = 2_000_000_000;
 
+/// What a prompt's chunk may take at a node while others get tokens, in tokens of that node. A token waits for one chunk at
+/// most, so the time per token grows to 2.5 of what it is without; less would make prompts slow that need not be.
+pub(crate) const CHUNK_TOKENS: f64 = 1.5;
+
 /// A finished request's last figures: a round trip, and whatever steps of others are in front of it.
 pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 

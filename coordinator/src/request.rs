@@ -11,7 +11,7 @@ use syn1_model::tokenizer::Tokenizer;
 use crate::core::NodeId;
 use crate::draft::Draft;
 use crate::logprobs::Likely;
-use crate::route::{Route, Stage};
+use crate::route::{Cargo, Route, Stage};
 use crate::sample::{Candidate, Need, Sampler, Sampling};
 use crate::text::{self, Text};
 use crate::update::{Figures, Finish, Update};
@@ -122,11 +122,10 @@ impl Request {
         Some(Open { request: self.id, epoch, codec, flags, output, wanted_from: self.wanted_from })
     }
 
-    /// Starts the clock, lays the route, and lets the prompt's first chunk, of at most `chunk` rows, enter it.
+    /// Starts the clock and lays the route, for a prompt in chunks of at most `chunk` rows.
     pub(crate) fn begin(&mut self, now: Duration, chunk: usize, stages: &[Stage]) {
         (self.started, self.progressed, self.chunk) = (now, now, chunk);
         self.route.lay(stages);
-        self.next_chunk();
     }
 
     /// Goes on through other nodes, see [`Route::reroute`]; `anew` forgets that any of them has anything of it. Tokens that
@@ -142,17 +141,29 @@ impl Request {
         self.progressed = now;
     }
 
-    /// Lets the prompt's next chunk enter, unless all of it has, or every hop has work and one more frame waits: a slow node
-    /// is not to be buried in what a fast one computes.
-    fn next_chunk(&mut self) {
-        let end = self.ask.prompt.len().min(self.fed + self.chunk);
+    /// Lets the prompt's next chunk enter, of at most `most` rows, unless all of it has, or the first hop has enough, or every
+    /// hop has work and one more frame waits: a slow node is not to be buried in what a fast one computes.
+    pub(crate) fn next_chunk(&mut self, most: usize) {
+        let end = self.ask.prompt.len().min(self.fed + self.chunk.min(most));
         let ids = &self.ask.prompt[self.fed..end];
-        if ids.is_empty() || self.route.in_flight() > self.route.hops() {
+        // On a chain of several nodes the first has its next chunk when it answers one.
+        let ahead = self.route.hops().min(2);
+        if ids.is_empty() || self.route.at_first() >= ahead || self.route.in_flight() > self.route.hops() {
             return;
         }
         let (header, payload) = tokens_frame(self.id, self.fed, ids);
-        self.route.enter(header, payload, Vec::new());
+        self.route.enter(header, payload, Cargo::Prompt);
         self.fed = end;
+    }
+
+    /// Whether rows of its prompt are still to be computed at some hop.
+    pub(crate) fn has_prompt(&self) -> bool {
+        self.closing.is_none() && self.figures.tokens == 0
+    }
+
+    /// Whether somebody waits for its next token.
+    pub(crate) fn gets_tokens(&self) -> bool {
+        self.closing.is_none() && self.figures.tokens > 0
     }
 
     /// Takes the answer of the node at `hop`.
@@ -165,9 +176,6 @@ impl Request {
             return self.output(at, header, payload);
         }
         self.route.relay(at, header, payload)?;
-        if hop == 0 {
-            self.next_chunk();
-        }
         Ok(Next::Relayed)
     }
 
@@ -192,7 +200,6 @@ impl Request {
                 ));
             }
             self.route.end(at);
-            self.next_chunk();
             return Ok(Next::Relayed);
         }
         let outputs = candidates(header, payload, self.ask.sampling.need(), self.model.vocab)?;
@@ -261,7 +268,7 @@ impl Request {
         let ids: Vec<u32> = std::iter::once(id).chain(guesses.iter().copied()).collect();
         let (header, payload) = tokens_frame(self.id, position, &ids);
         let header = if guesses.is_empty() { header } else { header.predicted() };
-        self.route.enter(header, payload, guesses);
+        self.route.enter(header, payload, Cargo::Token(guesses));
     }
 
     /// Takes in token `id`, which stands at `position`.

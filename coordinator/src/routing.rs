@@ -7,6 +7,7 @@ use syn1_core::{Control, Flags, Header};
 
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::request::{self, Closing, Generate, Next, Request};
+use crate::route::Due;
 use crate::text;
 use crate::update::{Finish, Finished, Update};
 
@@ -46,13 +47,23 @@ impl Core {
 
     /// Sends what is due at each hop whose node has its shard, where the request is opened if it is not.
     pub(crate) fn pump(&mut self, now: Duration, id: u32) {
+        let restraint = self.requests.get(&id).and_then(|request| self.restraint(request));
+        let (rows, mut free) = restraint.map_or((usize::MAX, None), |restraint| (restraint.rows, Some(restraint.free)));
         let Some(chain) = &self.chain else { return };
         let Some(request) = self.requests.get_mut(&id).filter(|request| request.closing.is_none()) else { return };
         let (mut opens, mut frames) = (Vec::new(), Vec::new());
         let last = chain.parts.len().saturating_sub(1);
         for (hop, (node, _)) in chain.parts.iter().enumerate().filter(|(_, part)| chain.loaded.contains(&part.0)) {
             opens.extend(request.open(hop).map(|open| (*node, open)));
-            while let Some((header, payload)) = request.route.due(now, hop) {
+            loop {
+                let may_prompt = free.as_ref().is_none_or(|free| free[hop]);
+                if hop == 0 && may_prompt {
+                    request.next_chunk(rows);
+                }
+                let Some(Due { header, payload, of_prompt }) = request.route.due(now, hop, may_prompt) else { break };
+                if let Some(free) = free.as_mut().filter(|_| of_prompt) {
+                    free[hop] = false;
+                }
                 request.figures.frames += 1;
                 request.figures.bytes += (Header::LEN + payload.len()) as u64;
                 frames.push((hop, *node, header, payload));

@@ -24,6 +24,8 @@ pub struct Stage {
     pub silent: BTreeSet<NodeId>,
     pub never_closed: BTreeSet<NodeId>,
     pub sent: Vec<(NodeId, Kind)>,
+    /// Rows of data frames that went to each node.
+    pub rows: BTreeMap<NodeId, usize>,
     pub closed: Vec<NodeId>,
     pub updates: BTreeMap<u32, Vec<Update>>,
     pub events: Vec<Event>,
@@ -53,6 +55,7 @@ impl Stage {
             silent: BTreeSet::new(),
             never_closed: BTreeSet::new(),
             sent: Vec::new(),
+            rows: BTreeMap::new(),
             closed: Vec::new(),
             updates: BTreeMap::new(),
             events: Vec::new(),
@@ -77,6 +80,9 @@ impl Stage {
             match action {
                 Action::Send(node, header, payload) => {
                     self.sent.push((node, header.kind));
+                    if header.kind != Kind::Control {
+                        *self.rows.entry(node).or_default() += usize::from(header.rows);
+                    }
                     if !self.silent.contains(&node) {
                         self.answer(node, &header, &payload);
                     }
