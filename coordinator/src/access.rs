@@ -36,9 +36,11 @@ pub(crate) enum Realm {
 }
 
 /// Whose request it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Client {
-    /// Whoever has this key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Client {
+    /// The program that the coordinator runs in.
+    Local,
+    /// Whoever has the key with this SHA-256.
     Key([u8; 32]),
     /// Somebody at this address; of IPv6 its network, which one household has for itself.
     Address(IpAddr),

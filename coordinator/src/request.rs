@@ -8,9 +8,11 @@ use syn1_core::output::{TopRow, full_decode, top_decode};
 use syn1_core::{Codec, Header, Kind};
 use syn1_model::tokenizer::Tokenizer;
 
+use crate::access::Client;
 use crate::core::NodeId;
 use crate::draft::Draft;
 use crate::logprobs::Likely;
+use crate::prefix::Parked;
 use crate::route::{Cargo, Route, Stage};
 use crate::sample::{Candidate, Need, Sampler, Sampling};
 use crate::text::{self, Text};
@@ -36,7 +38,12 @@ pub struct Generate {
 
 /// A request in flight.
 pub(crate) struct Request {
+    /// Its number on the nodes: its own, or that of the one whose KV caches it has taken over.
     pub(crate) id: u32,
+    /// Its number for whoever asked.
+    pub(crate) told: u32,
+    /// Who asks.
+    pub(crate) client: Client,
     pub(crate) ask: Generate,
     /// A proof of the chain: nobody is told of its tokens.
     pub(crate) is_proof: bool,
@@ -52,6 +59,8 @@ pub(crate) struct Request {
     /// Rows of a prefill chunk.
     chunk: usize,
     fed: usize,
+    /// Positions whose rows every node has.
+    computed: usize,
     pub(crate) route: Route,
     /// Rows at this position and behind give outputs, as the last hop was told.
     wanted_from: u32,
@@ -88,7 +97,14 @@ pub(crate) enum Next {
 }
 
 impl Request {
-    pub(crate) fn new(id: u32, ask: Generate, is_proof: bool, model: Model, tokenizer: Option<&Tokenizer>) -> Self {
+    pub(crate) fn new(
+        id: u32,
+        client: Client,
+        ask: Generate,
+        is_proof: bool,
+        model: Model,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Self {
         let figures = Figures { prompt_tokens: ask.prompt.len(), ..Figures::default() };
         Self {
             sampler: Sampler::new(ask.sampling.clone(), &ask.prompt),
@@ -106,7 +122,10 @@ impl Request {
             route: Route::new(),
             counted: 0,
             restarted: false,
+            computed: 0,
             id,
+            told: id,
+            client,
             ask,
         }
     }
@@ -124,8 +143,25 @@ impl Request {
 
     /// Starts the clock and lays the route, for a prompt in chunks of at most `chunk` rows.
     pub(crate) fn begin(&mut self, now: Duration, chunk: usize, stages: &[Stage]) {
+        self.figures.waited = now.saturating_sub(self.started);
         (self.started, self.progressed, self.chunk) = (now, now, chunk);
         self.route.lay(stages);
+        // What a new holder of the layers would have to be fed.
+        let known = &self.ask.prompt[..self.fed];
+        let known = known.chunks(chunk.max(1)).zip((0..).step_by(chunk.max(1)));
+        let frames = known.map(|(ids, position)| tokens_frame(self.id, position, ids)).collect();
+        self.route.pass(frames);
+    }
+
+    /// Takes over the KV caches of an earlier request, which have the first `rows` rows of its prompt.
+    pub(crate) fn resume(&mut self, parked: &Parked, rows: usize) {
+        (self.id, self.fed, self.figures.cached) = (parked.id, rows, rows);
+        self.route = Route::behind(parked.epoch);
+    }
+
+    /// The tokens whose rows every node has.
+    pub(crate) fn computed(&self) -> &[u32] {
+        self.draft.context(self.computed)
     }
 
     /// Goes on through other nodes, see [`Route::reroute`]; `anew` forgets that any of them has anything of it. Tokens that
@@ -229,6 +265,7 @@ impl Request {
             if self.route.flight(at).rejected {
                 break;
             }
+            self.computed = position as usize + 1;
             let likely = self.ask.sampling.logprobs.map(|count| Likely::of(&candidates, log_sum_exp, count));
             let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
             match self.token(id, position + 1)?.with(likely.map(|likely| likely.chosen(id))) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use syn1_core::{Control, Flags, Header};
 
+use crate::access::Client;
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::request::{self, Closing, Generate, Next, Request};
 use crate::route::Due;
@@ -12,17 +13,19 @@ use crate::text;
 use crate::update::{Finish, Finished, Update};
 
 impl Core {
-    pub(crate) fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
+    pub(crate) fn request(&mut self, client: Client, ask: Generate, is_proof: bool) -> Request {
         self.last_request = self.last_request.wrapping_add(1).max(1);
         let CoreConfig { spec, max_positions, tokenizer, .. } = &self.config;
         let eos = text::ends(&spec.eos, tokenizer.as_ref());
         let model = request::Model { vocab: spec.vocab, eos, max_positions: *max_positions };
-        Request::new(self.last_request, ask, is_proof, model, tokenizer.as_ref())
+        Request::new(self.last_request, client, ask, is_proof, model, tokenizer.as_ref())
     }
 
     pub(crate) fn start_waiting(&mut self, now: Duration) {
         while self.chain.as_ref().is_some_and(|chain| chain.ready && self.requests.len() < chain.slots) {
-            let Some(request) = self.waiting.pop_front() else { return };
+            let running = |client: &Client| self.requests.values().filter(|request| request.client == *client).count();
+            let Some(mut request) = self.waiting.pop(running) else { return };
+            self.unpark(&mut request);
             self.start(now, request);
         }
     }
@@ -89,7 +92,7 @@ impl Core {
             Next::Finish(updates, text, reason) => {
                 self.stamp(now, id);
                 self.tokens(now, id, updates);
-                self.finish(id, text, reason);
+                self.finish(now, id, text, reason);
             }
         }
     }
@@ -100,8 +103,9 @@ impl Core {
             return;
         }
         self.stamp(now, id);
-        if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
-            self.actions.extend(updates.into_iter().map(|update| Action::Update(id, update)));
+        let told = self.requests.get(&id).filter(|request| !request.is_proof).map(|request| request.told);
+        if let Some(told) = told {
+            self.actions.extend(updates.into_iter().map(|update| Action::Update(told, update)));
             self.passed(now, None);
         }
     }
@@ -117,8 +121,12 @@ impl Core {
         }
     }
 
-    /// The request has its last token; its figures are complete when every node has closed it.
-    pub(crate) fn finish(&mut self, id: u32, text: String, reason: Finish) {
+    /// The request has its last token. Where its KV caches are not kept, its figures are complete when every node has closed
+    /// it.
+    pub(crate) fn finish(&mut self, now: Duration, id: u32, text: String, reason: Finish) {
+        if self.is_parkable(id) {
+            return self.park(now, id, text, reason);
+        }
         let here = |node: &NodeId| self.nodes.contains_key(node);
         let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().filter(here).collect();
         if let Some(request) = self.requests.get_mut(&id) {
@@ -154,7 +162,7 @@ impl Core {
         if !closing.nodes.remove(&from) {
             return;
         }
-        request.figures.compute += compute;
+        *request.figures.compute.get_or_insert_default() += compute;
         if closing.nodes.is_empty() {
             self.end(now, id);
         }
@@ -163,6 +171,7 @@ impl Core {
     /// The last of a request that has finished.
     pub(crate) fn end(&mut self, now: Duration, id: u32) {
         let Some(request) = self.remove(id) else { return };
+        self.turnover.ended(now.saturating_sub(request.started));
         if request.is_proof {
             self.passed(now, Some(request.figures.total));
         } else {
@@ -175,7 +184,7 @@ impl Core {
     pub(crate) fn finished(&mut self, request: Request) {
         if let Some(Closing { text, reason, .. }) = request.closing {
             let finished = Finished { text, reason, figures: request.figures };
-            self.actions.push_back(Action::Update(request.id, Update::Finished(finished)));
+            self.actions.push_back(Action::Update(request.told, Update::Finished(finished)));
         }
     }
 
@@ -187,7 +196,7 @@ impl Core {
         } else if request.closing.is_some() {
             self.finished(request);
         } else {
-            self.actions.push_back(Action::Update(id, Update::Failed(why)));
+            self.actions.push_back(Action::Update(request.told, Update::Failed(why)));
         }
         self.start_waiting(now);
         self.go_on(now);

@@ -1,10 +1,11 @@
-//! `syn1 bench fairness`: a stream of tokens beside other people's long prompts.
+//! `syn1 bench fairness`: a stream of tokens beside other people's long prompts, and the second turn of a conversation.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Generation, Server};
@@ -27,7 +28,9 @@ use crate::swarm::{check_nodes, local_name, server_config};
 A coordinator and nodes that are processes of their own. One stream gets tokens all the time, first alone, then while
 somebody else sends one prompt after the other. The time per token is from one token to the next of the stream, as it
 reaches whoever asked. While somebody gets tokens, prompts are cut to what a node computes in one and a half tokens' time,
-so the stream's time per token grows to two and a half of what it is alone, and prompts take longer than alone.")]
+so the stream's time per token grows to two and a half of what it is alone, and prompts take longer than alone.
+The second turn's prompt is a long prompt that was answered and 16 tokens more: with the KV cache of the first turn only
+those are computed.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
@@ -37,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N,N,..", value_delimiter = ',', default_value = "1,2", value_parser = clap::value_parser!(u16).range(1..=16))]
     nodes: Vec<u16>,
     /// Prompts that are sent, alone and beside the stream
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
     prompts: u16,
     /// Tokens of each prompt
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u16).range(1..))]
@@ -71,6 +74,9 @@ struct Swarm {
     /// To a prompt's first token, the middle of all prompts.
     first_token_alone_ms: f64,
     first_token_beside_ms: f64,
+    /// The same of a prompt with 16 tokens more, whose beginning was not asked before, and was.
+    second_turn_computed_ms: f64,
+    second_turn_kept_ms: f64,
 }
 
 /// The stream's time per token.
@@ -87,9 +93,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         check_nodes(&prepared, usize::from(*nodes))?;
     }
     let long_prompt = usize::from(args.prompt);
-    if long_prompt >= prepared.max_positions {
+    if long_prompt + usize::from(MORE) >= prepared.max_positions {
         bail!(
-            "prompts of {long_prompt} tokens do not fit the context of {}: ask for a shorter --prompt",
+            "prompts of {long_prompt} tokens and {MORE} more do not fit the context of {}: ask for a shorter --prompt",
             prepared.max_positions
         );
     }
@@ -112,15 +118,21 @@ impl Report {
         let Self { model, weights, long_prompt, swarms } = self;
         let mut table =
             format!("{model} ({weights}); a stream beside prompts of {long_prompt} tokens, one after the other\n\n");
-        table += "        a token alone      beside prompts     as long         a prompt's first token\n";
-        table += "nodes   p50      p95       p50      p95       p50    p95      alone       beside\n";
+        table += "        a token alone       beside prompts      as long         a prompt's first token    a second turn's\n";
+        table += "nodes   p50      p95        p50      p95        p50    p95      alone       beside       computed   kept\n";
         for swarm in swarms {
-            let Swarm { nodes, alone, beside, p50_ratio, p95_ratio, first_token_alone_ms, first_token_beside_ms } =
-                swarm;
+            let Swarm {
+                nodes, alone, beside, p50_ratio, p95_ratio, first_token_alone_ms, first_token_beside_ms, ..
+            } = swarm;
             table += &format!(
                 "{nodes:>5} {:>6.2} ms {:>5.2} ms {:>6.2} ms {:>5.2} ms {p50_ratio:>6.2}x {p95_ratio:>5.2}x \
-                 {first_token_alone_ms:>7.0} ms {first_token_beside_ms:>9.0} ms\n",
-                alone.p50_ms, alone.p95_ms, beside.p50_ms, beside.p95_ms
+                 {first_token_alone_ms:>7.0} ms {first_token_beside_ms:>9.0} ms {:>9.1} ms {:>6.1} ms\n",
+                alone.p50_ms,
+                alone.p95_ms,
+                beside.p50_ms,
+                beside.p95_ms,
+                swarm.second_turn_computed_ms,
+                swarm.second_turn_kept_ms
             );
         }
         table
@@ -135,7 +147,9 @@ struct Bench<'a> {
 impl Bench<'_> {
     async fn swarm(&self, nodes: u16, bar: &CountBar) -> Result<Swarm> {
         let (policy, wire) = (Policy::Exactly(nodes.into()), Wire::everywhere(Form::plain(Codec::F16)));
-        let server = Server::start(server_config(self.prepared, policy, &wire, SLOTS, Keys::generate()?))?;
+        let mut config = server_config(self.prepared, policy, &wire, SLOTS, Keys::generate()?);
+        config.core.prefix_cache = PrefixCache::Own;
+        let server = Server::start(config)?;
         let fleet = Fleet::new(&self.args.device)?;
         let mut processes = Vec::new();
         for number in 1..=usize::from(nodes) {
@@ -147,8 +161,19 @@ impl Bench<'_> {
         let alone = self.stream(&server, |gaps, _| gaps.len() >= count).await?;
         let mut first_alone = Vec::new();
         for number in 0..self.args.prompts {
-            first_alone.push(self.prompt(&server, number).await?);
+            first_alone.push(self.prompt(&server, number, self.args.prompt).await?);
             bar.step();
+        }
+
+        let (length, mut computed, mut kept) = (self.args.prompt, Vec::new(), Vec::new());
+        for number in 0..TURNS {
+            computed.push(self.prompt(&server, 2 * self.args.prompts + number, length + MORE).await?);
+            self.prompt(&server, 2 * self.args.prompts + TURNS + number, length).await?;
+            kept.push(self.prompt(&server, 2 * self.args.prompts + TURNS + number, length + MORE).await?);
+        }
+        let hits = server.prefixes().hits;
+        if hits < u64::from(TURNS) {
+            bail!("{hits} of {TURNS} second turns found what the first had left");
         }
 
         // From the first prompt to the end of the last.
@@ -158,7 +183,7 @@ impl Bench<'_> {
             tell.subscribe().wait_for(|at| *at == Some(At::Begun)).await?;
             let mut first = Vec::new();
             for number in 0..self.args.prompts {
-                first.push(self.prompt(&server, self.args.prompts + number).await?);
+                first.push(self.prompt(&server, self.args.prompts + number, self.args.prompt).await?);
                 bar.step();
             }
             tell.send_replace(Some(At::Over));
@@ -181,6 +206,8 @@ impl Bench<'_> {
             beside,
             first_token_alone_ms: at(first_alone, 0.5),
             first_token_beside_ms: at(first_beside, 0.5),
+            second_turn_computed_ms: at(computed, 0.5),
+            second_turn_kept_ms: at(kept, 0.5),
         })
     }
 
@@ -203,9 +230,9 @@ impl Bench<'_> {
     }
 
     /// Milliseconds from sending a prompt to its first token.
-    async fn prompt(&self, server: &Server, number: u16) -> Result<f64> {
+    async fn prompt(&self, server: &Server, number: u16, tokens: u16) -> Result<f64> {
         let begun = Instant::now();
-        let mut text = self.ask(server, self.args.prompt.into(), u32::from(number) + 1, 1)?;
+        let mut text = self.ask(server, tokens.into(), u32::from(number) + 1, 1)?;
         if !token(&mut text).await? {
             bail!("a prompt was answered with nothing");
         }
@@ -262,6 +289,9 @@ fn at(mut values: Vec<f64>, share: f64) -> f64 {
     values.get(index.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
+/// Conversations whose second turn is timed, and the tokens that it adds.
+const TURNS: u16 = 9;
+const MORE: u16 = 16;
 /// KV caches: the stream's and a prompt's, and one that is just being given back.
 const SLOTS: usize = 3;
 /// Tokens of the stream that come before the first prompt is sent.

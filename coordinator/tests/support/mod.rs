@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use syn1_coordinator::access::Client;
 use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId};
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::update::{Event, Update};
@@ -133,7 +135,7 @@ impl Stage {
     }
 
     pub fn ask(&mut self, prompt: usize, max_tokens: usize) -> u32 {
-        let id = self.core.submit(self.now, ask(prompt, max_tokens)).unwrap();
+        let id = self.core.submit(self.now, Client::Local, ask(prompt, max_tokens)).unwrap();
         self.run();
         id
     }
@@ -185,6 +187,7 @@ pub fn config(policy: Policy) -> CoreConfig {
         slots: 2,
         chunk: 4,
         relay_bytes: 1 << 20,
+        prefix_cache: PrefixCache::Off,
         tokenizer: None,
     }
 }

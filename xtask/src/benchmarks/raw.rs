@@ -53,6 +53,8 @@ pub(super) struct FairSwarm {
     pub(super) p95_ratio: f64,
     pub(super) first_token_alone_ms: f64,
     pub(super) first_token_beside_ms: f64,
+    pub(super) second_turn_computed_ms: f64,
+    pub(super) second_turn_kept_ms: f64,
 }
 
 #[derive(Deserialize)]
