@@ -89,11 +89,14 @@ fn text_needs_a_users_key_and_figures_an_admins() {
     assert_eq!([None, Some(USER), Some(ADMIN)].map(|key| status("GET /v1/models", key)), [401, 200, 200]);
     assert_eq!([None, Some(USER), Some(ADMIN)].map(|key| status("GET /metrics", key)), [401, 401, 200]);
     // Nodes have keys of their own, and whoever looks after the process needs none.
-    for (line, wanted) in
-        [("GET /health", 200), ("GET /ready", 503), ("GET /api/topology", 200), ("GET /shards/x", 404)]
-    {
+    for (line, wanted) in [("GET /health", 200), ("GET /ready", 503), ("GET /api/join", 200), ("GET /shards/x", 404)] {
         assert_eq!(status(line, None), wanted, "{line}");
     }
+    // Who computes what is for those who may ask for text.
+    assert_eq!([None, Some(USER), Some(ADMIN)].map(|key| status("GET /api/topology", key)), [401, 200, 200]);
+    assert_eq!(status("GET /api/events", None), 401);
+    let (_, home) = ask(&server, "GET /", &[], "");
+    assert!(home.contains("serves toy") && home.contains("api key"), "{home}");
     let (_, refused) = ask(&server, "GET /v1/models", &[], "");
     assert!(refused.contains("www-authenticate: bearer") && refused.contains("invalid_api_key"), "{refused}");
     let (_, metrics) = ask(&server, "GET /metrics", &[("authorization", &bearer(ADMIN))], "");
@@ -159,6 +162,8 @@ fn whoever_asks_too_often_waits_and_others_do_not() {
     // Whoever guesses keys is slowed down as well, by address.
     assert_eq!([0, 1].map(|n| models(&format!("guessed-key-01234{n}")).0), [401, 429]);
     assert_eq!(ask(&server, "GET /ready", &[], "").0, 503, "what is open has no rate");
+    let state = |_| ask(&server, "GET /api/topology", &[("authorization", &bearer(USER))], "").0;
+    assert_eq!([0, 1].map(state), [200, 200], "nor has looking on");
 }
 
 #[test]
