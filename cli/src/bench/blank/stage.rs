@@ -10,6 +10,7 @@ use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::update::Event;
 use syn1_coordinator::wire::Wire;
@@ -57,6 +58,7 @@ impl Stage {
             slots,
             chunk: 64,
             relay_bytes: 256 << 20,
+            prefix_cache: PrefixCache::Off,
             tokenizer: None,
         };
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use syn1_coordinator::server::Server;
 use tokio::process::Child;
 
-use super::{ArmReport, Bench, Fleet, PATIENCE, Text, ready, report, take_part};
+use super::{ArmReport, Bench, Nodes, PATIENCE, Text, ready, report, take_part};
 use crate::progress::CountBar;
 
 /// What happens in mid-text.
@@ -27,11 +27,11 @@ impl Bench<'_> {
     /// One swarm with a spare, through all events.
     pub(super) async fn churn(&self, bar: &CountBar) -> Result<ArmReport> {
         let server = self.server()?;
-        let mut fleet = Vec::new();
+        let mut nodes = Vec::new();
         let mut number = 0;
         for _ in 0..=self.args.nodes {
             number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            self.join(&server, &mut nodes, number).await?;
         }
         ready(&server).await?;
         let undisturbed = self.texts(&server, async || Ok(())).await?;
@@ -39,7 +39,7 @@ impl Bench<'_> {
         let mut disturbed = Vec::new();
         for (count, event) in EVENTS.into_iter().cycle().take(self.args.churn.into()).enumerate() {
             number += 1;
-            disturbed.push(self.event(&server, &mut fleet, event, count, number).await?);
+            disturbed.push(self.event(&server, &mut nodes, event, count, number).await?);
             bar.step();
         }
         Ok(report("they come and go", &expected, disturbed))
@@ -49,21 +49,21 @@ impl Bench<'_> {
     async fn event(
         &self,
         server: &Server,
-        fleet: &mut Fleet,
+        nodes: &mut Nodes,
         event: Event,
         place: usize,
         number: usize,
     ) -> Result<Vec<Text>> {
         let losses = server.recovery().rerouted;
         let texts = self.texts(server, async || match event {
-            Event::Kill => take_part(server, fleet, place)?.1.kill().await.context("cannot kill a node"),
-            Event::Join => self.join(server, fleet, number).await,
+            Event::Kill => take_part(server, nodes, place)?.1.kill().await.context("cannot kill a node"),
+            Event::Join => self.join(server, nodes, number).await,
             Event::Restart => {
-                let (name, mut node) = take_part(server, fleet, place)?;
+                let (name, mut node) = take_part(server, nodes, place)?;
                 node.kill().await.context("cannot kill a node")?;
-                self.start(server, fleet, name).await
+                self.start(server, nodes, name).await
             }
-            Event::Leave => leave(take_part(server, fleet, place)?).await,
+            Event::Leave => leave(take_part(server, nodes, place)?).await,
         });
         let texts = texts.await?;
         if !matches!(event, Event::Join) && server.recovery().rerouted == losses {

@@ -3,8 +3,6 @@
 
 mod churn;
 
-use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -17,9 +15,9 @@ use syn1_coordinator::update::Update;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
+use super::fleet::{Fleet, ready};
 use crate::model::{self, Prepared};
 use crate::options::{DeviceOptions, ModelOptions};
 use crate::progress::CountBar;
@@ -137,8 +135,8 @@ struct Bench<'a> {
     args: &'a Args,
     prepared: &'a Prepared,
     asks: Vec<Generate>,
-    /// What every node has fetched: whoever takes layers has them already.
-    cache: TempDir,
+    /// What one node has fetched, whoever takes layers has already.
+    fleet: Fleet<'a>,
 }
 
 /// A text and when its tokens came.
@@ -148,7 +146,7 @@ struct Text {
 }
 
 /// Node processes by name.
-type Fleet = Vec<(String, Child)>;
+type Nodes = Vec<(String, Child)>;
 
 impl<'a> Bench<'a> {
     fn new(args: &'a Args, prepared: &'a Prepared) -> Result<Self> {
@@ -166,19 +164,18 @@ impl<'a> Bench<'a> {
                 speculate: 0,
             }
         };
-        let cache = tempfile::tempdir().context("cannot make a folder for the nodes' pieces")?;
-        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), cache })
+        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), fleet: Fleet::new(&args.device)? })
     }
 
     /// One chain, and for each node that is killed another one comes as the next spare. Also gives the longest gap of texts
     /// that nobody disturbs, in milliseconds.
     async fn with_spare(&self, bar: &CountBar) -> Result<(f64, ArmReport)> {
         let server = self.server()?;
-        let mut fleet = Vec::new();
+        let mut nodes = Vec::new();
         let mut number = 0;
         for _ in 0..=self.args.nodes {
             number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            self.join(&server, &mut nodes, number).await?;
         }
         ready(&server).await?;
         let undisturbed = self.texts(&server, async || Ok(())).await?;
@@ -186,9 +183,9 @@ impl<'a> Bench<'a> {
         let calm = undisturbed.iter().map(|text| text.longest_gap.as_secs_f64() * 1e3).collect();
         let mut disturbed = Vec::new();
         for kill in 0..usize::from(self.args.kills) {
-            disturbed.push(self.disturbed(&server, &mut fleet, kill).await?);
+            disturbed.push(self.disturbed(&server, &mut nodes, kill).await?);
             number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            self.join(&server, &mut nodes, number).await?;
             bar.step();
         }
         Ok((super::median(calm), report("a spare takes over", &expected, disturbed)))
@@ -199,16 +196,16 @@ impl<'a> Bench<'a> {
         let (mut expected, mut disturbed) = (Vec::new(), Vec::new());
         for kill in 0..usize::from(self.args.kills) {
             let server = self.server()?;
-            let mut fleet = Vec::new();
+            let mut nodes = Vec::new();
             for number in 1..=usize::from(self.args.nodes) {
-                self.join(&server, &mut fleet, number).await?;
+                self.join(&server, &mut nodes, number).await?;
             }
             ready(&server).await?;
             if expected.is_empty() {
                 let undisturbed = self.texts(&server, async || Ok(())).await?;
                 expected = undisturbed.into_iter().map(|text| text.ids).collect();
             }
-            disturbed.push(self.disturbed(&server, &mut fleet, kill).await?);
+            disturbed.push(self.disturbed(&server, &mut nodes, kill).await?);
             bar.step();
         }
         Ok(report("those left take over", &expected, disturbed))
@@ -220,10 +217,10 @@ impl<'a> Bench<'a> {
     }
 
     /// The texts of all streams while the node at one place of the chain is killed.
-    async fn disturbed(&self, server: &Server, fleet: &mut Fleet, kill: usize) -> Result<Vec<Text>> {
+    async fn disturbed(&self, server: &Server, nodes: &mut Nodes, kill: usize) -> Result<Vec<Text>> {
         let losses = server.recovery().rerouted;
         let texts =
-            self.texts(server, async || take_part(server, fleet, kill)?.1.kill().await.context("cannot kill a node"));
+            self.texts(server, async || take_part(server, nodes, kill)?.1.kill().await.context("cannot kill a node"));
         let texts = texts.await?;
         if server.recovery().rerouted == losses {
             bail!("the texts were over before the node was killed: ask for more --tokens");
@@ -262,47 +259,24 @@ impl<'a> Bench<'a> {
     }
 
     /// Starts a node and waits until the coordinator knows it.
-    async fn join(&self, server: &Server, fleet: &mut Fleet, number: usize) -> Result<()> {
-        self.start(server, fleet, local_name(number)).await
+    async fn join(&self, server: &Server, nodes: &mut Nodes, number: usize) -> Result<()> {
+        self.start(server, nodes, local_name(number)).await
     }
 
-    async fn start(&self, server: &Server, fleet: &mut Fleet, name: String) -> Result<()> {
-        let node = self.spawn(server, &name, self.cache.path())?;
-        fleet.push((name.clone(), node));
-        let begun = Instant::now();
-        loop {
-            let known = server.topology().nodes.into_iter().any(|node| node.name == name && node.state != "joining");
-            if known {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("{name} has not joined within {} s", PATIENCE.as_secs());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    fn spawn(&self, server: &Server, name: &str, folder: &Path) -> Result<Child> {
-        let program = std::env::current_exe().context("cannot find this program to start nodes with")?;
-        let mut command = Command::new(program);
-        command.args(["node", "--quiet", "--once", "--name", name, "--join", &format!("tcp://{}", server.tcp())]);
-        command.args(["--device", &self.args.device.device.to_string()]);
-        command.arg("--cache").arg(folder).arg("--key").arg(folder.join(format!("{name}.key")));
-        if let Some(threads) = self.args.device.threads {
-            command.args(["--threads", &threads.to_string()]);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        command.spawn().context("cannot start a node process")
+    async fn start(&self, server: &Server, nodes: &mut Nodes, name: String) -> Result<()> {
+        let node = self.fleet.join(server, &name).await?;
+        nodes.push((name, node));
+        Ok(())
     }
 }
 
-/// Takes the node out of the fleet that has one place in the chain.
-fn take_part(server: &Server, fleet: &mut Fleet, place: usize) -> Result<(String, Child)> {
+/// Takes the node out of them that has one place in the chain.
+fn take_part(server: &Server, nodes: &mut Nodes, place: usize) -> Result<(String, Child)> {
     let mut parts: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
     parts.sort_by_key(|node| node.layers);
     let part = parts.get(place % parts.len().max(1)).context("there is no chain")?;
-    let at = fleet.iter().position(|(name, _)| *name == part.name).context("a node that nobody started")?;
-    Ok(fleet.remove(at))
+    let at = nodes.iter().position(|(name, _)| *name == part.name).context("a node that nobody started")?;
+    Ok(nodes.remove(at))
 }
 
 /// A text that comes.
@@ -327,17 +301,6 @@ impl Stream {
             Update::Failed(why) => Err(anyhow!(why)),
         }
     }
-}
-
-async fn ready(server: &Server) -> Result<()> {
-    let begun = Instant::now();
-    while !server.topology().ready {
-        if begun.elapsed() > PATIENCE {
-            bail!("the swarm is not ready within {} s: {:?}", PATIENCE.as_secs(), server.topology().waiting_for);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -> ArmReport {
@@ -366,5 +329,5 @@ fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -
 
 /// Tokens that every text has when the node is killed.
 const BEFORE: usize = 10;
-/// Far beyond what a local node takes to join.
+/// Far beyond what a text takes, a node's loss and its layers' new load included.
 const PATIENCE: Duration = Duration::from_secs(120);
