@@ -16,6 +16,7 @@ use crate::front::{self, FrontOptions};
 use crate::keys;
 use crate::machine::reachable;
 use crate::model;
+use crate::open_files;
 use crate::options::{ModelOptions, WireOptions};
 use crate::progress::SwarmProgress;
 use crate::show;
@@ -109,6 +110,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     config.access = args.access.access()?;
     config.core.prefix_cache = args.prefix_cache.into();
     let warning = access::warning(&config.access, args.http);
+    open_files::allow_up_to(FILES)?;
     let server = Server::start(config)?;
     let mut events = server.events();
     let mut link = server.join_link();
@@ -161,3 +163,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     anyhow::bail!("the coordinator's event loop ended")
 }
+
+/// A file for each link and each HTTP connection that a coordinator takes at most, and some beside them.
+const FILES: usize = 17_500;

@@ -24,6 +24,23 @@ pub(crate) fn allow(wanted: usize) -> Result<()> {
     raised.with_context(|| format!("cannot raise the limit of open files to {wanted}"))
 }
 
+/// As [`allow`], but what the system's hard limit allows is enough.
+///
+/// # Errors
+/// Where the limit cannot be raised.
+#[cfg(unix)]
+pub(crate) fn allow_up_to(most: usize) -> Result<()> {
+    use rustix::process::{Resource, getrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum.and_then(|maximum| usize::try_from(maximum).ok());
+    allow(maximum.map_or(most, |maximum| maximum.min(most)))
+}
+
+/// Other systems have no such limit.
+#[cfg(not(unix))]
+pub(crate) fn allow_up_to(_: usize) -> Result<()> {
+    Ok(())
+}
+
 /// Other systems have no such limit.
 #[cfg(not(unix))]
 pub(crate) fn allow(_: usize) -> Result<()> {
@@ -39,10 +56,13 @@ mod tests {
         use rustix::process::{Resource, getrlimit};
         let before = getrlimit(Resource::Nofile);
         allow(1).unwrap();
+        allow_up_to(1).unwrap();
         assert_eq!(getrlimit(Resource::Nofile), before);
         if let Some(maximum) = before.maximum {
             let error = allow(maximum as usize + 1).unwrap_err().to_string();
             assert!(error.contains(&maximum.to_string()) && error.contains("ulimit"), "{error}");
+            allow_up_to(maximum as usize + 1).unwrap();
+            assert_eq!(getrlimit(Resource::Nofile).current, Some(maximum));
         }
     }
 }

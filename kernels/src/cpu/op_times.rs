@@ -11,8 +11,9 @@ use crate::sampling::Sampler;
 use crate::token_times::{OpTime, TokenTimes, median};
 
 impl CpuEngine {
-    /// Measures `samples` tokens of the loop at `position`: medians. The time of an op ends when all of it is done, so waiting
-    /// for another thread counts. A turn (`step`) is the choice of the likeliest token, the next one's embedding, and what it
+    /// Measures `samples` tokens of the loop at `position`: medians. The time of an op ends when the calling thread sees that all
+    /// of it is done, so waiting for another thread counts; on a machine that does something else meanwhile, the calling thread
+    /// may see the ends of several at once. A turn (`step`) is the choice of the likeliest token, the next one's embedding, and what it
     /// takes the threads to begin and to end.
     ///
     /// # Errors

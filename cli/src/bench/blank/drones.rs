@@ -15,7 +15,7 @@ use crate::open_files;
 
 /// Options of `syn1 bench drones`.
 #[derive(clap::Args)]
-pub(in super::super) struct Args {
+pub(crate) struct Args {
     /// The coordinator
     #[arg(long)]
     join: SocketAddr,
@@ -25,7 +25,7 @@ pub(in super::super) struct Args {
 }
 
 /// Joins with all of them and serves until the coordinator ends.
-pub(in super::super) async fn run(args: Args) -> Result<()> {
+pub(crate) async fn run(args: Args) -> Result<()> {
     open_files::allow(args.nodes + OTHER_FILES)?;
     LocalSet::new().run_until(all(&args)).await
 }
