@@ -3,5 +3,6 @@
 pub mod cpu;
 pub mod engine;
 pub mod gpu;
+mod group;
 pub mod measure;
 pub mod sampling;
