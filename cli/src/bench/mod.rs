@@ -12,6 +12,7 @@ mod ops;
 mod quality;
 mod recovery;
 mod shape;
+mod streams;
 mod text;
 mod wire;
 
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Quality(quality::Args),
     /// How long texts stand still when nodes are killed under them, and whether a token is lost.
     Recovery(recovery::Args),
+    /// Tokens per second of several texts at a time, beside one.
+    Streams(streams::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
     Wire(wire::Args),
 }
@@ -50,6 +53,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Ops(args) => ops::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
+        Command::Streams(args) => streams::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
 }

@@ -453,7 +453,9 @@ impl GpuEngine {
         let (rows, width) = (group.rows().len(), self.plan.spec.width);
         let wanted = if self.plan.heads() { rows - group.unwanted() } else { 0 };
         self.room_for(wanted)?;
-        (self.ids.clear(), self.values.clear(), self.places.clear());
+        self.ids.clear();
+        self.values.clear();
+        self.places.clear();
         let mut bank = 0;
         for at in group.rows() {
             let member = group.members()[at.member];

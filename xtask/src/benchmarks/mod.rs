@@ -6,6 +6,7 @@ mod kernels;
 mod ops;
 mod plot;
 mod raw;
+mod streams;
 
 use std::fs;
 use std::path::Path;
@@ -43,6 +44,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
+    streams::render(&raw, &mut text);
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     files.push((README.into(), between(&readme, &text)?));
