@@ -57,8 +57,8 @@ pub(crate) struct Args {
     nodes: Option<u16>,
     #[command(flatten)]
     wire: WireOptions,
-    /// Requests that run at the same time
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Requests that run at the same time: their tokens share what is read of the weights, and each takes a KV cache
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: u16,
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]

@@ -39,8 +39,19 @@ pub(crate) struct Swarm {
 impl Swarm {
     /// Starts a coordinator on free ports and `nodes` nodes that join it over TCP.
     pub(crate) fn start(prepared: &Prepared, nodes: usize, device: &DeviceOptions, wire: &Wire) -> Result<Self> {
+        Self::with_slots(prepared, nodes, 1, device, wire)
+    }
+
+    /// The same for `slots` requests at a time.
+    pub(crate) fn with_slots(
+        prepared: &Prepared,
+        nodes: usize,
+        slots: usize,
+        device: &DeviceOptions,
+        wire: &Wire,
+    ) -> Result<Self> {
         let keys = Keys::generate()?;
-        let server = Server::start(server_config(prepared, Policy::Exactly(nodes), wire, 1, keys.clone()))?;
+        let server = Server::start(server_config(prepared, Policy::Exactly(nodes), wire, slots, keys.clone()))?;
         let events = server.events();
         let (stop, stopped) = watch::channel(false);
         let device_line = Arc::new(OnceLock::new());

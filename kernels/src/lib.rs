@@ -3,6 +3,7 @@
 pub mod cpu;
 pub mod engine;
 pub mod gpu;
+mod group;
 pub mod measure;
 pub mod sampling;
 mod token_times;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use pollster::block_on;
 use syn1_kernels::TokenTimes;
 use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step, StepResult};
 use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip};
 use syn1_model::{PieceBytes, Plan};
 
@@ -284,6 +284,13 @@ impl Engine for AnyEngine {
         match self {
             Self::Cpu(engine) => engine.run(step, out).await,
             Self::Gpu(engine) => engine.run(step, out).await,
+        }
+    }
+
+    async fn run_many(&mut self, steps: &[Step<'_>], out: &mut Vec<f32>, results: &mut Vec<StepResult>) {
+        match self {
+            Self::Cpu(engine) => engine.run_many(steps, out, results).await,
+            Self::Gpu(engine) => engine.run_many(steps, out, results).await,
         }
     }
 

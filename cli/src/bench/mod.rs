@@ -20,6 +20,7 @@ mod recovery;
 #[cfg(target_os = "linux")]
 mod relay;
 mod shape;
+mod streams;
 mod text;
 mod wire;
 
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
     Drones(blank::Args),
+    /// Tokens per second of several texts at a time, beside one.
+    Streams(streams::Args),
     /// Bytes, speed and quality of each wire codec on the model's own activations.
     Wire(wire::Args),
 }
@@ -77,6 +80,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Relay(args) => relay::run(args).await,
         #[cfg(target_os = "linux")]
         Command::Drones(args) => blank::run(args).await,
+        Command::Streams(args) => streams::run(args).await,
         Command::Wire(args) => wire::run(args).await,
     }
 }

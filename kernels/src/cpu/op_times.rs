@@ -7,6 +7,7 @@ use web_time::Instant;
 
 use super::engine::CpuEngine;
 use crate::engine::{Engine, EngineError, Input, Slot, Step};
+use crate::group::Group;
 use crate::sampling::Sampler;
 use crate::token_times::{OpTime, TokenTimes, median};
 
@@ -29,10 +30,12 @@ impl CpuEngine {
         }
         let slot = self.open()?;
         let mut logits = std::mem::take(&mut self.buffers.logits);
+        let mut group = std::mem::take(&mut self.group);
         let stages = self.stages.stages.len();
         self.ends = vec![Instant::now(); stages + 1];
-        let measured = self.measured(slot, position, samples.max(1), &mut logits);
+        let measured = self.measured(slot, position, samples.max(1), &mut group, &mut logits);
         self.ends.clear();
+        self.group = group;
         self.buffers.logits = logits;
         self.close(slot);
         measured
@@ -43,12 +46,13 @@ impl CpuEngine {
         slot: Slot,
         position: usize,
         samples: usize,
+        group: &mut Group,
         logits: &mut [f32],
     ) -> Result<TokenTimes, EngineError> {
         let sampler = Sampler::Greedy;
         let mut token = 0;
         for position in 0..position {
-            self.compute(&Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 }, 1, logits, None)?;
+            self.one(group, &Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 }, logits)?;
             token = self.chooser.choose(logits, &sampler, position);
         }
         let mut kinds = self.kinds(position);
@@ -56,7 +60,7 @@ impl CpuEngine {
         let mut tokens = Vec::new();
         for _ in 0..samples {
             let begun = Instant::now();
-            self.compute(&Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 }, 1, logits, None)?;
+            self.one(group, &Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 }, logits)?;
             token = self.chooser.choose(logits, &sampler, position);
             let whole = begun.elapsed();
             let mut of_kind = vec![Duration::ZERO; kinds.len()];
@@ -79,6 +83,12 @@ impl CpuEngine {
         }
         kinds.iter_mut().zip(times).for_each(|(kind, times)| kind.time = median(times));
         Ok(TokenTimes { ops: kinds, token: median(tokens) })
+    }
+
+    /// A step of one row.
+    fn one(&mut self, group: &mut Group, step: &Step<'_>, logits: &mut [f32]) -> Result<(), EngineError> {
+        group.alone(&self.plan, step, 1);
+        self.compute(group, std::slice::from_ref(step), logits, None)
     }
 
     /// The plan's kinds of ops, unmeasured.

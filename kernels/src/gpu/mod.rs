@@ -11,6 +11,7 @@
 mod activations;
 mod answer;
 mod attention;
+mod bank;
 mod carry;
 mod device;
 mod division;
@@ -34,6 +35,7 @@ mod scopes;
 mod shader;
 mod sieve;
 mod teardown;
+mod together;
 mod token_loop;
 mod tune;
 mod tuning;

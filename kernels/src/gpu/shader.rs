@@ -307,16 +307,20 @@ mod tests {
         for twin in ["SG", "NOSG"] {
             for kv in ["F16", "F32"] {
                 all.push((File::Attend, vec![twin, kv]));
+                all.push((File::Attend, vec![twin, kv, "TOGETHER"]));
                 all.push((File::AttendRows, vec![twin, kv, "FULL"]));
                 all.push((File::AttendRows, vec![twin, kv, "HALF"]));
-                all.push((File::Heads, vec![twin, kv]));
-                all.push((File::Heads, vec![twin, kv, "ROPE"]));
+                for tags in [&["NORM"][..], &["NORM", "TOGETHER"], &["TOGETHER"]] {
+                    all.push((File::Heads, [&[twin, kv], tags].concat()));
+                    all.push((File::Heads, [&[twin, kv, "ROPE"], tags].concat()));
+                }
                 all.extend(SIEVE_PASSES.map(|pass| (File::Sieve, vec![twin, kv, pass])));
                 for (file, weights) in
                     [File::Embed, File::Step].into_iter().flat_map(|f| ["W32", "W16", "W8"].map(|w| (f, w)))
                 {
                     all.push((file, vec![twin, kv, weights]));
                     all.push((file, vec![twin, kv, weights, "LEARNED"]));
+                    all.extend((file == File::Embed).then(|| (file, vec![twin, kv, weights, "LEARNED", "TOGETHER"])));
                 }
                 for result in ["FULL", "HALF"] {
                     if twin == "SG" && kv == "F16" {

@@ -7,6 +7,7 @@ mod kernels;
 mod ops;
 mod plot;
 mod raw;
+mod streams;
 mod swarm;
 
 use std::fs;
@@ -47,6 +48,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     fairness::render(&raw, &mut text);
     swarm::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
+    streams::render(&raw, &mut text);
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     files.push((README.into(), between(&readme, &text)?));

@@ -38,6 +38,8 @@ pub(super) enum Report {
     Relay(Relay),
     /// `syn1 bench recovery --json`
     Recovery(Recovery),
+    /// `syn1 bench streams --json`
+    Streams(Streams),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
 }
@@ -200,6 +202,26 @@ pub(super) struct RecoveryArm {
     pub(super) pause_max_ms: f64,
     pub(super) tokens: usize,
     pub(super) lost_tokens: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Streams {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) device: String,
+    pub(super) limit_bytes_per_second: f64,
+    pub(super) arms: Vec<StreamsArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct StreamsArm {
+    pub(super) nodes: usize,
+    pub(super) streams: u16,
+    pub(super) tokens_per_second: f64,
+    pub(super) of_one_stream: Option<f64>,
+    pub(super) longest_gap_ms: f64,
+    pub(super) coordinator_us_per_token: f64,
+    pub(super) bound_tokens_per_second: f64,
 }
 
 #[derive(Deserialize)]
