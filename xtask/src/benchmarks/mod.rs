@@ -6,6 +6,7 @@ mod kernels;
 mod ops;
 mod plot;
 mod raw;
+mod tabs;
 
 use std::fs;
 use std::path::Path;
@@ -42,6 +43,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     decode::render(&raw, &mut text, &mut files)?;
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
+    tabs::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -30,6 +30,8 @@ pub(super) enum Report {
     Ops(Ops),
     /// `syn1 bench kernels --json`
     Kernels(Kernels),
+    /// `cargo xtask tabs --bench`
+    Tabs(Tabs),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
 }
@@ -128,6 +130,23 @@ pub(super) struct KernelsOp {
     pub(super) dispatches: usize,
     pub(super) us: f64,
     pub(super) bytes: u64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Tabs {
+    pub(super) model: String,
+    pub(super) tokens: usize,
+    pub(super) runs: usize,
+    pub(super) hops: Vec<Hop>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Hop {
+    pub(super) name: String,
+    pub(super) tokens_per_second: f64,
+    pub(super) answer_us: f64,
+    pub(super) compute_us: f64,
+    pub(super) above_us: f64,
 }
 
 #[derive(Deserialize)]
