@@ -17,6 +17,7 @@ mod powerset;
 mod setup;
 mod spec;
 mod suite;
+mod swarm;
 mod tabs;
 mod toolchain;
 mod web;
@@ -35,7 +36,8 @@ Usage: cargo xtask <COMMAND>
   test          everything CI runs: format, lints, every combination of features, tests on the CPU, on software Vulkan
                 and on a big-endian machine, fuzzing, footprint, package, docs
   web           build the browser's node, which the coordinator serves once it is built anew
-  tabs          the tests of browser tabs as nodes, in headless Chromium with WebGPU on the CPU
+  tabs [ARGS]   the tests of browser tabs as nodes, in headless Chromium with WebGPU on the CPU; with --bench FILE what a hop
+                over a tab costs beside one over a native node, as JSON
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
   sim [ARGS]    a swarm in one thread, with nodes that die, hang and come back: [--seeds N] [--from SEED], by default 10,000;
                 `test` plays 1,000
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
         Some("demo") => demo(&args),
         Some("test") => suite::test(),
         Some("web") => web::build(),
-        Some("tabs") => tabs(),
+        Some("tabs") => tabs(&args),
         Some("fuzz") => fuzz::command(&args),
         Some("sim") => sim(&args),
         Some("benchmarks") => benchmarks::command(&args),
@@ -105,7 +107,12 @@ fn demo(args: &[String]) -> Result<()> {
     cargo(&[&["run", "--quiet", "--release", "--package", "syn1", "--", "demo"][..], &args].concat())
 }
 
-fn tabs() -> Result<()> {
+fn tabs(args: &[String]) -> Result<()> {
+    match args {
+        [] => {}
+        [bench, file] if bench == "--bench" => return tabs::bench::command(Path::new(file)),
+        _ => bail!("tabs takes nothing, or --bench FILE"),
+    }
     if !tabs::test()? {
         bail!("the tests did not run");
     }

@@ -1,5 +1,5 @@
-//! Every combination of the features of the crates that others link, and those without `std` on a microcontroller and in
-//! WebAssembly, where there is none to fall back on.
+//! Every combination of the features of the crates that others link, and those that need no operating system on a
+//! microcontroller and in WebAssembly, where there is none to fall back on.
 
 use std::fs;
 
@@ -12,9 +12,9 @@ use crate::{cargo, root, run};
 /// Lints each combination alone, so that no other crate of the workspace switches a feature on. Says whether it had the
 /// libraries of the targets without an operating system.
 pub(crate) fn check() -> Result<bool> {
-    let find = |target| or_note(target, Toolchain::find(target, Std::Core));
+    let find = |(target, std)| or_note(target, Toolchain::find(target, std));
     let bare = BARE.into_iter().map(find).collect::<Result<Vec<_>>>()?;
-    for (package, folder) in PACKAGES {
+    for (package, folder, targets) in PACKAGES {
         let manifest = root()?.join(folder).join("Cargo.toml");
         let text = fs::read_to_string(&manifest).with_context(|| format!("cannot read {}", manifest.display()))?;
         let features = features(&text);
@@ -25,7 +25,7 @@ pub(crate) fn check() -> Result<bool> {
             let args = ["--quiet", "--package", package, "--no-default-features", "--features", &list];
             cargo(&[&["clippy"][..], &args, &["--", "-D", "warnings"]].concat())?;
             if combination.iter().all(|feature| !HOSTED.contains(feature)) {
-                for toolchain in bare.iter().flatten() {
+                for toolchain in bare.iter().flatten().filter(|toolchain| targets.contains(&toolchain.target)) {
                     run(toolchain.cargo("check", root()?).args(args))?;
                 }
             }
@@ -51,12 +51,20 @@ fn combinations<'a>(features: &[&'a str]) -> Vec<Vec<&'a str>> {
     all
 }
 
-const PACKAGES: [(&str, &str); 2] = [("syn1-core", "syn1-core"), ("syn1-transport-tcp", "transport-tcp")];
+/// Each with its folder and where it is to work without an operating system.
+const PACKAGES: [(&str, &str, &[&str]); 3] = [
+    ("syn1-core", "syn1-core", &[CORTEX_M, WASM]),
+    ("syn1-transport-tcp", "transport-tcp", &[CORTEX_M, WASM]),
+    ("syn1-transport-ws", "transport-ws", &[WASM]),
+];
 
 /// Features that need an operating system.
-const HOSTED: [&str; 3] = ["std", "testing", "tokio"];
+const HOSTED: [&str; 4] = ["std", "testing", "tokio", "native"];
 
-const BARE: [&str; 2] = ["thumbv7m-none-eabi", "wasm32-unknown-unknown"];
+const BARE: [(&str, Std); 2] = [(CORTEX_M, Std::Core), (WASM, Std::All)];
+
+const CORTEX_M: &str = "thumbv7m-none-eabi";
+const WASM: &str = "wasm32-unknown-unknown";
 
 #[cfg(test)]
 mod tests {

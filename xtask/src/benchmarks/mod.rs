@@ -9,6 +9,7 @@ mod plot;
 mod raw;
 mod streams;
 mod swarm;
+mod tabs;
 
 use std::fs;
 use std::path::Path;
@@ -47,6 +48,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     kernels::render(&raw, &mut text);
     fairness::render(&raw, &mut text);
     swarm::render(&raw, &mut text);
+    tabs::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
     streams::render(&raw, &mut text);
     let path = folder.join(README);

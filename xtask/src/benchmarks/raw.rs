@@ -40,6 +40,8 @@ pub(super) enum Report {
     Recovery(Recovery),
     /// `syn1 bench streams --json`
     Streams(Streams),
+    /// `cargo xtask tabs --bench`
+    Tabs(Tabs),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
 }
@@ -222,6 +224,23 @@ pub(super) struct StreamsArm {
     pub(super) longest_gap_ms: f64,
     pub(super) coordinator_us_per_token: f64,
     pub(super) bound_tokens_per_second: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Tabs {
+    pub(super) model: String,
+    pub(super) tokens: usize,
+    pub(super) runs: usize,
+    pub(super) hops: Vec<Hop>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Hop {
+    pub(super) name: String,
+    pub(super) tokens_per_second: f64,
+    pub(super) answer_us: f64,
+    pub(super) compute_us: f64,
+    pub(super) above_us: f64,
 }
 
 #[derive(Deserialize)]

@@ -5,16 +5,20 @@
 
 mod page;
 mod pipe;
+mod worker;
 
 use std::cell::RefCell;
+use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 pub(crate) use page::{Page, View};
 use pipe::Pipe;
+
+use crate::run;
 
 /// A browser with a fresh profile. Dropping it ends it.
 pub(crate) struct Browser {
@@ -36,6 +40,12 @@ pub(crate) enum Gpu {
 impl Browser {
     /// Starts Chromium.
     pub(crate) fn start(gpu: Gpu) -> Result<Self> {
+        Self::with(gpu, &[], None)
+    }
+
+    /// Starts Chromium with `more` of its options; it trusts an `authority` (a certificate in PEM) as if its user had
+    /// installed it, which needs `certutil`.
+    pub(crate) fn with(gpu: Gpu, more: &[&str], authority: Option<&str>) -> Result<Self> {
         let profile = tempfile::tempdir().context("cannot make a folder for the browser's profile")?;
         // The shell gives the pipes the numbers that Chromium expects; what it prints itself goes with the errors.
         let mut command = Command::new("sh");
@@ -45,6 +55,11 @@ impl Browser {
             Gpu::Software => &["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"][..],
             Gpu::None => &["--disable-features=WebGPU,WebGPUService"],
         });
+        command.args(more);
+        if let Some(authority) = authority {
+            trust(profile.path(), authority)?;
+            command.env("HOME", profile.path());
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().with_context(|| format!("cannot run {PROGRAM}"))?;
         let pipe = Pipe::new(child.stdin.take(), child.stdout.take());
@@ -64,9 +79,40 @@ impl Browser {
         Page::open(self, url, view)
     }
 
+    /// Ends the process that all tabs' GPU work is done in, as a bug in a driver does.
+    pub(crate) fn crash_gpu(&self) -> Result<()> {
+        self.call(None, "Browser.crashGpuProcess", json!({})).map(drop)
+    }
+
     fn call(&self, session: Option<&str>, method: &str, params: Value) -> Result<Value> {
         self.pipe.borrow_mut().call(session, method, params)
     }
+
+    /// What `script`, an expression, comes to in a page or a Worker; promises are waited for.
+    fn eval(&self, session: &str, script: &str) -> Result<Value> {
+        let params = json!({ "expression": script, "awaitPromise": true, "returnByValue": true, "userGesture": true });
+        let mut answer = self.call(Some(session), "Runtime.evaluate", params)?;
+        if let Some(thrown) = answer.get("exceptionDetails") {
+            let said = &thrown["exception"]["description"];
+            bail!("{script}: {}", said.as_str().or(thrown["text"].as_str()).unwrap_or("threw"));
+        }
+        Ok(answer["result"]["value"].take())
+    }
+}
+
+/// Has a browser whose user lives in `home` trust an authority: on Linux it reads NSS's database of the user.
+fn trust(home: &Path, authority: &str) -> Result<()> {
+    let database = home.join(".pki").join("nssdb");
+    fs::create_dir_all(&database).context("cannot make a folder for trusted certificates")?;
+    let file = home.join("authority.pem");
+    fs::write(&file, authority).context("cannot write an authority's certificate")?;
+    let certutil = || {
+        let mut command = Command::new("certutil");
+        command.arg("-d").arg(format!("sql:{}", database.display()));
+        command
+    };
+    run(certutil().args(["-N", "--empty-password"]))?;
+    run(certutil().args(["-A", "-t", "C,,", "-n", "syn1", "-i"]).arg(file))
 }
 
 impl Drop for Browser {

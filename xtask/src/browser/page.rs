@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::Browser;
+use super::worker::Worker;
 
 /// What a tab looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,13 +93,7 @@ impl<'a> Page<'a> {
 
     /// What `script`, an expression, comes to; promises are waited for.
     pub(crate) fn eval(&self, script: &str) -> Result<Value> {
-        let params = json!({ "expression": script, "awaitPromise": true, "returnByValue": true, "userGesture": true });
-        let mut answer = self.call("Runtime.evaluate", params)?;
-        if let Some(thrown) = answer.get("exceptionDetails") {
-            let said = &thrown["exception"]["description"];
-            bail!("{script}: {}", said.as_str().or(thrown["text"].as_str()).unwrap_or("threw"));
-        }
-        Ok(answer["result"]["value"].take())
+        self.browser.eval(&self.session, script)
     }
 
     /// Waits until `condition`, an expression, is true. An error says what the console said meanwhile.
@@ -122,10 +117,37 @@ impl<'a> Page<'a> {
 
     /// Draws the visible part of the page into a PNG file.
     pub(crate) fn screenshot(&self, file: &Path) -> Result<()> {
-        self.call("Page.bringToFront", json!({}))?;
+        self.to_front()?;
         let drawn = self.call("Page.captureScreenshot", json!({ "format": "png" }))?;
         let bytes = base64(drawn["data"].as_str().unwrap_or_default()).context("the browser drew no picture")?;
         std::fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// Brings the tab to the front; the one that was there is hidden now.
+    pub(crate) fn to_front(&self) -> Result<()> {
+        self.call("Page.bringToFront", json!({})).map(drop)
+    }
+
+    /// From now on the tab's Workers wait for [`Page::worker`] before they run.
+    pub(crate) fn hold_workers(&self) -> Result<()> {
+        self.attach_workers(true)
+    }
+
+    /// The next Worker that the tab starts; it runs `script`, statements, before it hears the first message. (Where it is held
+    /// there is no WebGPU yet.)
+    pub(crate) fn worker(&self, script: &str) -> Result<Worker<'a>> {
+        let attached = self.browser.pipe.borrow_mut().wait_event(&self.session, "Target.attachedToTarget")?;
+        let session = attached["params"]["sessionId"].as_str().context("a Worker has no session")?.to_owned();
+        let worker = Worker::new(self.browser, session);
+        worker.eval(&format!("addEventListener('message', () => {{ {script} }}, {{ once: true }})"))?;
+        worker.go_on()?;
+        self.attach_workers(false)?;
+        Ok(worker)
+    }
+
+    fn attach_workers(&self, hold: bool) -> Result<()> {
+        let how = json!({ "autoAttach": true, "waitForDebuggerOnStart": hold, "flatten": true });
+        self.call("Target.setAutoAttach", how).map(drop)
     }
 
     /// Closes the tab, as a person does.
@@ -134,7 +156,7 @@ impl<'a> Page<'a> {
     }
 
     fn loaded(&self) -> Result<()> {
-        self.browser.pipe.borrow_mut().wait_event(&self.session, "Page.loadEventFired")
+        self.browser.pipe.borrow_mut().wait_event(&self.session, "Page.loadEventFired").map(drop)
     }
 
     /// What an earlier load left must not be taken for the next one's.

@@ -58,14 +58,13 @@ impl Pipe {
         }
     }
 
-    /// Waits for the event `method` of a tab.
-    pub(super) fn wait_event(&mut self, session: &str, method: &str) -> Result<()> {
+    /// Waits for the event `method` of a tab, and takes it.
+    pub(super) fn wait_event(&mut self, session: &str, method: &str) -> Result<Value> {
         let begun = Instant::now();
         let is_it = |event: &Value| event["sessionId"] == session && event["method"] == method;
         loop {
             if let Some(index) = self.events.iter().position(is_it) {
-                self.events.remove(index);
-                return Ok(());
+                return Ok(self.events.remove(index));
             }
             let event = self.next(begun, method)?;
             self.events.push(event);

@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::swarm::Swarm;
 use super::{PATIENCE, expect};
 use crate::browser::{Browser, Page, View};
+use crate::swarm::Coordinator;
 
-pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
+pub(super) fn check(swarm: &Coordinator, browser: &Browser) -> Result<()> {
     let page = browser.open(&swarm.url("/"), View::DESKTOP)?;
     page.wait_for("document.querySelector('#state').textContent.startsWith('ready')", PATIENCE)?;
     renders(&page)?;

@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::swarm::Swarm;
 use super::{PATIENCE, expect, settled};
 use crate::browser::{Browser, Page, View};
+use crate::swarm::Coordinator;
 
-pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
+pub(super) fn check(swarm: &Coordinator, browser: &Browser) -> Result<()> {
     let page = browser.open(&swarm.url("/join#4-river-lamp"), View::PHONE)?;
     settled(&page)?;
     // The code went into its field, and is in the address no more.

@@ -3,11 +3,11 @@
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::swarm::Swarm;
 use super::{PATIENCE, drawn_anew, expect, settled};
 use crate::browser::{Browser, Page, View};
+use crate::swarm::Coordinator;
 
-pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
+pub(super) fn check(swarm: &Coordinator, browser: &Browser) -> Result<()> {
     let page = browser.open(&swarm.url("/"), View::PHONE)?;
     for path in ["/", "/swarm", "/join", "/bench"] {
         page.goto(&swarm.url(path))?;
@@ -27,7 +27,27 @@ pub(super) fn check(swarm: &Swarm, browser: &Browser) -> Result<()> {
     page.goto(&swarm.url("/bench"))?;
     settled(&page)?;
     compares(&page)?;
+    fuses(&page)?;
     page.close()
+}
+
+/// The experiment runs on this browser's GPU, and a file of `syn1 bench fusion --json` stands beside it.
+fn fuses(page: &Page<'_>) -> Result<()> {
+    page.wait_for("!document.querySelector('#fuse').disabled", PATIENCE)?;
+    page.eval("document.querySelector('#layers').value = '1', document.querySelector('#fusion').requestSubmit()")?;
+    page.wait_for("document.querySelector('#fusing').hidden", PATIENCE)?;
+    let problem = page.eval("document.querySelector('#fusion-problem').textContent")?;
+    ensure!(problem == json!(""), "the experiment: {problem}");
+    let rows = "document.querySelectorAll('#fusion-results tbody tr').length";
+    expect(page, "the arms", rows, &json!(9))?;
+    let report = include_str!("../../../docs/benchmarks/raw/fusion-h200.json");
+    page.eval(&format!("({LOAD})({}, '#fusion-file')", json!(report)))?;
+    page.wait_for(&format!("{rows} > 9"), PATIENCE)?;
+    // The two at width 64 stand in one table.
+    let both = "[...document.querySelectorAll('#fusion-results section')].some((s) => s.querySelectorAll('tbody tr').length === 18)";
+    expect(page, "both in a table", both, &json!(true))?;
+    page.eval(&format!("({LOAD})('{{}}', '#fusion-file')"))?;
+    page.wait_for("document.querySelector('#fusion-problem').textContent.includes('names no device')", PATIENCE)
 }
 
 /// One heading of the first rank, a main part, a language, and a mark at the page one is on.
@@ -39,7 +59,7 @@ fn stands(page: &Page<'_>, path: &str) -> Result<()> {
 
 fn tells_the_swarm(page: &Page<'_>) -> Result<()> {
     page.wait_for("document.querySelectorAll('.node').length === 2", PATIENCE)?;
-    // The demo's own text has passed through the chain already.
+    // A text has passed through the chain already.
     page.wait_for("document.querySelectorAll('#waterfall g').length > 0", PATIENCE)?;
     let rows = "[document.querySelectorAll('#layers li').length, document.querySelector('#waiting').hidden, \
                 document.querySelector('#reason').textContent.startsWith('2 nodes were asked for'), \
@@ -56,15 +76,17 @@ fn tells_the_swarm(page: &Page<'_>) -> Result<()> {
 
 /// A file of `syn1 bench decode --json` is an arm; anything else is refused in a sentence.
 fn compares(page: &Page<'_>) -> Result<()> {
-    let load = "(text) => { const files = new DataTransfer(); files.items.add(new File([text], 'a.json')); \
-                const input = document.querySelector('#file'); input.files = files.files; \
-                input.dispatchEvent(new Event('change')); }";
     let report = include_str!("../../../docs/benchmarks/raw/decode-gpt2-f16-cpu.json");
-    page.eval(&format!("({load})({})", json!(report)))?;
+    page.eval(&format!("({LOAD})({}, '#file')", json!(report)))?;
     page.wait_for("document.querySelectorAll('#plot .bar').length === 1", PATIENCE)?;
     let drawn = "[document.querySelectorAll('#plot .limit').length, document.querySelector('#table').textContent.includes('87 %')]";
     expect(page, "the plot", drawn, &json!([1, true]))?;
-    page.eval(&format!("({load})('{{}}')"))?;
+    page.eval(&format!("({LOAD})('{{}}', '#file')"))?;
     page.wait_for("document.querySelector('#problem').textContent.includes('no tokens_per_second')", PATIENCE)?;
     expect(page, "the plot", "document.querySelectorAll('#plot .bar').length", &json!(1))
 }
+
+/// Gives a text as a file to a field.
+const LOAD: &str = "(text, field) => { const files = new DataTransfer(); files.items.add(new File([text], 'a.json')); \
+                    const input = document.querySelector(field); input.files = files.files; \
+                    input.dispatchEvent(new Event('change')); }";

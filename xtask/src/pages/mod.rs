@@ -2,29 +2,33 @@
 
 mod chat;
 mod join;
+mod locked;
 mod look;
-mod swarm;
+mod template;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::browser::{Browser, Gpu, Page, View};
+use crate::swarm::{self, Coordinator, Native};
 use crate::{root, setup};
-use swarm::Swarm;
 
 /// Tries every page, with two nodes on the bundled model. Says whether there was a browser to do it with.
 pub(crate) fn check() -> Result<bool> {
     if !setup::chromium()? {
         return Ok(false);
     }
-    let swarm = Swarm::start()?;
+    swarm::build()?;
     let browser = Browser::start(Gpu::Software)?;
+    let (swarm, _nodes) = start(&browser)?;
     chat::check(&swarm, &browser)?;
     join::check(&swarm, &browser)?;
     look::check(&swarm, &browser)?;
+    locked::check(&browser)?;
+    template::check(&browser)?;
     Ok(true)
 }
 
@@ -48,8 +52,9 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
         bail!("nothing was drawn");
     }
     std::fs::create_dir_all(&folder)?;
-    let swarm = Swarm::start()?;
+    swarm::build()?;
     let browser = Browser::start(Gpu::Software)?;
+    let (swarm, _nodes) = start(&browser)?;
     let page = browser.open(&swarm.url("/"), View::DESKTOP)?;
     chat::say(&page, EXAMPLE, 120)?;
     chat::finished(&page)?;
@@ -68,6 +73,18 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Two nodes, through which a text has passed.
+fn start(browser: &Browser) -> Result<(Coordinator, [Native; 2])> {
+    let swarm = Coordinator::start(2)?;
+    let nodes = [swarm.native("desktop", "cpu")?, swarm.native("laptop", "cpu")?];
+    let page = browser.open(&swarm.url("/health"), View::DESKTOP)?;
+    swarm.wait_ready(&page)?;
+    let ask = json!({ "prompt": "A lifetime", "max_tokens": 8, "sampling": { "temperature": 0 } });
+    page.eval(&format!("{}.then(answer => answer.text())", swarm::asked(&ask)))?;
+    page.close()?;
+    Ok((swarm, nodes))
 }
 
 /// Draws all of a page, as far down as a picture is still of use.
