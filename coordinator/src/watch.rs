@@ -71,6 +71,8 @@ impl Watch {
                 }
                 return;
             }
+            // The tokens that follow are counted as well: they were generated.
+            Update::Again => return,
             Update::Finished(end) => {
                 self.metrics.guessed.inc_by(end.figures.guessed as u64);
                 self.metrics.accepted.inc_by(end.figures.accepted as u64);

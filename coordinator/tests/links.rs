@@ -52,6 +52,7 @@ fn config() -> ServerConfig {
         front: Front::default(),
         allow: Vec::new(),
         access: Access::default(),
+        state: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod agreement;
 mod chain;
+mod checks;
 mod coding;
 mod decode;
 mod fusion;
@@ -20,6 +21,8 @@ use anyhow::Result;
 /// What can be measured.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    /// What spot checks of the nodes' results catch, whether they raise false alarms, and what they cost.
+    Checks(checks::Args),
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
     /// What fusing kernels gains: the public single-kernel experiment with fair rivals, each verified first.
@@ -42,6 +45,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
+        Command::Checks(args) => checks::run(args).await,
         Command::Decode(args) => decode::run(args).await,
         Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,

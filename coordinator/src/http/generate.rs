@@ -48,9 +48,22 @@ fn default_max_tokens() -> usize {
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Token { id: u32, text: String },
-    Finished { text: String, reason: Finish, prompt_tokens: usize, tokens: usize, tokens_per_second: Option<f64> },
-    Failed { error: String },
+    Token {
+        id: u32,
+        text: String,
+    },
+    /// What came before is void; it follows from the first token on.
+    Again {},
+    Finished {
+        text: String,
+        reason: Finish,
+        prompt_tokens: usize,
+        tokens: usize,
+        tokens_per_second: Option<f64>,
+    },
+    Failed {
+        error: String,
+    },
 }
 
 impl From<Update> for Line {
@@ -58,6 +71,7 @@ impl From<Update> for Line {
         match update {
             // Log-probabilities are not among what can be asked for here.
             Update::Token { id, text, logprobs: _ } => Self::Token { id, text },
+            Update::Again => Self::Again {},
             Update::Finished(end) => Self::Finished {
                 text: end.text,
                 reason: end.reason,

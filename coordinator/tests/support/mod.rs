@@ -25,6 +25,7 @@ pub struct Stage {
     pub never_closed: BTreeSet<NodeId>,
     pub sent: Vec<(NodeId, Kind)>,
     pub closed: Vec<NodeId>,
+    pub quarantined: Vec<NodeId>,
     pub updates: BTreeMap<u32, Vec<Update>>,
     pub events: Vec<Event>,
     /// Formats that were to be packed.
@@ -54,6 +55,7 @@ impl Stage {
             never_closed: BTreeSet::new(),
             sent: Vec::new(),
             closed: Vec::new(),
+            quarantined: Vec::new(),
             updates: BTreeMap::new(),
             events: Vec::new(),
             packs: Vec::new(),
@@ -83,6 +85,7 @@ impl Stage {
                 }
                 Action::Close(node) => self.closed.push(node),
                 Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
+                Action::Quarantine(node, _) => self.quarantined.push(node),
                 Action::Event(event) => self.events.push(event),
                 Action::Pack(format) => self.packs.push(format),
             }
