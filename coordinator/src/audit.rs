@@ -66,8 +66,9 @@ pub(crate) struct Audit {
     /// What the node that is checked answered, oldest first.
     theirs: VecDeque<(u32, Row)>,
     theirs_bytes: usize,
-    /// Rows that agreed, and where the last of them stands.
+    /// Rows that agreed, and where the last of them stands, if every row before it was compared.
     pub(crate) compared: usize,
+    is_whole: bool,
     pub(crate) good: Option<u32>,
     /// It cannot go on.
     broken: bool,
@@ -127,7 +128,7 @@ impl Audit {
             }
             figures.worst = figures.worst.max(distance.ratio());
             self.compared += 1;
-            self.good = Some(position);
+            self.good = self.is_whole.then_some(position);
         }
         None
     }
@@ -172,6 +173,7 @@ impl Core {
             let number = self.next_request();
             let merges = merges.then_some(most);
             let mut replay = Replay::new(now, number, checker, inputs, merges, wanted_from, vocab);
+            let is_whole = !replay.has_inputs();
             replay.skip_inputs();
             self.audits.figures.followed += 1;
             let delta = if form.flags().contains(Flags::DELTA) { width } else { 0 };
@@ -186,6 +188,7 @@ impl Core {
                 theirs: VecDeque::new(),
                 theirs_bytes: 0,
                 compared: 0,
+                is_whole,
                 good: None,
                 broken: false,
             });

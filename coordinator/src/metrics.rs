@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::audit::Checks;
 use crate::recovery::Recovery;
 use crate::update::Topology;
 
@@ -74,6 +75,9 @@ struct Gauges {
     restarted: Counter,
     replayed_rows: Counter,
     lost: Counter,
+    checked_rows: Counter,
+    disputes: Counter,
+    quarantined: Counter,
     kept: Gauge,
     longest_pause: Float,
 }
@@ -111,6 +115,9 @@ impl Default for Metrics {
             ("requests_restarted", "Requests that were computed once more from their tokens", &state.restarted),
             ("rows_replayed", "Rows that a node was fed to hold what another one held", &state.replayed_rows),
             ("requests_lost", "Requests that ended because no node could be had", &state.lost),
+            ("rows_checked", "Rows that two nodes computed and that were compared", &state.checked_rows),
+            ("disputes", "Times that two nodes did not agree about a row", &state.disputes),
+            ("nodes_quarantined", "Nodes that were sent away for what they computed", &state.quarantined),
         ];
         for (name, help, counter) in recovery {
             registry.register(name, help, counter.clone());
@@ -168,10 +175,18 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Reads off the state: what `topology` shows, as many KV caches as the chain has, and what was lost and regained.
-    pub(crate) fn read(&self, topology: &Topology, slots: usize, recovery: &Recovery) {
+    /// Reads off the state: what `topology` shows, as many KV caches as the chain has, what was lost and
+    /// regained, and what spot checks found.
+    pub(crate) fn read(&self, topology: &Topology, slots: usize, recovery: &Recovery, checks: &Checks) {
         self.state.read(topology, slots);
         self.state.recovery(recovery);
+        for (counter, count) in [
+            (&self.state.checked_rows, checks.rows),
+            (&self.state.disputes, checks.disputes),
+            (&self.state.quarantined, checks.quarantined),
+        ] {
+            counter.inner().store(count, Ordering::Relaxed);
+        }
     }
 
     /// Everything as text, with the state that was read last.

@@ -71,6 +71,11 @@ impl Replay {
         }
     }
 
+    /// Whether anything has entered the hop.
+    pub(crate) fn has_inputs(&self) -> bool {
+        !self.inputs.is_empty()
+    }
+
     /// Passes over what comes of the inputs so far.
     pub(crate) fn skip_inputs(&mut self) {
         match &mut self.wanted_from {

@@ -12,7 +12,7 @@ use crate::server::Shared;
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     shared.look(|core| {
         let slots = core.chain.as_ref().map_or(0, |chain| chain.slots);
-        shared.metrics.read(&core.topology(), slots, &core.recovery());
+        shared.metrics.read(&core.topology(), slots, &core.recovery(), &core.checks());
     });
     let text = shared.metrics.encode();
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()

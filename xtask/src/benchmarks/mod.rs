@@ -1,5 +1,6 @@
 //! `cargo xtask benchmarks`: tables and plots of `docs/benchmarks` from the raw files beside them.
 
+mod checks;
 mod decode;
 mod fusion;
 mod kernels;
@@ -43,6 +44,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
+    checks::render(&raw, &mut text);
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     files.push((README.into(), between(&readme, &text)?));
