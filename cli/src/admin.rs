@@ -138,7 +138,8 @@ impl At {
             let answer: Value = serde_json::from_str(&text)
                 .with_context(|| format!("{url} answered HTTP {status} with something else than JSON"))?;
             if !status.is_success() {
-                bail!("{}", answer["error"]["message"].as_str().unwrap_or("the coordinator refused"));
+                let why = answer["error"]["message"].as_str().unwrap_or("the coordinator refused");
+                bail!("{why}{}", if status == 401 { ": here that is --admin-key KEY" } else { "" });
             }
             Ok(answer)
         })

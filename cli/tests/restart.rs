@@ -67,6 +67,15 @@ impl Place<'_> {
         Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
     }
 
+    /// Waits until the coordinator answers: a node that finds nobody at its first try ends.
+    fn listens(&self) {
+        let begun = Instant::now();
+        while self.ask("GET", "/health", "").is_none() {
+            assert!(begun.elapsed() < PATIENCE, "it does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn ready(&self) -> Value {
         let begun = Instant::now();
         while self.ask("GET", "/ready", "").is_none_or(|(status, _)| status != 200) {
@@ -117,6 +126,7 @@ fn nodes_come_back_to_a_killed_coordinator_with_the_layers_that_they_had_and_not
     let (http, tcp) = (([127, 0, 0, 1], port()).into(), ([127, 0, 0, 1], port()).into());
     let place = Place { folder: folder.path(), http, tcp };
     let first = place.coordinator(&[]);
+    place.listens();
     let _nodes = [place.node("one"), place.node("two")];
     let before = place.ready();
     let text = place.text();
@@ -145,13 +155,6 @@ fn codes_are_kept_over_a_restart_and_a_revoked_one_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let (http, tcp) = (([127, 0, 0, 1], port()).into(), ([127, 0, 0, 1], port()).into());
     let place = Place { folder: folder.path(), http, tcp };
-    let listens = || {
-        let begun = Instant::now();
-        while place.ask("GET", "/health", "").is_none() {
-            assert!(begun.elapsed() < PATIENCE, "it does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    };
     let at = format!("http://{http}");
     let code = |args: &[&str]| {
         let output = syn1(folder.path()).arg("code").args(args).args(["--json", "--at", &at]).output().unwrap();
@@ -159,7 +162,7 @@ fn codes_are_kept_over_a_restart_and_a_revoked_one_is_not() {
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
     let first = place.coordinator(&["--join-code", "auto"]);
-    listens();
+    place.listens();
     let shown = code(&["list"])[0]["code"].as_str().unwrap().to_owned();
     let kept = code(&["new", "--hours", "3"])["code"].as_str().unwrap().to_owned();
     let revoked = code(&["new"])["code"].as_str().unwrap().to_owned();
@@ -168,7 +171,7 @@ fn codes_are_kept_over_a_restart_and_a_revoked_one_is_not() {
     drop(first);
 
     let _second = place.coordinator(&["--join-code", "auto"]);
-    listens();
+    place.listens();
     let codes = code(&["list"]);
     let names: Vec<&str> = codes.as_array().unwrap().iter().map(|code| code["code"].as_str().unwrap()).collect();
     assert_eq!(names, [shown.as_str(), kept.as_str()]);

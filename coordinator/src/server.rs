@@ -266,16 +266,6 @@ impl Server {
         self.shared.look(Core::checks)
     }
 
-    /// Nodes that are not let in for what they computed, by their keys.
-    pub fn quarantined(&self) -> Vec<(Key, Quarantined)> {
-        self.shared.door.quarantined()
-    }
-
-    /// Lets a node in again; false if it was not kept out.
-    pub fn release(&self, key: Key) -> bool {
-        self.shared.door.release(key)
-    }
-
     /// What was lost and regained since the start.
     pub fn recovery(&self) -> Recovery {
         self.shared.look(Core::recovery)
