@@ -19,6 +19,7 @@ use crate::core::{Action, Core, NodeId};
 use crate::inbox::Relayed;
 use crate::limits::{CHECK_BYTES, CHECK_LOOK, CHECK_ROWS, CHECK_TIMEOUT};
 use crate::replay::Replay;
+use crate::request::Request;
 use crate::verdict::Dispute;
 
 /// Figures of spot checks, since the start.
@@ -54,7 +55,9 @@ pub(crate) struct Audits {
 
 /// A request that is followed at a hop.
 pub(crate) struct Audit {
+    /// Its number on the nodes, and the one that it alone has: the nodes' goes on to the request that takes over its KV cache.
     pub(crate) request: u32,
+    pub(crate) told: u32,
     /// The node that is checked, its layers, and the epoch of its hop, once that is known.
     pub(crate) node: NodeId,
     pub(crate) layers: Range<usize>,
@@ -168,6 +171,7 @@ impl Core {
             begun.push((*node, layers.clone(), is_last.then_some(request.wanted_from), checker, form, merges, inputs));
         }
         self.audits.look_at = look_at;
+        let told = request.told;
         for (node, layers, wanted_from, checker, form, merges, inputs) in begun {
             let (width, vocab) = (self.config.spec.width, self.config.spec.vocab);
             let number = self.next_request();
@@ -179,6 +183,7 @@ impl Core {
             let delta = if form.flags().contains(Flags::DELTA) { width } else { 0 };
             self.audits.running.push(Audit {
                 request: id,
+                told,
                 node,
                 layers,
                 epoch: None,
@@ -274,7 +279,8 @@ impl Core {
         let running = std::mem::take(&mut self.audits.running);
         let (mut going, mut apart, mut over) = (Vec::new(), Vec::new(), Vec::new());
         for mut audit in running {
-            let ended = self.requests.get(&audit.request).is_none_or(|request| request.closing.is_some());
+            let runs = |request: &Request| request.told == audit.told && request.closing.is_none();
+            let ended = !self.requests.get(&audit.request).is_some_and(runs);
             let known = (audit.replay.node, audit.replay.id);
             if audit.broken || !self.can_go_on(&audit) || audit.replay.bytes() + audit.theirs_bytes > CHECK_BYTES {
                 over.push(known);

@@ -54,6 +54,11 @@ impl Inbox {
         self.frames.push_back(frame);
     }
 
+    /// The frame with this number need not come: what follows from it is there.
+    pub(crate) fn skip(&mut self, number: u64) {
+        self.newest = Some(number);
+    }
+
     /// Whether the frame with this number has come, so that its rows need not come again.
     pub(crate) fn has(&self, number: u64) -> bool {
         self.newest.is_some_and(|newest| number <= newest)
@@ -114,9 +119,11 @@ impl Inbox {
         }
     }
 
-    /// Those that were sent to the present node, if none before them is missing.
+    /// Those that were sent to the present node, if none before them is missing: of a request that took over a KV cache, what
+    /// that holds never entered here.
     pub(crate) fn history(&self) -> Option<Vec<Relayed>> {
-        self.is_whole().then(|| self.frames.range(..self.sent).cloned().collect())
+        let begins = self.frames.front().map_or(self.newest.is_none(), |frame| frame.header.position == 0);
+        (self.is_whole() && begins).then(|| self.frames.range(..self.sent).cloned().collect())
     }
 
     /// The frames, oldest first.

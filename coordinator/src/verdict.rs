@@ -24,6 +24,7 @@ pub(crate) struct Dispute {
     node: NodeId,
     checker: NodeId,
     request: u32,
+    told: u32,
     position: u32,
     row: Row,
     reference: Row,
@@ -50,7 +51,7 @@ impl Core {
     /// Takes note that two nodes do not agree.
     pub(crate) fn dispute(&mut self, audit: Audit, apart: Apart) {
         let Apart { position, row, reference, distance } = apart;
-        let Audit { request, node, layers, tolerance, replay, compared, good, .. } = audit;
+        let Audit { request, told, node, layers, tolerance, replay, compared, good, .. } = audit;
         let checker = replay.node;
         let rows = compared;
         let dispute = Dispute {
@@ -58,6 +59,7 @@ impl Core {
             node,
             checker,
             request,
+            told,
             position,
             row,
             reference,
@@ -189,6 +191,8 @@ impl Core {
 
     /// Every request forgets what may have come of a node's garbage.
     fn rewind(&mut self, now: Duration, dispute: &Dispute) {
+        // Rows that came of it lie in KV caches that were kept.
+        self.drop_parked();
         let stages = self.stages(&[]);
         let chunk = self.chain.as_ref().map_or(1, |chain| chain.chunk);
         let tokenizer = self.config.tokenizer.clone();
@@ -198,7 +202,7 @@ impl Core {
                 continue;
             }
             // The row of a position makes the token behind it.
-            let known = dispute.good.filter(|_| *id == dispute.request).map_or(0, |good| good as usize + 2);
+            let known = dispute.good.filter(|_| request.told == dispute.told).map_or(0, |good| good as usize + 2);
             let good = known.saturating_sub(request.figures.prompt_tokens);
             rewound += 1;
             failed.extend(request.again(now, good, chunk, &stages, tokenizer.as_ref()).err().map(|why| (*id, why)));

@@ -5,6 +5,8 @@ mod chain;
 mod checks;
 mod coding;
 mod decode;
+mod fairness;
+mod fleet;
 mod fusion;
 mod golden;
 mod hop;
@@ -25,6 +27,8 @@ pub(crate) enum Command {
     Checks(checks::Args),
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
+    /// How long a stream's tokens take beside other people's long prompts, and how long those take.
+    Fairness(fairness::Args),
     /// What fusing kernels gains: the public single-kernel experiment with fair rivals, each verified first.
     Fusion(fusion::Args),
     /// This machine's logits and greedy tokens beside those of a reference.
@@ -47,6 +51,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Checks(args) => checks::run(args).await,
         Command::Decode(args) => decode::run(args).await,
+        Command::Fairness(args) => fairness::run(args).await,
         Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,
         Command::Hop(args) => hop::run(args).await,

@@ -37,6 +37,7 @@ mod teardown;
 mod token_loop;
 mod tune;
 mod tuning;
+mod upload;
 mod weights;
 
 pub use device::{AdapterLine, GpuDevice, OpenError};
@@ -46,3 +47,4 @@ pub use measure::{RoundTrip, memory_bytes, read_bandwidth, round_trip};
 pub use op_times::{OpTime, TokenTimes};
 pub use prepared::StepTimes;
 pub use tuning::{Tuning, TuningError};
+pub use upload::Upload;

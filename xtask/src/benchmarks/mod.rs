@@ -2,6 +2,7 @@
 
 mod checks;
 mod decode;
+mod fairness;
 mod fusion;
 mod kernels;
 mod ops;
@@ -43,6 +44,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     decode::render(&raw, &mut text, &mut files)?;
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
+    fairness::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
     checks::render(&raw, &mut text);
     let path = folder.join(README);

@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
+use syn1_coordinator::access::Client;
 use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::update::{Evidence, Update};
@@ -109,7 +110,7 @@ impl Table {
 
     /// Asks for a text; `told` hears of every update at once and says whether to go on.
     pub(super) fn text(&mut self, ask: Generate, mut told: impl FnMut(&Self, usize) -> bool) -> Result<Vec<u32>> {
-        let id = self.core.submit(self.begin.elapsed(), ask)?;
+        let id = self.core.submit(self.begin.elapsed(), Client::Local, ask)?;
         loop {
             let busy = self.step()?;
             let mut ids = Vec::new();
