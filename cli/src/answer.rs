@@ -183,6 +183,10 @@ pub(crate) async fn stream(updates: impl Into<Updates>, echo: bool, as_text: boo
                 answer.push_str(&end.text);
                 return Ok(Answer { ids, text: answer, end });
             }
+            Update::Again if echo => {
+                bail!("a node computed garbage, and part of this text came of it: repeat the request")
+            }
+            Update::Again => (ids, answer) = (Vec::new(), String::new()),
             Update::Failed(why) => bail!(why),
         }
     }

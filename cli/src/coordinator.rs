@@ -63,6 +63,10 @@ pub(crate) struct Args {
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Where is kept what outlives a restart: which nodes were here and what they measured, where the layers lay, join codes,
+    /// and who is quarantined [default: a folder for this --http port among the user's data; none for port 0]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text
     /// has keys of its own (--api-key), and only --tls encrypts [default: any node, or any with the join code]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
@@ -108,6 +112,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     config.front = args.front.front(args.http, args.tcp, !args.allow.is_empty())?;
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
     config.access = args.access.access()?;
+    let usual = || Some(keys::data_dir()?.join(format!("coordinator-{}", args.http.port())));
+    config.state = args.state.or_else(|| usual().filter(|_| args.http.port() != 0));
     config.core.prefix_cache = args.prefix_cache.into();
     let warning = access::warning(&config.access, args.http);
     open_files::allow_up_to(FILES)?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use syn1_coordinator::placement::size;
-use syn1_coordinator::update::Event;
+use syn1_coordinator::update::{Event, Evidence};
 use syn1_model::split::Progress;
 
 use crate::show;
@@ -167,8 +167,23 @@ fn describe(event: &Event) -> String {
         Event::Loaded { node, fetched_bytes } => {
             format!("{node} has its shard, {} came over the network", size(*fetched_bytes))
         }
+        Event::Disputed { node, checker, evidence } => {
+            format!("{node} and {checker} do not agree about {}: a third node is asked", describe_evidence(evidence))
+        }
+        Event::Quarantined { node, against: [one, other], evidence } => format!(
+            "{node} is quarantined, since {one} and {other} agree against it about {}",
+            describe_evidence(evidence)
+        ),
         Event::Ready { token_ms } => format!("ready: a token went through every layer in {token_ms:.1} ms"),
     }
+}
+
+/// What two nodes do not agree about, in words.
+fn describe_evidence(evidence: &Evidence) -> String {
+    let Evidence { layers: (first, end), request, position, error, allowed } = evidence;
+    format!(
+        "layers {first}..{end} of request {request} at position {position}: {error:.3} apart where {allowed:.3} is possible"
+    )
 }
 
 /// Nodes tell how far they are twice a second; a page of that hides what matters.

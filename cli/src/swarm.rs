@@ -192,10 +192,11 @@ pub(crate) fn server_config(
         keys,
         allow: Vec::new(),
         access: Access::default(),
+        state: None,
     }
 }
 
-fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -> CoreConfig {
+pub(crate) fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -> CoreConfig {
     CoreConfig {
         name: prepared.name.clone(),
         spec: prepared.spec.clone(),

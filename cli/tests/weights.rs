@@ -111,6 +111,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
         keys,
         allow,
         access: Access::default(),
+        state: None,
     })
     .unwrap();
     let mut events = server.events();

@@ -53,6 +53,7 @@ impl Access {
     pub(crate) fn realm(path: &str) -> Realm {
         match path {
             "/metrics" => Realm::Admin,
+            _ if path == "/api/admin" || path.starts_with("/api/admin/") => Realm::Admin,
             "/api/generate" => Realm::User,
             "/api/topology" | "/api/events" => Realm::State,
             _ if path == "/v1" || path.starts_with("/v1/") => Realm::User,
@@ -237,7 +238,9 @@ mod tests {
     fn text_and_figures_are_kept_apart_from_what_is_open() {
         assert_eq!(Access::realm("/v1/chat/completions"), Realm::User);
         assert_eq!(Access::realm("/api/generate"), Realm::User);
-        assert_eq!(Access::realm("/metrics"), Realm::Admin);
+        for path in ["/metrics", "/api/admin", "/api/admin/codes"] {
+            assert_eq!(Access::realm(path), Realm::Admin, "{path}");
+        }
         assert_eq!(Access::realm("/api/topology"), Realm::State);
         assert_eq!(Access::realm("/api/events"), Realm::State);
         for path in ["/", "/health", "/ready", "/shards/manifest.json", "/v1x", "/node", "/api/join"] {

@@ -47,7 +47,7 @@ impl Core {
     /// Cuts the model over the nodes that are able, and tells each its layers.
     pub(crate) fn place(&mut self, now: Duration) {
         self.place_at = None;
-        if !self.may_place() {
+        if !self.may_place() || self.returns(now) {
             return;
         }
         let (ids, offers) = self.able(0);
@@ -109,6 +109,7 @@ impl Core {
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
         let widest = widest.max(chunk);
         self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk, widest });
+        self.free_checkers();
         self.reroute(now, &was, &left);
         self.go_on(now);
     }

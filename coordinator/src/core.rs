@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use syn1_core::control::{Bye, Control, Profile, Reason};
 use syn1_core::{Flags, Header, Negotiated};
+use syn1_identity::Key;
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 use syn1_model::tokenizer::Tokenizer;
 
 use crate::access::Client;
+use crate::audit::Audits;
 use crate::chain::Chain;
 use crate::limits::{
     LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, MAX_WAITING_EACH, PLACE_SETTLE,
@@ -26,9 +28,10 @@ use crate::prefix::{Parking, PrefixCache};
 use crate::queue::{Full, Queue, Turnover};
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
+use crate::return_to::ReturnTo;
 use crate::route::Asked;
 use crate::timing::Timings;
-use crate::update::{Event, Update};
+use crate::update::{Event, Evidence, Update};
 use crate::wire::Wire;
 
 /// What the coordinator serves and how.
@@ -81,6 +84,8 @@ pub enum Action {
     Update(u32, Update),
     /// Tell whoever watches the swarm.
     Event(Event),
+    /// A node computed garbage and is sent away: remember it, with what shows it, and do not let it in again.
+    Quarantine(NodeId, Evidence),
     /// Pack the model in this format, serve it, and answer with [`Core::packed`] or [`Core::not_packed`].
     Pack(WeightFormat),
 }
@@ -126,6 +131,9 @@ pub struct Core {
     pub(crate) last_request: u32,
     pub(crate) last_node: u32,
     pub(crate) recovery: Recovery,
+    pub(crate) audits: Audits,
+    /// Where the layers lay before this coordinator was started.
+    pub(crate) return_to: Option<ReturnTo>,
     pub(crate) parking: Parking,
     /// When time passed last.
     pub(crate) ticked: Duration,
@@ -135,6 +143,8 @@ pub struct Core {
 
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// The key that it has proven, if any.
+    pub(crate) key: Option<Key>,
     /// What its frames may carry.
     pub(crate) flags: Flags,
     /// Rows of a frame that it takes, whatever form they travel in.
@@ -194,6 +204,8 @@ impl Core {
             last_request: 0,
             last_node: 0,
             recovery: Recovery::default(),
+            audits: Audits::default(),
+            return_to: None,
             parking: Parking::default(),
             ticked: Duration::ZERO,
             timings: Timings::default(),
@@ -217,6 +229,7 @@ impl Core {
         let id = NodeId(self.last_node);
         let node = Node {
             name: address.into(),
+            key: None,
             flags: negotiated.flags,
             max_rows: rows_a_frame(negotiated, self.config.spec.width),
             device: String::new(),
@@ -243,6 +256,13 @@ impl Core {
         id
     }
 
+    /// A node has proven to have this key; told before anything else of it.
+    pub fn proven(&mut self, node: NodeId, key: Key) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.key = Some(key);
+        }
+    }
+
     /// A control message from a node. One that was sent away is not listened to any more.
     pub fn control(&mut self, now: Duration, from: NodeId, message: &Control<'_>) {
         if !self.nodes.contains_key(&from) {
@@ -261,6 +281,7 @@ impl Core {
             Control::Unable(unable) if self.is_assigned(from, unable.generation) => {
                 self.unable(now, from, plain(unable.text));
             }
+            Control::Failed(failed) if self.check_failed(from, failed.request) => {}
             Control::Failed(failed) if self.is_current(from, failed.request, failed.epoch) => {
                 match self.requests.get(&failed.request) {
                     Some(request) if request.is_proof => self.unable(now, from, plain(failed.text)),
@@ -272,6 +293,9 @@ impl Core {
             }
             Control::Closed(closed) => {
                 let compute = Duration::from_micros(closed.compute_us);
+                if self.check_closed(from, closed.request, compute) {
+                    return;
+                }
                 self.timings.closed(from, closed.request, compute);
                 self.closed(now, from, closed.request, compute);
             }
@@ -286,6 +310,9 @@ impl Core {
 
     /// A data frame from a node.
     pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
+        if self.audited(now, from, header, payload) {
+            return;
+        }
         self.timings.answered(now, from, header, payload.len());
         let Some(node) = self.nodes.get_mut(&from) else { return };
         let heard = std::mem::replace(&mut node.heard, now);
@@ -313,6 +340,7 @@ impl Core {
                     self.next_prompts(now, header.request);
                 }
                 self.follow(now, header.request, next);
+                self.go_on_checking(now);
             }
             Err(what) => self.refuse(now, from, Reason::Protocol, &what),
         }
@@ -329,6 +357,7 @@ impl Core {
     pub fn gone(&mut self, now: Duration, node: NodeId, why: &str) {
         let Some(gone) = self.nodes.remove(&node) else { return };
         self.timings.gone(node);
+        self.check_gone(node);
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
             self.place_at = Some(now + PLACE_SETTLE);
@@ -459,6 +488,9 @@ impl Core {
             return self.announce(now, from);
         }
         if self.chain.is_none() {
+            if self.returns(now) {
+                return;
+            }
             match self.config.policy {
                 Policy::Exactly(_) => self.place(now),
                 // Devices that join together should be judged together.

@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod audit;
 mod chain;
 pub mod code;
+mod compare;
 pub mod core;
 mod deadlines;
 pub mod door;
@@ -29,16 +31,20 @@ mod queue;
 mod rate;
 mod reason;
 pub mod recovery;
+mod replay;
 pub mod request;
+mod return_to;
 mod route;
 mod routing;
 pub mod sample;
 pub mod server;
 mod stop;
+pub mod store;
 pub mod text;
 pub mod timing;
 pub mod tls;
 pub mod update;
+mod verdict;
 mod view;
 mod watch;
 mod weights;

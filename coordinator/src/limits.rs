@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// A coordinator that was started again waits so long for the nodes that its layers lay on: one that was cut off tries again
+/// every 30 s at the latest.
+pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(35);
+
 /// Devices that join within this time are placed together.
 pub(crate) const PLACE_SETTLE: Duration = Duration::from_millis(300);
 
@@ -37,6 +41,22 @@ pub(crate) const MAX_COPIES: usize = 3;
 
 /// Frames of a request's replay that a node has at a time: one at work, one that waits, and frames of others between them.
 pub(crate) const REPLAYS_AHEAD: usize = 2;
+
+/// Rows that are checked in one frame: a node computes 32 for the price of a few single ones, and up to 32 GPUs use the kernels
+/// that they use for one.
+pub(crate) const CHECK_ROWS: u16 = 32;
+
+/// Of the likeliest tokens, so many are compared: those that a sampler takes.
+pub(crate) const CHECK_TOP: u16 = 32;
+
+/// What is kept of one request that is checked, for a third node to judge by: 4,096 rows of 4,096 values in f16.
+pub(crate) const CHECK_BYTES: usize = 32 << 20;
+
+/// Where a part of the chain has no node that can check it, one is looked for so often: there may be thousands to look at.
+pub(crate) const CHECK_LOOK: Duration = Duration::from_millis(50);
+
+/// A check that gets no answer for so long is given up: the node may have other work, and none that anybody waits for.
+pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time that passes between two ticks at most; when it was more, the coordinator's machine itself stood still, and nobody
 /// else is to blame for what did not come.
@@ -172,6 +192,9 @@ pub(crate) const GUESS_WINDOW: Duration = Duration::from_secs(60);
 
 /// Addresses whose wrong codes are counted: when there are more, nobody new is listened to until the window ends.
 pub(crate) const MAX_GUESSERS: usize = 1024;
+
+/// Join codes beside the one that is shown: more than anybody keeps track of.
+pub(crate) const MAX_CODES: usize = 64;
 
 /// Keys that came in by a code and are remembered: more than any swarm has nodes.
 pub(crate) const MAX_MEMBERS: usize = 4096;

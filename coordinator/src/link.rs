@@ -288,7 +288,7 @@ impl LinkTask {
             return Err(Ended { why, say: Some(Reason::Refused) });
         }
         self.linked = Some(self.shared.linked.clone());
-        self.node = Some(self.shared.connected(&self.address.to_string(), negotiated, outbox.clone()));
+        self.node = Some(self.shared.connected(&self.address.to_string(), negotiated, key, outbox.clone()));
         let (width, vocab) =
             self.shared.look(|core| (core.config().spec.width as u16, core.config().spec.vocab as u32));
         self.talk.session().set_model(width, vocab);

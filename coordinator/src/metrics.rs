@@ -84,6 +84,9 @@ struct Gauges {
     restarted: Counter,
     replayed_rows: Counter,
     lost: Counter,
+    checked_rows: Counter,
+    disputes: Counter,
+    quarantined: Counter,
     kept: Gauge,
     longest_pause: Float,
 }
@@ -127,6 +130,9 @@ impl Default for Metrics {
             ("prefix_evicted", "Kept KV caches that gave way to another request", &state.evicted),
             ("prefix_dropped", "Kept KV caches that a change of the chain made useless", &state.dropped),
             ("requests_lost", "Requests that ended because no node could be had", &state.lost),
+            ("rows_checked", "Rows that two nodes computed and that were compared", &state.checked_rows),
+            ("disputes", "Times that two nodes did not agree about a row", &state.disputes),
+            ("nodes_quarantined", "Nodes that were sent away for what they computed", &state.quarantined),
         ];
         for (name, help, counter) in recovery {
             registry.register(name, help, counter.clone());
@@ -187,13 +193,22 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Reads off the state: what the topology shows, KV caches, who waits, and what was lost and regained.
+    /// Reads off the state: what the topology shows, KV caches, who waits, what was lost and regained, and what
+    /// spot checks found.
     pub(crate) fn read(&self, core: &Core) {
         let slots = core.chain.as_ref().map_or(0, |chain| chain.slots);
         self.state.read(&core.topology(), slots);
         self.state.clients.set(core.waiting.clients() as i64);
         self.state.prefixes(&core.prefixes());
         self.state.recovery(&core.recovery());
+        let checks = core.checks();
+        for (counter, count) in [
+            (&self.state.checked_rows, checks.rows),
+            (&self.state.disputes, checks.disputes),
+            (&self.state.quarantined, checks.quarantined),
+        ] {
+            counter.inner().store(count, Ordering::Relaxed);
+        }
     }
 
     /// Everything as text, with the state that was read last.

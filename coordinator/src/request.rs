@@ -1,6 +1,6 @@
 //! One request on its way through the chain: prefill in chunks, then a token at a time. Knows no socket and no clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use syn1_core::control::{Open, Output};
@@ -63,7 +63,10 @@ pub(crate) struct Request {
     computed: usize,
     pub(crate) route: Route,
     /// Rows at this position and behind give outputs, as the last hop was told.
-    wanted_from: u32,
+    pub(crate) wanted_from: u32,
+    /// Tokens that were told and came of what a node made up; and what would have been told since.
+    doubted: VecDeque<u32>,
+    untold: Vec<Update>,
     /// What the coordinator counts as kept for it.
     pub(crate) counted: usize,
     /// It was computed once more since its last token, because a node could not go on with it.
@@ -120,6 +123,8 @@ impl Request {
             chunk: 1,
             fed: 0,
             route: Route::new(),
+            doubted: VecDeque::new(),
+            untold: Vec::new(),
             counted: 0,
             restarted: false,
             computed: 0,
@@ -175,6 +180,85 @@ impl Request {
             self.wanted_from = self.draft.len().saturating_sub(1) as u32;
         }
         self.progressed = now;
+    }
+
+    /// Computes everything once more, since a node made something up; only the prompt and the first `good` tokens are known not
+    /// to come of that. What was told behind these is told once more only if it turns out to have been wrong.
+    ///
+    /// # Errors
+    /// What the tokenizer says of a token that it knew before.
+    pub(crate) fn again(
+        &mut self,
+        now: Duration,
+        good: usize,
+        chunk: usize,
+        stages: &[Stage],
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(), String> {
+        // What is told with a token can only be told once more by computing it.
+        let good = if self.ask.sampling.logprobs.is_some() { 0 } else { good };
+        let prompt = self.figures.prompt_tokens;
+        // Those chosen since, all of which were told if any is doubted still, and those that would follow.
+        let mut known: VecDeque<u32> = self.draft.behind(prompt).to_vec().into();
+        known.append(&mut self.doubted);
+        self.ask.prompt.truncate(prompt);
+        self.sampler = Sampler::new(self.ask.sampling.clone(), &self.ask.prompt);
+        self.text = Text::new(&self.ask, &self.model.eos, self.model.max_positions, tokenizer);
+        self.draft = Draft::new(&self.ask.prompt);
+        self.untold.clear();
+        for (id, position) in known.iter().copied().take(good).zip(prompt..) {
+            self.sampler.recall(id);
+            if let text::Next::More(update) = self.text.push(id, position)? {
+                self.untold.push(update);
+            }
+            self.draft.push(id);
+            self.ask.prompt.push(id);
+        }
+        self.doubted = known.split_off(good.min(known.len()));
+        if self.doubted.is_empty() {
+            self.untold.clear();
+        }
+        self.figures.tokens = self.text.tokens();
+        self.wanted_from = self.ask.prompt.len().saturating_sub(1) as u32;
+        (self.fed, self.computed, self.figures.cached) = (0, 0, 0);
+        (self.chunk, self.restarted, self.progressed) = (chunk, false, now);
+        self.route.anew(stages);
+        Ok(())
+    }
+
+    /// Whether it comes once more to what it came to before.
+    pub(crate) fn repeats(&self) -> bool {
+        !self.doubted.is_empty()
+    }
+
+    /// What is to be told: nothing of what was told before, and everything from the beginning on once something else comes.
+    fn news(&mut self, updates: Vec<Update>, is_end: bool) -> Vec<Update> {
+        if self.doubted.is_empty() {
+            return updates;
+        }
+        let mut news = Vec::new();
+        for update in updates {
+            let same = matches!(&update, Update::Token { id, .. } if self.doubted.front() == Some(id));
+            match self.doubted.pop_front() {
+                Some(_) if same => self.untold.push(update),
+                Some(_) => {
+                    self.doubted.clear();
+                    news.push(Update::Again);
+                    news.append(&mut self.untold);
+                    news.push(update);
+                }
+                None => news.push(update),
+            }
+        }
+        if is_end && !self.doubted.is_empty() {
+            self.doubted.clear();
+            news.push(Update::Again);
+            news.append(&mut self.untold);
+        }
+        if self.doubted.is_empty() {
+            self.untold.clear();
+        }
+        news
     }
 
     /// Lets the prompt's next chunk enter, of at most `most` rows, unless all of it has, or the first hop has enough, or every
@@ -272,7 +356,7 @@ impl Request {
                 text::Next::More(update) => updates.push(update),
                 text::Next::Last(update, text, reason) => {
                     updates.extend(update);
-                    return Ok(Next::Finish(updates, text, reason));
+                    return Ok(Next::Finish(self.news(updates, true), text, reason));
                 }
             }
             let flight = self.route.flight(at);
@@ -286,7 +370,7 @@ impl Request {
                 self.feed(id, position as usize + 1);
             }
         }
-        Ok(Next::Tokens(updates))
+        Ok(Next::Tokens(self.news(updates, false)))
     }
 
     /// Lets `id` enter at `position`, and guesses for what follows it.

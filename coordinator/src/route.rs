@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use syn1_core::{Codec, Flags, Form, Header, Kind};
 
+use crate::audit::History;
 use crate::inbox::{Inbox, Keep, Relayed};
 use crate::limits::REPLAYS_AHEAD;
 
@@ -234,6 +235,23 @@ impl Route {
             header = if flight.predicted { header.predicted() } else { header };
         }
         Some(Due { header, payload, of_prompt })
+    }
+
+    /// How a hop's rows travel on, whether rows of several frames may be put together, and all that its node was sent; nothing
+    /// while that owes an answer, or where something was forgotten.
+    pub(crate) fn history(&self, hop: usize) -> Option<History> {
+        let owes = self.flights.iter().any(|flight| flight.hop == hop && flight.sent.is_some());
+        let delta = self.hops.iter().rev().skip(1).any(|hop| hop.form.flags().contains(Flags::DELTA));
+        let hop = self.hops.get(hop).filter(|_| !owes)?;
+        Some((hop.form, !delta, hop.inbox.history()?))
+    }
+
+    /// Nothing that was computed counts any more; everything comes in anew, in the next epoch.
+    pub(crate) fn anew(&mut self, stages: &[Stage]) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.flights.clear();
+        self.logged = true;
+        self.lay(stages);
     }
 
     /// The frame that the node of this hop is to answer next.

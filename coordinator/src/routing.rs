@@ -14,11 +14,16 @@ use crate::update::{Finish, Finished, Update};
 
 impl Core {
     pub(crate) fn request(&mut self, client: Client, ask: Generate, is_proof: bool) -> Request {
-        self.last_request = self.last_request.wrapping_add(1).max(1);
+        let id = self.next_request();
         let CoreConfig { spec, max_positions, tokenizer, .. } = &self.config;
         let eos = text::ends(&spec.eos, tokenizer.as_ref());
         let model = request::Model { vocab: spec.vocab, eos, max_positions: *max_positions };
-        Request::new(self.last_request, client, ask, is_proof, model, tokenizer.as_ref())
+        Request::new(id, client, ask, is_proof, model, tokenizer.as_ref())
+    }
+
+    pub(crate) fn next_request(&mut self) -> u32 {
+        self.last_request = self.last_request.wrapping_add(1).max(1);
+        self.last_request
     }
 
     pub(crate) fn start_waiting(&mut self, now: Duration) {
@@ -50,6 +55,7 @@ impl Core {
 
     /// Sends what is due at each hop whose node has its shard, where the request is opened if it is not.
     pub(crate) fn pump(&mut self, now: Duration, id: u32) {
+        self.follow_from_here(now, id);
         let restraint = self.requests.get(&id).and_then(|request| self.restraint(request));
         let (rows, mut free) = restraint.map_or((usize::MAX, None), |restraint| (restraint.rows, Some(restraint.free)));
         let Some(chain) = &self.chain else { return };
@@ -77,6 +83,7 @@ impl Core {
         }
         for (hop, node, header, payload) in frames {
             self.timings.sent(now, node, hop == last, &header, payload.len());
+            self.audits.sent(id, node, &header, &payload);
             self.actions.push_back(Action::Send(node, header, payload));
         }
         self.account(id);
@@ -99,7 +106,8 @@ impl Core {
 
     /// Hands on tokens, which may be none: outputs of a guess that was wrong.
     pub(crate) fn tokens(&mut self, now: Duration, id: u32, updates: Vec<Update>) {
-        if updates.is_empty() {
+        let repeats = self.requests.get(&id).is_some_and(Request::repeats);
+        if updates.is_empty() && !repeats {
             return;
         }
         self.stamp(now, id);

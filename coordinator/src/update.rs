@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syn1_model::plan::WeightFormat;
 
 use crate::timing::Traffic;
@@ -20,6 +20,9 @@ pub enum Update {
         /// Where they were asked for.
         logprobs: Option<Logprobs>,
     },
+    /// All that was told of the request so far is void: a node computed garbage, and another token than one of these is the
+    /// right one. They follow from the first on.
+    Again,
     /// The request is complete.
     Finished(Finished),
     /// The request failed; names the node or the rule.
@@ -177,11 +180,44 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// Two nodes computed the same rows and do not agree; a third one is asked as soon as there is one.
+    Disputed {
+        /// The node of the chain.
+        node: String,
+        /// The node that checked it.
+        checker: String,
+        /// What came of it, as these two see it.
+        evidence: Evidence,
+    },
+    /// A node computed garbage, as two others found: it is sent away, and its key is not let in again.
+    Quarantined {
+        /// Its name.
+        node: String,
+        /// The two that agree.
+        against: [String; 2],
+        /// What shows it.
+        evidence: Evidence,
+    },
     /// A real token has passed through every layer.
     Ready {
         /// Milliseconds that token took.
         token_ms: f64,
     },
+}
+
+/// What shows that a node computed something else than another one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// First layer and one behind the last.
+    pub layers: (usize, usize),
+    /// The request that was checked.
+    pub request: u32,
+    /// The first position at which they do not agree.
+    pub position: u32,
+    /// How far they lie apart there: a share of the values' usual size, or a difference of logits behind the last layer.
+    pub error: f32,
+    /// How far two nodes that compute the same may.
+    pub allowed: f32,
 }
 
 /// A node as others see it.

@@ -71,6 +71,8 @@ impl Watch {
                 }
                 return;
             }
+            // The tokens that follow are counted as well: they were generated.
+            Update::Again => return,
             Update::Finished(end) => {
                 self.metrics.waited.observe(end.figures.waited.as_secs_f64());
                 self.metrics.guessed.inc_by(end.figures.guessed as u64);

@@ -43,7 +43,7 @@ fn server(access: Access) -> Server {
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
     let shards = std::env::temp_dir();
     let front = Front { names: vec!["syn1.example.org".into()], ..Front::default() };
-    let config = ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access };
+    let config = ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access, state: None };
     Server::start(config).unwrap()
 }
 

@@ -54,6 +54,7 @@ fn config() -> ServerConfig {
         front: Front::default(),
         allow: Vec::new(),
         access: Access::default(),
+        state: None,
     }
 }
 

@@ -8,7 +8,7 @@ use syn1_core::Form;
 use syn1_model::plan::{Plan, WeightFormat, all_pieces, piece_bytes};
 
 use crate::machine::Traits;
-use crate::toy::{Kv, MAX_POSITIONS, VOCAB, embed, logits, spec};
+use crate::toy::{Kv, Lie, MAX_POSITIONS, VOCAB, embed, logits, spec};
 use crate::world::World;
 
 /// One simulation.
@@ -63,6 +63,7 @@ impl Plot {
             row_us: world.between(20, 3_000),
             latency_us: world.one_of(&[50, 300, 5_000, 20_000, 60_000]),
             load_us: world.between(1_000, 2_000_000),
+            lie: Lie::None,
         };
         let policy = match world.between(0, 2) {
             0 => Policy::Auto,
@@ -109,10 +110,21 @@ impl Plot {
         }
     }
 
+    /// The same with a machine among them that computes something else, and three that hold everything beside it: one to check
+    /// it, one to judge, and one to take its place.
+    pub(crate) fn with_liar(world: &World) -> Self {
+        let mut plot = Self::new(world);
+        let lie = world.one_of(&[Lie::Noise(100), Lie::Noise(10), Lie::Skip, Lie::Weights]);
+        let latency_us = world.one_of(&[50, 300, 5_000, 20_000]);
+        plot.machines.insert(1, Traits { lie, latency_us, ..plot.strong() });
+        plot.machines.extend([Traits { latency_us, ..plot.strong() }; 3]);
+        plot
+    }
+
     /// A machine that holds everything and is fast.
     pub(crate) fn strong(&self) -> Traits {
         let memory_bytes = bytes(self.layers, 0..self.layers, self.slots);
-        Traits { memory_bytes, row_us: 10, latency_us: 50, load_us: 1000 }
+        Traits { memory_bytes, row_us: 10, latency_us: 50, load_us: 1000, lie: Lie::None }
     }
 }
 

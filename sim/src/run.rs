@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 
 use syn1_coordinator::access::Client;
+use syn1_coordinator::audit::Checks;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::prefix::Prefixes;
@@ -21,7 +22,7 @@ use syn1_model::plan::WeightFormat;
 use crate::desk::Desk;
 use crate::machine::{Door, Machine, Traits, process};
 use crate::plot::{Plot, Scene, answer, ask};
-use crate::toy::{MAX_POSITIONS, spec};
+use crate::toy::{Lie, MAX_POSITIONS, spec};
 use crate::world::World;
 
 /// What came of a simulation in which all went as it must.
@@ -37,6 +38,12 @@ pub struct Outcome {
     pub tokens: usize,
     /// Times that a machine or a clock was disturbed, or one joined.
     pub events: usize,
+    /// Requests that finished with other tokens, before the node that made them up was found.
+    pub deceived: usize,
+    /// Nodes that were found to compute garbage.
+    pub convicted: usize,
+    /// What came of spot checks.
+    pub checks: Checks,
     /// Losses, and what was done about them.
     pub recovery: Recovery,
     /// KV caches that were kept, and taken over.
@@ -62,7 +69,20 @@ pub struct Failure {
 /// The first rule that was broken, with the trace.
 pub fn run(seed: u64) -> Result<Outcome, Box<Failure>> {
     let world = World::new(seed);
-    let mut stage = Stage::new(&world);
+    played(seed, &world, Plot::new(&world))
+}
+
+/// The same with a node among the others that computes something else.
+///
+/// # Errors
+/// The first rule that was broken, with the trace.
+pub fn run_with_liar(seed: u64) -> Result<Outcome, Box<Failure>> {
+    let world = World::new(seed);
+    played(seed, &world, Plot::with_liar(&world))
+}
+
+fn played(seed: u64, world: &World, plot: Plot) -> Result<Outcome, Box<Failure>> {
+    let mut stage = Stage::new(world, plot);
     stage.play().map_err(|what| Box::new(Failure { seed, what, trace: world.trace() }))
 }
 
@@ -113,8 +133,7 @@ impl Flag {
 }
 
 impl Stage {
-    fn new(world: &World) -> Self {
-        let plot = Plot::new(world);
+    fn new(world: &World, plot: Plot) -> Self {
         let Plot { layers, policy, form, slots, chunk, relay_bytes, prefix_cache, .. } = plot;
         let config = CoreConfig {
             name: "hashes".into(),
@@ -151,7 +170,7 @@ impl Stage {
             events: 0,
         };
         for (index, traits) in stage.plot.machines.clone().into_iter().enumerate() {
-            stage.join(traits, stage.plot.rock && index == 0);
+            stage.join(traits, (stage.plot.rock && index == 0) || traits.lie != Lie::None);
         }
         stage
     }
@@ -357,24 +376,45 @@ impl Stage {
     }
 
     fn outcome(&self) -> Result<Outcome, String> {
-        let recovery = self.desk.core.recovery();
+        let (recovery, checks) = (self.desk.core.recovery(), self.desk.core.checks());
+        let convicted = self.desk.convicted.len();
         let prefixes = self.desk.core.prefixes();
-        let mut outcome =
-            Outcome { recovery, prefixes, events: self.events, took_us: self.world.now_us(), ..Outcome::default() };
+        let mut outcome = Outcome {
+            recovery,
+            prefixes,
+            checks,
+            convicted,
+            events: self.events,
+            took_us: self.world.now_us(),
+            ..Outcome::default()
+        };
+        let lies = |machine: usize| self.actors[machine].machine.traits.lie != Lie::None;
+        if let Some((machine, _)) = self.desk.convicted.iter().find(|(machine, _)| !lies(*machine)) {
+            return Err(format!("n{machine} was quarantined, which computes what it should"));
+        }
+        // The liar is known by the end; before that it may deceive.
+        let known_at = self.desk.convicted.first().map_or(u64::MAX, |(_, at)| *at);
+        let deceives = (0..self.actors.len()).any(lies);
         for asked in &self.asked {
             let Some(id) = asked.id else { return Err(format!("{:?} was refused", asked.ask)) };
             let updates = self.desk.updates.get(&id).map_or(&[][..], |updates| updates);
-            let told = updates.iter().filter_map(|update| match update {
+            let void = updates.iter().rposition(|update| matches!(update, Update::Again)).map_or(0, |at| at + 1);
+            let told = updates[void..].iter().filter_map(|update| match update {
                 Update::Token { id, .. } => Some(*id),
                 _ => None,
             });
             let ids: Vec<u32> = told.collect();
             outcome.tokens += ids.len();
             let expected = answer(self.plot.layers, &asked.ask);
+            if deceives && ids != expected && self.desk.ended.get(&id).is_none_or(|ended| *ended <= known_at) {
+                outcome.deceived += 1;
+                continue;
+            }
             if !expected.starts_with(&ids) {
                 return Err(format!("request {id} gave {ids:?}, alone it gives {expected:?}"));
             }
-            let ends = updates.iter().filter(|update| !matches!(update, Update::Token { .. })).count();
+            let ends =
+                updates.iter().filter(|update| matches!(update, Update::Finished(_) | Update::Failed(_))).count();
             match updates.last() {
                 _ if ends > 1 => return Err(format!("request {id} ended {ends} times")),
                 Some(Update::Finished(_)) if ids != expected => {
@@ -392,7 +432,7 @@ impl Stage {
                 _ => return Err(format!("request {id} has not ended")),
             }
         }
-        if self.plot.rock && recovery.restarted > 0 {
+        if self.plot.rock && !deceives && recovery.restarted > 0 {
             return Err(format!("{} requests had to be computed once more", recovery.restarted));
         }
         Ok(outcome)

@@ -272,7 +272,7 @@ impl PerToken {
 /// Takes the next token; false at the end.
 async fn token(text: &mut Generation) -> Result<bool> {
     match text.next().await.context("the coordinator ended in mid-text")? {
-        Update::Token { .. } => Ok(true),
+        Update::Token { .. } | Update::Again => Ok(true),
         Update::Finished(_) => Ok(false),
         Update::Failed(why) => Err(anyhow!(why)),
     }

@@ -4,6 +4,7 @@ mod agreement;
 #[cfg(target_os = "linux")]
 mod blank;
 mod chain;
+mod checks;
 mod coding;
 mod decode;
 mod fairness;
@@ -29,6 +30,8 @@ use anyhow::Result;
 /// What can be measured.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    /// What spot checks of the nodes' results catch, whether they raise false alarms, and what they cost.
+    Checks(checks::Args),
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
     /// How long a stream's tokens take beside other people's long prompts, and how long those take.
@@ -65,6 +68,7 @@ pub(crate) enum Command {
 
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
+        Command::Checks(args) => checks::run(args).await,
         Command::Decode(args) => decode::run(args).await,
         Command::Fairness(args) => fairness::run(args).await,
         Command::Fusion(args) => fusion::run(args).await,

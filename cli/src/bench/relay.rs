@@ -134,6 +134,7 @@ async fn text(mut generation: Generation, tokens: &AtomicU64, stop: &AtomicBool)
     while !stop.load(Ordering::Relaxed) {
         match generation.next().await.context("the coordinator ended in mid-text")? {
             Update::Token { .. } => drop(tokens.fetch_add(1, Ordering::Relaxed)),
+            Update::Again => {}
             Update::Finished(_) => return Ok(()),
             Update::Failed(why) => return Err(anyhow!(why)),
         }

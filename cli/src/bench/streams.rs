@@ -223,6 +223,7 @@ async fn arrivals(mut generation: Generation) -> Result<Text> {
     loop {
         match generation.next().await.context("the coordinator ended in mid-text")? {
             Update::Token { .. } => times.push(Instant::now()),
+            Update::Again => times.clear(),
             Update::Finished(finished) => {
                 let tokens = finished.figures.tokens.max(1) as f64;
                 let coordinator_us_per_token = finished.figures.coordinator.as_secs_f64() * 1e6 / tokens;

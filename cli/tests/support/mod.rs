@@ -115,8 +115,19 @@ impl Model {
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access })
-            .expect("free ports")
+        Server::start(ServerConfig {
+            core,
+            shards,
+            pack,
+            tcp: local,
+            http: local,
+            front,
+            keys,
+            allow,
+            access,
+            state: None,
+        })
+        .expect("free ports")
     }
 }
 
@@ -203,6 +214,7 @@ pub async fn collect(mut generation: Generation) -> Result<(Vec<u32>, String, Fi
                 answer.push_str(&end.text);
                 return Ok((ids, answer, end));
             }
+            Update::Again => (ids, answer) = (Vec::new(), String::new()),
             Update::Failed(why) => return Err(why),
         }
     }

@@ -55,6 +55,8 @@ enum Line {
         id: u32,
         text: String,
     },
+    /// What came before is void; it follows from the first token on.
+    Again {},
     Finished {
         text: String,
         reason: Finish,
@@ -73,6 +75,7 @@ impl From<Update> for Line {
         match update {
             // Log-probabilities are not among what can be asked for here.
             Update::Token { id, text, logprobs: _ } => Self::Token { id, text },
+            Update::Again => Self::Again {},
             Update::Finished(end) => Self::Finished {
                 text: end.text,
                 reason: end.reason,

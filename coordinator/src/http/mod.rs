@@ -1,6 +1,7 @@
 //! What the coordinator answers over HTTP, a file per subject: pages for people, shards for nodes, the swarm's state and
 //! events, text, nodes that join by WebSocket, and how a device comes in.
 
+mod admin;
 mod asker;
 mod error;
 mod events;
@@ -44,6 +45,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/web/{name}", get(web::web))
         .route("/metrics", get(metrics::metrics))
         .nest("/v1", openai::routes())
+        .nest("/api/admin", admin::routes(&shared))
         .layer(DefaultBodyLimit::max(body))
         .layer(axum::middleware::map_request(serve::impatient))
         // The last is the outermost.

@@ -29,6 +29,7 @@ pub struct Stage {
     /// Rows of data frames that went to each node.
     pub rows: BTreeMap<NodeId, usize>,
     pub closed: Vec<NodeId>,
+    pub quarantined: Vec<NodeId>,
     pub updates: BTreeMap<u32, Vec<Update>>,
     pub events: Vec<Event>,
     /// Formats that were to be packed.
@@ -59,6 +60,7 @@ impl Stage {
             sent: Vec::new(),
             rows: BTreeMap::new(),
             closed: Vec::new(),
+            quarantined: Vec::new(),
             updates: BTreeMap::new(),
             events: Vec::new(),
             packs: Vec::new(),
@@ -91,6 +93,7 @@ impl Stage {
                 }
                 Action::Close(node) => self.closed.push(node),
                 Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
+                Action::Quarantine(node, _) => self.quarantined.push(node),
                 Action::Event(event) => self.events.push(event),
                 Action::Pack(format) => self.packs.push(format),
             }

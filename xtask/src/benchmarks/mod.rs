@@ -1,5 +1,6 @@
 //! `cargo xtask benchmarks`: tables and plots of `docs/benchmarks` from the raw files beside them.
 
+mod checks;
 mod decode;
 mod fairness;
 mod fusion;
@@ -51,6 +52,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     tabs::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
     streams::render(&raw, &mut text);
+    checks::render(&raw, &mut text);
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     files.push((README.into(), between(&readme, &text)?));

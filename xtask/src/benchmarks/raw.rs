@@ -42,8 +42,48 @@ pub(super) enum Report {
     Streams(Streams),
     /// `cargo xtask tabs --bench`
     Tabs(Tabs),
+    /// `syn1 bench checks --json`
+    Checks(Checks),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
+}
+
+#[derive(Deserialize)]
+pub(super) struct Checks {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) device: String,
+    pub(super) checker_device: String,
+    pub(super) caught: Vec<Caught>,
+    pub(super) honest: Vec<Honest>,
+    pub(super) time: CheckTime,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Caught {
+    pub(super) garbage: String,
+    pub(super) trials: usize,
+    pub(super) within_64: usize,
+    pub(super) tokens_p50: usize,
+    pub(super) tokens_max: usize,
+    pub(super) right_texts: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Honest {
+    pub(super) wire: String,
+    pub(super) rows: u64,
+    pub(super) alarms: u64,
+    pub(super) worst: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct CheckTime {
+    pub(super) coordinator_us: f64,
+    pub(super) engines_us: f64,
+    pub(super) checked_coordinator_us: f64,
+    pub(super) added_share: f64,
+    pub(super) checkers_share: f64,
 }
 
 #[derive(Deserialize)]

@@ -72,6 +72,7 @@ impl Stage {
             keys: Keys::generate()?,
             allow: Vec::new(),
             access: Access::default(),
+            state: None,
         };
         let core = Core::take()?;
         let server = Server::start(config)?;

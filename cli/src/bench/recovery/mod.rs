@@ -297,6 +297,10 @@ impl Stream {
                 self.text.ids.push(id);
                 Ok(true)
             }
+            Update::Again => {
+                self.text.ids.clear();
+                Ok(true)
+            }
             Update::Finished(_) => Ok(false),
             Update::Failed(why) => Err(anyhow!(why)),
         }

@@ -158,6 +158,7 @@ impl Answer {
                 part.text.push_str(&text);
                 part.told.extend(logprobs.map(|logprobs| Told { id, logprobs }));
             }
+            Update::Again => *part = Part::default(),
             Update::Finished(end) => {
                 part.text.push_str(&end.text);
                 part.reason = Some(end.reason);
@@ -243,7 +244,14 @@ impl Streaming {
                 self.end();
                 continue;
             };
-            match self.answer.take(index, update) {
+            let taken = match update {
+                // What was sent cannot be taken back.
+                Update::Again => Err(ApiError::broken(
+                    "a node computed garbage, and part of this text came of it: the node was sent away, repeat the request",
+                )),
+                update => self.answer.take(index, update),
+            };
+            match taken {
                 Ok(()) => self.pending.extend(self.answer.parts(index).iter().map(event)),
                 Err(error) => {
                     // The status is sent long since: clients look for an error among the events, too.

@@ -36,7 +36,7 @@ impl Choices {
                 let Some(generation) = &mut self.going[index] else { continue };
                 let Poll::Ready(update) = generation.poll_next(context) else { continue };
                 let update = update.unwrap_or_else(|| Update::Failed("the coordinator has ended".into()));
-                if !matches!(update, Update::Token { .. }) {
+                if matches!(update, Update::Finished(_) | Update::Failed(_)) {
                     self.going[index] = None;
                 }
                 self.turn = index + 1;
