@@ -32,3 +32,15 @@ fn the_cpu_is_refused_by_name() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(text.contains("cpu (") && text.contains("syn1 bench decode"), "{text}");
 }
+
+#[test]
+fn a_loop_of_many_dispatches_is_refused_by_name() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = syn1(cache.path());
+    // The CPU has no dispatches at all.
+    let output =
+        command.args(["bench", "kernels", "--loop", "--shape", "tiny-32", "--device", "cpu"]).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("cpu (") && text.contains("without --loop"), "{text}");
+}

@@ -5,3 +5,4 @@ pub mod engine;
 pub mod gpu;
 pub mod measure;
 pub mod sampling;
+pub mod wgsl;

@@ -8,6 +8,7 @@ mod fusion;
 mod golden;
 mod hop;
 mod kernels;
+mod loop_parts;
 mod ops;
 mod quality;
 mod recovery;

@@ -145,13 +145,13 @@ impl GpuEngine {
 }
 
 /// The middle of an odd number of times, the upper middle of an even one.
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(super) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// How long a device is kept busy before it is measured.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(super) const WARM_UP: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
