@@ -13,8 +13,8 @@ use syn1_coordinator::front::Origin;
 /// Who may ask over HTTP.
 #[derive(Args, Clone, Default)]
 pub(crate) struct AccessOptions {
-    /// Give text only to who sends this key (`Authorization: Bearer KEY`), or one of a file's, which has a key a line; can
-    /// be given several times. A file keeps keys out of process lists [default: text for everybody]
+    /// Give text and the swarm's state only to who sends this key (`Authorization: Bearer KEY`), or one of a file's, which
+    /// has a key a line; can be given several times. A file keeps keys out of process lists [default: both for everybody]
     #[arg(long, value_name = "KEY|FILE", env = "SYN1_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
     /// A key, or a file of keys, that opens everything; with one, /metrics opens to no other

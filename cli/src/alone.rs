@@ -193,7 +193,7 @@ async fn generate(
     let decode = Decode { position: front.len(), token, count, stop: &stop, sampler, ..empty };
     engine.decode(decode, sink).await.map_err(failed)?;
     figures.tokens = text.tokens();
-    figures.compute = figures.total.saturating_sub(figures.coordinator);
+    figures.compute = Some(figures.total.saturating_sub(figures.coordinator));
     let end: Option<(String, Finish)> = end?;
     Ok(end.map(|(text, reason)| Finished { text, reason, figures }))
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
@@ -65,11 +66,33 @@ pub(crate) struct Args {
     /// has keys of its own (--api-key), and only --tls encrypts [default: any node, or any with the join code]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
+    /// Keep KV caches of answered requests for prompts that begin with the same tokens: of the same API key (or address),
+    /// of everybody, or not at all. How fast an answer begins tells whether its beginning was asked lately
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t = Prefixes::Own)]
+    prefix_cache: Prefixes,
     #[command(flatten)]
     access: AccessOptions,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
     #[arg(long)]
     json: bool,
+}
+
+/// Who takes over the KV caches of requests that are over.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Prefixes {
+    Own,
+    Shared,
+    Off,
+}
+
+impl From<Prefixes> for PrefixCache {
+    fn from(whose: Prefixes) -> Self {
+        match whose {
+            Prefixes::Own => Self::Own,
+            Prefixes::Shared => Self::Shared,
+            Prefixes::Off => Self::Off,
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
@@ -84,6 +107,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     config.front = args.front.front(args.http, args.tcp, !args.allow.is_empty())?;
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
     config.access = args.access.access()?;
+    config.core.prefix_cache = args.prefix_cache.into();
     let warning = access::warning(&config.access, args.http);
     let server = Server::start(config)?;
     let mut events = server.events();

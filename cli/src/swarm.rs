@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use syn1_coordinator::access::Access;
+use syn1_coordinator::access::{Access, Client};
 use syn1_coordinator::core::{Core, CoreConfig};
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::{Policy, Unplaced};
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::update::Event;
@@ -158,7 +159,7 @@ pub(crate) fn check_nodes(prepared: &Prepared, nodes: usize) -> Result<(), Unpla
 pub(crate) fn check_ask(prepared: &Prepared, ask: &Generate) -> Result<()> {
     let wire = Wire::everywhere(Form::plain(Codec::F16));
     let mut core = Core::new(core_config(prepared, Policy::Auto, &wire, 1));
-    core.submit(Duration::ZERO, ask.clone()).map(drop).map_err(anyhow::Error::msg)
+    core.submit(Duration::ZERO, Client::Local, ask.clone()).map(drop).map_err(anyhow::Error::msg)
 }
 
 /// A coordinator for `prepared` on free local ports.
@@ -197,6 +198,8 @@ fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -
         slots,
         chunk: PREFILL_ROWS.min(prepared.max_positions),
         relay_bytes: RELAY_BYTES,
+        // What a node computed it says only when it gives a KV cache back, and a command line has one text.
+        prefix_cache: PrefixCache::Off,
         tokenizer: prepared.tokenizer.clone(),
     }
 }

@@ -3,6 +3,7 @@
 import { byId, download, el, say } from "/pages/dom.js";
 import { showState, watch } from "/pages/events.js";
 import { bytes, micros, rate } from "/pages/format.js";
+import { begin as beginFusion } from "/pages/fusion.js";
 import { sentence } from "/pages/generate.js";
 import { hindrances } from "/pages/hindrances.js";
 import { plot } from "/pages/plot.js";
@@ -26,6 +27,7 @@ async function prepare() {
   const found = hindrances({ bundle: true, able, secure: isSecureContext, invitation: null });
   hinder(found.filter((one) => one.title !== "Nothing can be kept for the next visit"));
   byId("start").disabled = found.some((one) => one.stops);
+  if (able.webgpu) beginFusion(web);
 }
 
 function hinder(found) {
@@ -110,4 +112,5 @@ function table(all) {
   return el("table", {}, el("thead", {}, el("tr", {}, head.map((text) => el("th", { scope: "col" }, text)))), el("tbody", {}, rows));
 }
 
-watch((event) => showState(byId("state"), event));
+// Measuring needs no coordinator, and so no key.
+watch((event) => showState(byId("state"), event), { quiet: true });

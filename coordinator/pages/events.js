@@ -1,37 +1,68 @@
 // The coordinator's events, for as long as the page is looked at.
 
 import { el } from "/pages/dom.js";
+import { ask, unlocked } from "/pages/key.js";
+
+const AGAIN_MS = 3000;
 
 /**
- * Calls `on(event)` for every event of `GET /api/events`, `on({event: "open"})`
- * before the first and `on({event: "offline"})` when nothing comes any more.
+ * Calls `on(event)` for every event of `GET /api/events`, `on({event: "open"})` before the first and
+ * `on({event: "offline"})` when nothing comes any more. Where a key is wanted, the page asks for it; with `quiet` it
+ * hears `on({event: "locked"})` instead, once.
  *
- * A browser opens only six connections to a server at a time, so a hidden page lets its own go.
+ * A browser opens only six connections to a server at a time, so a hidden page lets its own go. An EventSource could send no
+ * key, so the stream is read by hand.
  */
-export function watch(on) {
-  let source = null;
-  const open = () => {
-    if (source || document.hidden) return;
-    source = new EventSource("/api/events");
-    source.onopen = () => on({ event: "open" });
-    source.onmessage = (message) => on(JSON.parse(message.data));
-    source.onerror = () => {
-      on({ event: "offline" });
-      // The browser tries again by itself, but not after an answer that is no stream.
-      if (source?.readyState === EventSource.CLOSED) {
-        source = null;
-        setTimeout(open, 3000);
+export function watch(on, { quiet = false } = {}) {
+  let reading = null;
+  const open = async () => {
+    if (reading || document.hidden) return;
+    const mine = (reading = new AbortController());
+    const { signal } = mine;
+    try {
+      const response = await (quiet ? ask : unlocked)("/api/events", { signal });
+      if (response.status === 401) return on({ event: "locked" });
+      if (!response.ok) throw new Error(`HTTP ${response.status}`);
+      on({ event: "open" });
+      for await (const line of lines(response.body.pipeThrough(new TextDecoderStream()))) {
+        if (signal.aborted) return;
+        if (line.startsWith("data: ")) on(JSON.parse(line.slice("data: ".length)));
       }
-    };
+    } catch (error) {
+      if (!signal.aborted) console.debug(error);
+    }
+    if (reading !== mine) return;
+    reading = null;
+    on({ event: "offline" });
+    setTimeout(open, AGAIN_MS);
   };
   const close = () => {
-    source?.close();
-    source = null;
+    reading?.abort();
+    reading = null;
   };
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
   open();
+}
+
+/** The lines of a stream of text. */
+export async function* lines(stream) {
+  const reader = stream.getReader();
+  let held = "";
+  for (;;) {
+    let part;
+    try {
+      part = await reader.read();
+    } catch (cause) {
+      throw new Error("The connection to the coordinator broke off.", { cause });
+    }
+    if (part.done) return;
+    held += part.value;
+    const whole = held.split("\n");
+    held = whole.pop();
+    yield* whole;
+  }
 }
 
 /** Which nodes answered frames between one `figures` event and the next. */
@@ -59,6 +90,10 @@ export function showState(element, event) {
     element.textContent = ready ? "ready" : "waiting";
     if (ready) element.append(el("span", { className: "wide" }, ` on ${devices} device${devices === 1 ? "" : "s"}`));
     element.title = ready ? model : event.data.waiting_for;
+  } else if (event.event === "locked") {
+    element.className = "state wait";
+    element.textContent = "locked";
+    element.title = "this coordinator shows its state to those who have an API key";
   } else if (event.event === "offline") {
     element.className = "state bad";
     element.textContent = "offline";

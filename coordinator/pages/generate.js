@@ -3,6 +3,9 @@
 // This is the coordinator's own POST /api/generate and not its OpenAI endpoint: it continues plain text and answers
 // conversations alike, and its last line holds what the coordinator itself measured.
 
+import { lines } from "/pages/events.js";
+import { unlocked } from "/pages/key.js";
+
 /**
  * Asks for text; calls `on` with `{token}`, `{finished}` or `{failed}` for each line.
  *
@@ -11,7 +14,7 @@
 export async function generate(ask, signal, on) {
   let response;
   try {
-    response = await fetch("/api/generate", {
+    response = await unlocked("/api/generate", {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify(ask),
@@ -23,7 +26,9 @@ export async function generate(ask, signal, on) {
   }
   if (!response.ok) throw new Error(await refusal(response));
   let ended = false;
-  for await (const line of lines(response.body.pipeThrough(new TextDecoderStream()), signal)) {
+  for await (const text of lines(response.body.pipeThrough(new TextDecoderStream()))) {
+    if (!text) continue;
+    const line = JSON.parse(text);
     on(line);
     ended ||= "finished" in line || "failed" in line;
   }
@@ -43,24 +48,4 @@ async function refusal(response) {
 export function sentence(text) {
   const end = /[.!?]$/.test(text) ? "" : ".";
   return text.charAt(0).toUpperCase() + text.slice(1) + end;
-}
-
-/** The JSON objects of a stream of lines. */
-async function* lines(stream, signal) {
-  const reader = stream.getReader();
-  let held = "";
-  for (;;) {
-    let part;
-    try {
-      part = await reader.read();
-    } catch (error) {
-      if (signal.aborted) throw error;
-      throw new Error("The connection to the coordinator broke off.");
-    }
-    if (part.done) return;
-    held += part.value;
-    const whole = held.split("\n");
-    held = whole.pop();
-    for (const line of whole) if (line) yield JSON.parse(line);
-  }
 }

@@ -203,7 +203,7 @@ const EVENTS = {
   },
 };
 
-const LOST = { link: "The connection broke off", device: "The graphics chip was taken away", worker: "The computing part of this page ended" };
+const LOST = { link: "The connection broke off", device: "The graphics chip was taken away", memory: "The memory did not suffice", worker: "The computing part of this page ended" };
 
 const doing = (text) => say(byId("doing"), text);
 
@@ -242,7 +242,10 @@ addEventListener("pagehide", () => node?.stop());
 
 watch((event) => {
   showState(byId("state"), event);
+  if (event.event === "locked") {
+    say(byId("downloads"), "This device's share of the model. Asking for text needs an API key here; joining needs none.");
+  }
   if (event.event !== "topology") return;
   const { model, needed_bytes, weights } = event.data;
   say(byId("downloads"), `This device's share of ${model}: at most ${bytes(needed_bytes)}, which is all of it (${weights} weights and room for contexts), mostly less.`);
-});
+}, { quiet: true });

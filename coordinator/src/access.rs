@@ -14,7 +14,7 @@ use crate::limits::{MAX_API_KEY_BYTES, MIN_API_KEY_BYTES};
 /// The rules of the HTTP server. By default everybody may ask, but no web page of another site.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Keys that text is given for; none: it is given to everybody.
+    /// Keys that text and the swarm's state are given for; none: they are given to everybody.
     pub users: Vec<ApiKey>,
     /// Keys that open everything. Without one the users' keys do.
     pub admins: Vec<ApiKey>,
@@ -27,8 +27,10 @@ pub struct Access {
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Realm {
-    /// Weights and links for nodes, and what is shown to everybody: state and pages.
+    /// Weights and links for nodes, pages, and whether there is somebody.
     Open,
+    /// The swarm's state: who computes what.
+    State,
     /// Text.
     User,
     /// Figures of everybody's use.
@@ -36,9 +38,11 @@ pub(crate) enum Realm {
 }
 
 /// Whose request it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Client {
-    /// Whoever has this key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Client {
+    /// The program that the coordinator runs in.
+    Local,
+    /// Whoever has the key with this SHA-256.
     Key([u8; 32]),
     /// Somebody at this address; of IPv6 its network, which one household has for itself.
     Address(IpAddr),
@@ -50,6 +54,7 @@ impl Access {
         match path {
             "/metrics" => Realm::Admin,
             "/api/generate" => Realm::User,
+            "/api/topology" | "/api/events" => Realm::State,
             _ if path == "/v1" || path.starts_with("/v1/") => Realm::User,
             _ => Realm::Open,
         }
@@ -233,7 +238,9 @@ mod tests {
         assert_eq!(Access::realm("/v1/chat/completions"), Realm::User);
         assert_eq!(Access::realm("/api/generate"), Realm::User);
         assert_eq!(Access::realm("/metrics"), Realm::Admin);
-        for path in ["/", "/health", "/ready", "/shards/manifest.json", "/v1x", "/node"] {
+        assert_eq!(Access::realm("/api/topology"), Realm::State);
+        assert_eq!(Access::realm("/api/events"), Realm::State);
+        for path in ["/", "/health", "/ready", "/shards/manifest.json", "/v1x", "/node", "/api/join"] {
             assert_eq!(Access::realm(path), Realm::Open, "{path}");
         }
     }

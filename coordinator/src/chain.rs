@@ -7,9 +7,11 @@ use std::time::Duration;
 use syn1_core::Flags;
 use syn1_core::control::{Assign, Control};
 
+use crate::access::Client;
 use crate::core::{Action, Core, NodeId, Shard};
 use crate::heal::Broken;
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
+use crate::pace::Pace;
 use crate::placement::{Offer, Part, Policy, Unplaced, place, predicted_ns};
 use crate::reason::reason;
 use crate::request::Generate;
@@ -78,6 +80,7 @@ impl Core {
     /// Makes a chain of these parts, or the one there is into one of them. Each node is told its layers, but for those that
     /// hold or load them already: their KV caches stay.
     pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>, reason: String) {
+        self.drop_parked();
         self.generation = self.generation.wrapping_add(1);
         let predicted_ns = predicted_ns(offers, &parts);
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
@@ -121,7 +124,7 @@ impl Core {
             max_rows: self.config.chunk.min(most).max(1) as u16,
         };
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        (node.progressed, node.done_bytes) = (now, 0);
+        (node.progressed, node.done_bytes, node.pace) = (now, 0, Pace::default());
         node.shard = Some(Shard { generation: self.generation, layers, slots: None });
         self.send(id, &Control::Assign(assign));
     }
@@ -131,7 +134,7 @@ impl Core {
         self.unplaced = self.with_unable(why);
         self.event(Event::Unplaced { why: self.unplaced.clone(), waiting });
         if !waiting {
-            let refused = self.waiting.drain(..).collect();
+            let refused = self.waiting.take(|_| true);
             self.fail_all(refused, &self.unplaced.clone());
         }
     }
@@ -169,7 +172,7 @@ impl Core {
             let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
             let proof =
                 Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
-            let proof = self.request(proof, true);
+            let proof = self.request(Client::Local, proof, true);
             self.start(now, proof);
         }
     }
@@ -188,6 +191,7 @@ impl Core {
 
     /// The chain is no more: what runs on it fails, what waits goes on waiting, and the model is placed anew.
     pub(crate) fn break_chain(&mut self, now: Duration, why: &str) {
+        self.drop_parked();
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
             let Some(request) = self.remove(id) else { continue };
             self.close(id);
@@ -195,10 +199,10 @@ impl Core {
                 self.finished(request);
             } else if !request.is_proof {
                 self.recovery.failed += 1;
-                self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
+                self.actions.push_back(Action::Update(request.told, Update::Failed(why.into())));
             }
         }
-        for request in &mut self.waiting {
+        for request in self.waiting.iter_mut() {
             request.progressed = now;
         }
         self.chain = None;

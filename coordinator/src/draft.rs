@@ -18,6 +18,11 @@ impl Draft {
         self.context.len()
     }
 
+    /// At most the first `count` of them.
+    pub(crate) fn context(&self, count: usize) -> &[u32] {
+        &self.context[..count.min(self.context.len())]
+    }
+
     /// Takes in a token that is certain.
     pub(crate) fn push(&mut self, id: u32) {
         self.context.push(id);

@@ -31,6 +31,8 @@ impl Core {
     /// A node of the chain is gone, or cannot go on.
     pub(crate) fn lost(&mut self, now: Duration, node: NodeId, why: String) {
         self.recovery.losses += 1;
+        // What the others keep is of no use without what this one had.
+        self.drop_parked();
         let Some(chain) = &mut self.chain else { return };
         chain.loaded.remove(&node);
         chain.ready = false;
@@ -140,7 +142,8 @@ impl Core {
                 request.restarted = true;
                 request.reroute(now, chunk, &stages, true);
                 self.recovery.restarted += 1;
-                self.pump(now, id);
+                // Others' prompts may have waited for what it had at the nodes.
+                self.go_on(now);
             }
             _ => self.fail(now, id, why),
         }

@@ -54,6 +54,11 @@ impl Inbox {
         self.frames.push_back(frame);
     }
 
+    /// The frame with this number need not come: what follows from it is there.
+    pub(crate) fn skip(&mut self, number: u64) {
+        self.newest = Some(number);
+    }
+
     /// Whether the frame with this number has come, so that its rows need not come again.
     pub(crate) fn has(&self, number: u64) -> bool {
         self.newest.is_some_and(|newest| number <= newest)

@@ -46,6 +46,13 @@ pub(crate) const TICK_GAP: Duration = Duration::from_secs(5);
 /// silence, since a node that computes answers no ping.
 pub(crate) const STEP_BUDGET_NS: u64 = 2_000_000_000;
 
+/// What a prompt's chunk may take at a node while others get tokens, in tokens of that node. A token waits for one chunk at
+/// most, so the time per token grows to 2.5 of what it is without; less would make prompts slow that need not be.
+pub(crate) const CHUNK_TOKENS: f64 = 1.5;
+
+/// Tokens that a KV cache must share with a prompt to be kept for it: fewer are computed in no time.
+pub(crate) const MIN_PREFIX: usize = 8;
+
 /// A finished request's last figures: a round trip, and whatever steps of others are in front of it.
 pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -54,6 +61,12 @@ pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Requests in the queue: behind so many nobody waits with patience.
 pub(crate) const MAX_WAITING: usize = 256;
+
+/// Requests of one client in the queue: a quarter of it, and as many as one question may have choices.
+pub(crate) const MAX_WAITING_EACH: usize = MAX_CHOICES;
+
+/// Whoever is turned away is told to come again within this time, however slow things are: they may be faster by then.
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Stop strings of a request: each is searched for at every token.
 pub(crate) const MAX_STOPS: usize = 16;

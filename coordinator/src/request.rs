@@ -8,10 +8,12 @@ use syn1_core::output::{TopRow, full_decode, top_decode};
 use syn1_core::{Codec, Header, Kind};
 use syn1_model::tokenizer::Tokenizer;
 
+use crate::access::Client;
 use crate::core::NodeId;
 use crate::draft::Draft;
 use crate::logprobs::Likely;
-use crate::route::{Route, Stage};
+use crate::prefix::Parked;
+use crate::route::{Cargo, Route, Stage};
 use crate::sample::{Candidate, Need, Sampler, Sampling};
 use crate::text::{self, Text};
 use crate::update::{Figures, Finish, Update};
@@ -36,7 +38,12 @@ pub struct Generate {
 
 /// A request in flight.
 pub(crate) struct Request {
+    /// Its number on the nodes: its own, or that of the one whose KV caches it has taken over.
     pub(crate) id: u32,
+    /// Its number for whoever asked.
+    pub(crate) told: u32,
+    /// Who asks.
+    pub(crate) client: Client,
     pub(crate) ask: Generate,
     /// A proof of the chain: nobody is told of its tokens.
     pub(crate) is_proof: bool,
@@ -52,6 +59,8 @@ pub(crate) struct Request {
     /// Rows of a prefill chunk.
     chunk: usize,
     fed: usize,
+    /// Positions whose rows every node has.
+    computed: usize,
     pub(crate) route: Route,
     /// Rows at this position and behind give outputs, as the last hop was told.
     wanted_from: u32,
@@ -88,7 +97,14 @@ pub(crate) enum Next {
 }
 
 impl Request {
-    pub(crate) fn new(id: u32, ask: Generate, is_proof: bool, model: Model, tokenizer: Option<&Tokenizer>) -> Self {
+    pub(crate) fn new(
+        id: u32,
+        client: Client,
+        ask: Generate,
+        is_proof: bool,
+        model: Model,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Self {
         let figures = Figures { prompt_tokens: ask.prompt.len(), ..Figures::default() };
         Self {
             sampler: Sampler::new(ask.sampling.clone(), &ask.prompt),
@@ -106,7 +122,10 @@ impl Request {
             route: Route::new(),
             counted: 0,
             restarted: false,
+            computed: 0,
             id,
+            told: id,
+            client,
             ask,
         }
     }
@@ -122,11 +141,27 @@ impl Request {
         Some(Open { request: self.id, epoch, codec, flags, output, wanted_from: self.wanted_from })
     }
 
-    /// Starts the clock, lays the route, and lets the prompt's first chunk, of at most `chunk` rows, enter it.
+    /// Starts the clock and lays the route, for a prompt in chunks of at most `chunk` rows.
     pub(crate) fn begin(&mut self, now: Duration, chunk: usize, stages: &[Stage]) {
+        self.figures.waited = now.saturating_sub(self.started);
         (self.started, self.progressed, self.chunk) = (now, now, chunk);
         self.route.lay(stages);
-        self.next_chunk();
+        // What a new holder of the layers would have to be fed.
+        let known = &self.ask.prompt[..self.fed];
+        let known = known.chunks(chunk.max(1)).zip((0..).step_by(chunk.max(1)));
+        let frames = known.map(|(ids, position)| tokens_frame(self.id, position, ids)).collect();
+        self.route.pass(frames);
+    }
+
+    /// Takes over the KV caches of an earlier request, which have the first `rows` rows of its prompt.
+    pub(crate) fn resume(&mut self, parked: &Parked, rows: usize) {
+        (self.id, self.fed, self.figures.cached) = (parked.id, rows, rows);
+        self.route = Route::behind(parked.epoch);
+    }
+
+    /// The tokens whose rows every node has.
+    pub(crate) fn computed(&self) -> &[u32] {
+        self.draft.context(self.computed)
     }
 
     /// Goes on through other nodes, see [`Route::reroute`]; `anew` forgets that any of them has anything of it. Tokens that
@@ -142,17 +177,29 @@ impl Request {
         self.progressed = now;
     }
 
-    /// Lets the prompt's next chunk enter, unless all of it has, or every hop has work and one more frame waits: a slow node
-    /// is not to be buried in what a fast one computes.
-    fn next_chunk(&mut self) {
-        let end = self.ask.prompt.len().min(self.fed + self.chunk);
+    /// Lets the prompt's next chunk enter, of at most `most` rows, unless all of it has, or the first hop has enough, or every
+    /// hop has work and one more frame waits: a slow node is not to be buried in what a fast one computes.
+    pub(crate) fn next_chunk(&mut self, most: usize) {
+        let end = self.ask.prompt.len().min(self.fed + self.chunk.min(most));
         let ids = &self.ask.prompt[self.fed..end];
-        if ids.is_empty() || self.route.in_flight() > self.route.hops() {
+        // On a chain of several nodes the first has its next chunk when it answers one.
+        let ahead = self.route.hops().min(2);
+        if ids.is_empty() || self.route.at_first() >= ahead || self.route.in_flight() > self.route.hops() {
             return;
         }
         let (header, payload) = tokens_frame(self.id, self.fed, ids);
-        self.route.enter(header, payload, Vec::new());
+        self.route.enter(header, payload, Cargo::Prompt);
         self.fed = end;
+    }
+
+    /// Whether rows of its prompt are still to be computed at some hop.
+    pub(crate) fn has_prompt(&self) -> bool {
+        self.closing.is_none() && self.figures.tokens == 0
+    }
+
+    /// Whether somebody waits for its next token.
+    pub(crate) fn gets_tokens(&self) -> bool {
+        self.closing.is_none() && self.figures.tokens > 0
     }
 
     /// Takes the answer of the node at `hop`.
@@ -165,9 +212,6 @@ impl Request {
             return self.output(at, header, payload);
         }
         self.route.relay(at, header, payload)?;
-        if hop == 0 {
-            self.next_chunk();
-        }
         Ok(Next::Relayed)
     }
 
@@ -192,7 +236,6 @@ impl Request {
                 ));
             }
             self.route.end(at);
-            self.next_chunk();
             return Ok(Next::Relayed);
         }
         let outputs = candidates(header, payload, self.ask.sampling.need(), self.model.vocab)?;
@@ -222,6 +265,7 @@ impl Request {
             if self.route.flight(at).rejected {
                 break;
             }
+            self.computed = position as usize + 1;
             let likely = self.ask.sampling.logprobs.map(|count| Likely::of(&candidates, log_sum_exp, count));
             let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
             match self.token(id, position + 1)?.with(likely.map(|likely| likely.chosen(id))) {
@@ -261,7 +305,7 @@ impl Request {
         let ids: Vec<u32> = std::iter::once(id).chain(guesses.iter().copied()).collect();
         let (header, payload) = tokens_frame(self.id, position, &ids);
         let header = if guesses.is_empty() { header } else { header.predicted() };
-        self.route.enter(header, payload, guesses);
+        self.route.enter(header, payload, Cargo::Token(guesses));
     }
 
     /// Takes in token `id`, which stands at `position`.

@@ -23,8 +23,9 @@ use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
 use crate::door::Door;
 use crate::feed::{Feed, Told};
 use crate::front::{Front, JoinLink};
-use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS};
+use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, RETRY_AFTER};
 use crate::metrics::Metrics;
+use crate::prefix::Prefixes;
 use crate::rate::Rate;
 use crate::recovery::Recovery;
 use crate::request::Generate;
@@ -216,12 +217,12 @@ impl Server {
         self.shared.join_link()
     }
 
-    /// Takes a request; see [`Core::submit`].
+    /// Takes a request of this program's own; see [`Core::submit`].
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn generate(&self, ask: Generate) -> Result<Generation, Refusal> {
-        self.shared.generate(ask)
+        self.shared.generate(Client::Local, ask)
     }
 
     /// The swarm as it is now.
@@ -232,6 +233,11 @@ impl Server {
     /// What was lost and regained since the start.
     pub fn recovery(&self) -> Recovery {
         self.shared.look(Core::recovery)
+    }
+
+    /// What is kept of requests that are over, and what it was good for.
+    pub fn prefixes(&self) -> Prefixes {
+        self.shared.look(Core::prefixes)
     }
 
     /// What happens in the swarm from now on.
@@ -293,15 +299,16 @@ impl Shared {
         result
     }
 
-    pub(crate) fn generate(self: &Arc<Self>, ask: Generate) -> Result<Generation, Refusal> {
+    pub(crate) fn generate(self: &Arc<Self>, client: Client, ask: Generate) -> Result<Generation, Refusal> {
         let (sender, updates) = mpsc::unbounded_channel();
         let mut state = self.lock();
         if state.over {
-            return Err(Refusal::Busy("the coordinator has ended: start it again".into()));
+            let why = "the coordinator has ended: start it again".into();
+            return Err(Refusal::Busy { why, retry_after: RETRY_AFTER });
         }
         let now = self.started.elapsed();
         let prompt_tokens = ask.prompt.len();
-        let id = state.core.submit(now, ask)?;
+        let id = state.core.submit(now, client, ask)?;
         // Before its first update can be acted on.
         state.requests.insert(id, sender);
         state.watch.asked(id, prompt_tokens, now);

@@ -63,20 +63,25 @@ pub enum Finish {
 pub struct Figures {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// How many of them an earlier request had left in the KV caches.
+    pub cached: usize,
     /// Tokens generated.
     pub tokens: usize,
     /// Tokens that were guessed ahead.
     pub guessed: usize,
     /// How many of the guesses were right.
     pub accepted: usize,
+    /// From its arrival to its start: behind others, or until the model was ready.
+    pub waited: Duration,
     /// From the request's start to its first token.
     pub first_token: Duration,
     /// From the first token to the last.
     pub decode: Duration,
     /// From the request's start to its last token.
     pub total: Duration,
-    /// Spent in the nodes' engines, as they report it.
-    pub compute: Duration,
+    /// Spent in the nodes' engines, as they report it when they give the KV caches back; `None` where these are kept for
+    /// another request.
+    pub compute: Option<Duration>,
     /// Spent in the coordinator: relaying, sampling, detokenizing.
     pub coordinator: Duration,
     /// SYN1 data frames sent and received by the coordinator.
@@ -93,8 +98,8 @@ impl Figures {
     }
 
     /// Time that was neither computing nor the coordinator's: sockets, schedulers and the wire.
-    pub fn wire(&self) -> Duration {
-        self.total.saturating_sub(self.compute).saturating_sub(self.coordinator)
+    pub fn wire(&self) -> Option<Duration> {
+        Some(self.total.saturating_sub(self.compute?).saturating_sub(self.coordinator))
     }
 }
 

@@ -6,6 +6,22 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
+/// The SHA-256 of bytes that come in parts.
+#[derive(Clone, Debug, Default)]
+pub struct Hashing(sha2::Sha256);
+
+impl Hashing {
+    /// The next bytes.
+    pub fn take(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all that came.
+    pub fn end(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+}
+
 /// The SHA-256 of some bytes; text form is 64 lowercase hexadecimal digits, so it is always a safe file name.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -27,12 +43,12 @@ impl Digest {
     /// # Errors
     /// Those of the reader.
     pub fn read(mut from: impl std::io::Read) -> std::io::Result<Self> {
-        let mut hash = sha2::Sha256::new();
+        let mut hash = Hashing::default();
         let mut bytes = vec![0; 1 << 16];
         loop {
             match from.read(&mut bytes) {
-                Ok(0) => return Ok(Self(hash.finalize().into())),
-                Ok(read) => hash.update(&bytes[..read]),
+                Ok(0) => return Ok(hash.end()),
+                Ok(read) => hash.take(&bytes[..read]),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -68,7 +68,7 @@ pub use config::ConfigError;
 pub use date::Date;
 #[cfg(not(target_family = "wasm"))]
 pub use detokenizer::Detokenizer;
-pub use digest::Digest;
+pub use digest::{Digest, Hashing};
 pub use feedback::{BlockFeedback, Feedback};
 #[cfg(not(target_family = "wasm"))]
 pub use folder::{FolderError, ModelFolder};

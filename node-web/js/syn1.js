@@ -54,10 +54,15 @@ export async function support() {
 }
 
 /** Measures this device with random weights. */
-export async function bench(options = {}, onprogress) {
+export const bench = (options = {}, onprogress) => measured("bench", options, onprogress);
+
+/** What fusing kernels gains on this device's GPU. */
+export const fusion = (options = {}, onprogress) => measured("fusion", options, onprogress);
+
+async function measured(what, options, onprogress) {
   const crew = new Crew();
   try {
-    return await crew.call("bench", options, onprogress);
+    return await crew.call(what, options, onprogress);
   } finally {
     crew.end("done");
   }
@@ -94,6 +99,9 @@ export class SynNode {
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && back(), { signal });
     // A tab that goes says goodbye if it can; a link that breaks off is noticed all the same.
     addEventListener("pagehide", (event) => event.persisted || this.crew?.call("stop").catch(() => {}), { signal });
+    // Browsers do not freeze a hidden page that holds a lock; nobody else waits for this one.
+    const held = new Promise((done) => signal.addEventListener("abort", done));
+    navigator.locks?.request(`syn1 node ${Math.random()}`, () => held).catch(() => {});
     // Pieces are not to be cleared when the disk fills up; a browser that refuses serves all the same.
     navigator.storage?.persist?.().catch(() => {});
     this.#begin();

@@ -1,6 +1,6 @@
 // The Worker of a browser's node: loads the WebAssembly module and answers syn1.js.
 
-import init, { Tab, bench } from "./node.js";
+import init, { Tab, bench, fusion } from "./node.js";
 
 const loaded = init({ module_or_path: new URL("./node_bg.wasm", import.meta.url) });
 
@@ -93,17 +93,21 @@ addEventListener("unhandledrejection", ({ reason }) => {
   });
 });
 
+// A measurement, with what it tells as it goes on.
+const measure = (what) => async (options, id) => {
+  const can = await support();
+  await loaded;
+  const told = (progress) => postMessage({ id, progress: JSON.parse(progress) });
+  return JSON.parse(await what(JSON.stringify({ ...options, adapter: can.adapter ?? "", noGpu: can.reason }), told));
+};
+
 const calls = {
   support,
   start,
   stop: async () => tab?.stop(),
   hurry: async () => tab?.hurry(),
-  bench: async (options, id) => {
-    const can = await support();
-    await loaded;
-    const told = (progress) => postMessage({ id, progress: JSON.parse(progress) });
-    return JSON.parse(await bench(JSON.stringify({ ...options, adapter: can.adapter ?? "", noGpu: can.reason }), told));
-  },
+  bench: measure(bench),
+  fusion: measure(fusion),
 };
 
 onmessage = async ({ data: { id, call, options } }) => {

@@ -3,13 +3,12 @@
 use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
-use syn1_kernels::engine::{Decode, Engine, EngineConfig, Input, Slot, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
 use syn1_model::{Plan, random_piece};
 use web_time::Instant;
 
-use crate::device::{Device, TabEngine};
+use crate::device::{self, Device, TabEngine, Trouble};
 use crate::options::BenchOptions;
-use crate::signal::Signal;
 use crate::timer::sleep;
 
 /// Measures. `told` hears how far it has come.
@@ -33,19 +32,18 @@ pub(crate) async fn run(options: BenchOptions, told: &dyn Fn(Value)) -> Result<V
         // A page that asks something meanwhile is heard.
         sleep(0).await;
     };
-    let mut pieces = Vec::with_capacity(plan.pieces.len());
+    let said = |error: EngineError| error.to_string();
+    let mut taker = device.taker(plan.clone()).await.map_err(said)?;
     for (index, &piece) in plan.pieces.iter().enumerate() {
         at(index, &format!("making random weights: {piece}")).await;
-        pieces.push(random_piece(&spec, weights, piece, SEED));
+        taker.whole(piece, random_piece(&spec, weights, piece, SEED)).await.map_err(said)?;
     }
-    let made = pieces.len();
+    let made = plan.pieces.len();
     let (weight_bytes, kv_bytes) =
         (plan.bytes_per_token(), plan.kv_bytes_per_position() * (prompt + tokens / 2) as u64);
     let config = EngineConfig { max_positions: prompt + tokens, slots: 1, max_rows: prompt };
-    let failed = Signal::default();
-    let mut engine = device.engine(plan, &pieces, config, &failed).await?;
-    drop(pieces);
-    let slot = engine.open().map_err(|error| error.to_string())?;
+    let mut engine = device::engine(taker, config, &Trouble::default()).await.map_err(said)?;
+    let slot = engine.open().map_err(said)?;
     let ids: Vec<u32> = (0..prompt as u32).map(|id| (id * 37 + 11) % spec.vocab as u32).collect();
     let (mut firsts, mut paces, mut hops) = (Vec::new(), Vec::new(), Vec::new());
     for run in 0..=runs {

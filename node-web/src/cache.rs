@@ -56,7 +56,7 @@ impl Cache {
         let file = open(&self.root, "node.key").await?;
         let mut secret = fresh;
         if file.len()? == 32 {
-            file.read(&mut secret)?;
+            file.read(0, &mut secret)?;
         } else {
             file.cut()?;
             file.write(0, &Uint8Array::from(&fresh[..]))?;
@@ -126,12 +126,12 @@ impl File {
         Ok(self.0.get_size()? as u64)
     }
 
-    /// Fills `out` from the file's first byte on.
-    pub(crate) fn read(&self, out: &mut [u8]) -> Result<(), Refused> {
+    /// Fills `out` from byte `from` on.
+    pub(crate) fn read(&self, from: u64, out: &mut [u8]) -> Result<(), Refused> {
         let mut done = 0;
         while done < out.len() {
             let options = FileSystemReadWriteOptions::new();
-            options.set_at(done as f64);
+            options.set_at((from + done as u64) as f64);
             let read = self.0.read_with_u8_array_and_options(&mut out[done..], &options)? as usize;
             if read == 0 {
                 return Err(JsValue::from(format!("the file ended after {done} of {} bytes", out.len())).into());

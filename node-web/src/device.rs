@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
 use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions};
-use syn1_model::{PieceBytes, Plan};
+use syn1_model::Plan;
 use web_time::Instant;
 
 use crate::selftest;
 use crate::signal::Signal;
+use crate::taker::{Taker, Taking};
 
 /// What the person wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -48,6 +49,12 @@ pub(crate) struct Chosen {
 
 /// A GPU that is open. It is closed when this goes.
 pub(crate) struct Open(Rc<GpuDevice>);
+
+impl Open {
+    pub(crate) fn gpu(&self) -> &GpuDevice {
+        &self.0
+    }
+}
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -115,7 +122,11 @@ impl Device {
         }
     }
 
-    async fn open(name: &str) -> Result<Open, String> {
+    /// Opens the browser's GPU.
+    ///
+    /// # Errors
+    /// What the browser said.
+    pub(crate) async fn open(name: &str) -> Result<Open, String> {
         GpuDevice::request(name.to_owned()).await.map(Rc::new).map(Open).map_err(|error| error.to_string())
     }
 
@@ -156,30 +167,56 @@ impl Device {
         read.map_err(|error| error.to_string())
     }
 
-    /// The engine of a layer range.
+    /// Room for the weights of `plan`.
     ///
     /// # Errors
-    /// A sentence, when there is no room or the kernels cannot run the model.
-    pub(crate) async fn engine(
-        &self,
-        plan: Plan,
-        pieces: &[PieceBytes],
-        config: EngineConfig,
-        failed: &Signal,
-    ) -> Result<TabEngine, String> {
-        let said = |error: EngineError| error.to_string();
-        let failed = failed.clone();
+    /// When there is none, or the GPU fails.
+    pub(crate) async fn taker(&self, plan: Plan) -> Result<Taker, EngineError> {
         match self {
-            Self::Cpu => {
-                let engine = CpuEngine::new(plan, pieces, config, Some(1)).map_err(said)?;
-                Ok(TabEngine { kind: Kind::Cpu(Box::new(engine)), failed })
-            }
+            Self::Cpu => Ok(Taker::in_memory(plan)),
             Self::Gpu { name, options } => {
-                let open = Self::open(name).await?;
-                let engine = GpuEngine::with_options(&open.0, plan, pieces, config, *options).map_err(said)?;
-                engine.settled().await.map_err(said)?;
-                Ok(TabEngine { kind: Kind::Gpu(Box::new(engine), open), failed })
+                let lost = |what| EngineError::Device { device: name.clone(), what };
+                Taker::on_gpu(Self::open(name).await.map_err(lost)?, plan, *options).await
             }
+        }
+    }
+}
+
+/// The engine of a layer range, whose weights have all come.
+///
+/// # Errors
+/// When there is no room or the kernels cannot run the model.
+pub(crate) async fn engine(taker: Taker, config: EngineConfig, trouble: &Trouble) -> Result<TabEngine, EngineError> {
+    let trouble = trouble.clone();
+    match taker.end() {
+        Taking::Memory(plan, pieces) => {
+            let engine = CpuEngine::new(plan, &pieces, config, Some(1))?;
+            Ok(TabEngine { kind: Kind::Cpu(Box::new(engine)), trouble })
+        }
+        Taking::Gpu(open, upload, options) => {
+            let engine = GpuEngine::uploaded(upload, config, options)?;
+            engine.settled().await?;
+            Ok(TabEngine { kind: Kind::Gpu(Box::new(engine), open), trouble })
+        }
+    }
+}
+
+/// What an engine at work tells of its device.
+#[derive(Clone, Default)]
+pub(crate) struct Trouble {
+    /// It will not compute again.
+    pub(crate) failed: Signal,
+    /// It has less room than was thought.
+    pub(crate) short: Signal,
+}
+
+impl Trouble {
+    /// Hears of an error.
+    pub(crate) fn hear(&self, error: &EngineError) {
+        match error {
+            EngineError::Device { .. } => self.failed.raise(),
+            EngineError::Memory { .. } => self.short.raise(),
+            _ => {}
         }
     }
 }
@@ -200,8 +237,7 @@ async fn test(open: &Open, options: GpuOptions) -> Result<f64, EngineError> {
 /// Either engine.
 pub(crate) struct TabEngine {
     kind: Kind,
-    /// Raised when the device fails: it will not compute again.
-    failed: Signal,
+    trouble: Trouble,
 }
 
 enum Kind {
@@ -212,10 +248,7 @@ enum Kind {
 
 impl TabEngine {
     fn seen<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
-        if matches!(done, Err(EngineError::Device { .. })) {
-            self.failed.raise();
-        }
-        done
+        done.inspect_err(|error| self.trouble.hear(error))
     }
 
     /// The GPU for as long as this engine has it; nothing on the CPU.

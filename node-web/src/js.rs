@@ -16,6 +16,12 @@ pub(crate) async fn promised<T: JsCast>(promise: Promise) -> Result<T, Refused> 
     Ok(JsFuture::from(promise).await?.unchecked_into())
 }
 
+/// Bytes of WebAssembly's memory, which only grows.
+pub(crate) fn wasm_bytes() -> u64 {
+    const PAGE: u64 = 64 << 10;
+    PAGE * core::arch::wasm32::memory_size(0) as u64
+}
+
 /// A property, if there is one and it is not undefined.
 pub(crate) fn property(of: &JsValue, name: &str) -> Option<JsValue> {
     Reflect::get(of, &name.into()).ok().filter(|value| !value.is_undefined() && !value.is_null())

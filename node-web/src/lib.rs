@@ -1,7 +1,7 @@
 //! A browser tab's SYN1 node.
 //!
 //! It runs in a dedicated Worker, which `js/worker.js` sets up and `js/syn1.js` owns; `README.md` is the contract with pages.
-//! `Tab` is a running node, the function `bench` measures this machine.
+//! `Tab` is a running node, the functions `bench` and `fusion` measure this machine.
 //!
 //! What does not touch a browser is built everywhere, with its tests: the self-test ([`selftest`]) and the shapes of
 //! benchmarks ([`shape`]).
@@ -16,6 +16,8 @@ mod bench;
 mod cache;
 #[cfg(target_family = "wasm")]
 mod device;
+#[cfg(target_family = "wasm")]
+mod fusion;
 #[cfg(target_family = "wasm")]
 mod http;
 #[cfg(target_family = "wasm")]
@@ -35,7 +37,9 @@ mod signal;
 #[cfg(target_family = "wasm")]
 mod tab;
 #[cfg(target_family = "wasm")]
+mod taker;
+#[cfg(target_family = "wasm")]
 mod timer;
 
 #[cfg(target_family = "wasm")]
-pub use tab::{Tab, begin, bench};
+pub use tab::{Tab, begin, bench, fusion};

@@ -15,9 +15,9 @@ use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, 
 use web_time::Instant;
 
 use crate::cache::Cache;
-use crate::device::{Device, TabEngine};
+use crate::device::{self, Device, TabEngine, Trouble};
 use crate::js;
-use crate::pieces::{Gathered, Source};
+use crate::pieces::{NotGathered, Source};
 use crate::signal::Signal;
 use crate::timer::sleep;
 
@@ -32,8 +32,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) events: &'a dyn Fn(Value),
     /// The conversation is to end: the page said so, or the device has failed.
     pub(crate) leave: Signal,
-    /// Raised by the engine.
-    pub(crate) failed: Signal,
+    /// What the engine says of its device.
+    pub(crate) trouble: Trouble,
     /// The GPU of the engine at work.
     pub(crate) gpu: RefCell<Weak<GpuDevice>>,
     pub(crate) profiled: Cell<bool>,
@@ -42,6 +42,10 @@ pub(crate) struct Machine<'a> {
     /// What was measured, for a model of this shape.
     pub(crate) known: RefCell<Option<(String, ProfileFigures)>>,
     pub(crate) offered_bytes: Cell<u64>,
+    /// Bytes that may be offered at most, as the device has turned out to have less room than it seemed.
+    pub(crate) most_bytes: Cell<u64>,
+    /// Bytes of the shard that is loaded.
+    pub(crate) held_bytes: Cell<u64>,
     pub(crate) begin: Instant,
 }
 
@@ -77,10 +81,11 @@ impl Host for Machine<'_> {
         let manifest = self.manifest(model).await?;
         let shape = format!("{:?} {:?}", Spec { layers: 1, ..manifest.spec.clone() }, manifest.format);
         let known = self.known.borrow().as_ref().filter(|(known, _)| *known == shape).map(|(_, known)| known.clone());
-        let figures = match known {
+        let mut figures = match known {
             Some(figures) => figures,
             None => self.measure(&manifest).await?,
         };
+        figures.memory_bytes = figures.memory_bytes.min(self.most_bytes.get());
         self.offered_bytes.set(figures.memory_bytes);
         *self.known.borrow_mut() = Some((shape, figures.clone()));
         Ok(figures)
@@ -103,9 +108,19 @@ impl Host for Machine<'_> {
                 (self.events)(NodeEvent::Loading(at).json());
             }
         };
-        let Gathered { pieces, fetched_bytes } = self.source().gather(&plan, &manifest, &told).await?;
-        let mut engine = self.device.engine(plan, &pieces, assignment.engine, &self.failed).await?;
-        drop(pieces);
+        let EngineConfig { max_positions, slots, .. } = assignment.engine;
+        self.held_bytes.set(plan.weight_bytes().saturating_add(plan.kv_bytes(max_positions, slots)));
+        let heard = |error: EngineError| {
+            self.trouble.hear(&error);
+            error.to_string()
+        };
+        let mut taker = self.device.taker(plan.clone()).await.map_err(heard)?;
+        let gathered = self.source().gather(&plan, &manifest, &mut taker, &told).await;
+        let fetched_bytes = gathered.map_err(|not| match not {
+            NotGathered::Engine(error) => heard(error),
+            NotGathered::Other(cause) => cause,
+        })?;
+        let mut engine = device::engine(taker, assignment.engine, &self.trouble).await.map_err(heard)?;
         *self.gpu.borrow_mut() = engine.gpu();
         let steps = WARM_UP_STEPS.min(assignment.engine.max_positions);
         let layer_ns = warm_layer_ns(&mut engine, steps).await?;
@@ -116,14 +131,28 @@ impl Host for Machine<'_> {
         if matches!(event, NodeEvent::Profiled(_)) {
             self.profiled.set(true);
         }
-        // What a load has told already as it went on.
-        if !matches!(event, NodeEvent::Loading(_)) {
-            (self.events)(event.json());
+        let mut told = event.json();
+        match event {
+            // What a load has told already as it went on.
+            NodeEvent::Loading(_) => return,
+            // WebAssembly never gives memory back, so this is also the most that there was.
+            NodeEvent::Ready { .. } => told["wasm_bytes"] = js::wasm_bytes().into(),
+            _ => {}
         }
+        (self.events)(told);
     }
 }
 
 impl Machine<'_> {
+    /// There was less room than was offered: from now on less is. Says so.
+    pub(crate) fn offer_less(&self) -> String {
+        let held = self.held_bytes.get();
+        // What was held did not fit; a shard of one layer less mostly does.
+        let most = (held / 4 * 3).min(self.most_bytes.get());
+        self.most_bytes.set(most);
+        format!("there was no room for {held} bytes of weights and KV caches: joining again with less, {most} bytes")
+    }
+
     fn source(&self) -> Source<'_> {
         Source { base: &self.shards, cache: self.cache.as_ref(), event: self.events }
     }
@@ -159,7 +188,10 @@ impl Machine<'_> {
             let piece = random_piece(&spec, manifest.format, Piece::Block(1), 1);
             let steps = STEPS.min(spec.max_positions);
             let config = EngineConfig { max_positions: steps, slots: 1, max_rows: 1 };
-            let mut engine = self.device.engine(plan, &[piece], config, &self.failed).await?;
+            let said = |error: EngineError| error.to_string();
+            let mut taker = self.device.taker(plan).await.map_err(said)?;
+            taker.whole(Piece::Block(1), piece).await.map_err(said)?;
+            let mut engine = device::engine(taker, config, &self.trouble).await.map_err(said)?;
             warm_layer_ns(&mut engine, steps).await?
         };
         // More than the whole model and its KV caches is of no use here, and probing for it disturbs the owner.

@@ -74,3 +74,23 @@ impl Default for BenchOptions {
         }
     }
 }
+
+/// What the fusion experiment is to compare.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct FusionOptions {
+    pub(crate) widths: Vec<usize>,
+    pub(crate) layers: Vec<usize>,
+    /// Timed runs of an arm.
+    pub(crate) runs: usize,
+    /// Seconds after which an arm gets no further run.
+    pub(crate) seconds: f64,
+    pub(crate) adapter: String,
+    pub(crate) no_gpu: Option<String>,
+}
+
+impl Default for FusionOptions {
+    fn default() -> Self {
+        Self { widths: vec![64, 256], layers: vec![1, 4], runs: 30, seconds: 5.0, adapter: String::new(), no_gpu: None }
+    }
+}

@@ -4,12 +4,15 @@ use std::cell::Cell;
 
 use js_sys::Uint8Array;
 use serde_json::{Value, json};
-use syn1_model::{Digest, Manifest, ManifestPiece, PieceBytes, Plan};
+use syn1_kernels::engine::EngineError;
+use syn1_kernels::gpu::Upload;
+use syn1_model::{Digest, Hashing, Manifest, ManifestPiece, Piece, PieceBytes, Plan};
 use syn1_node::Progress;
 
 use crate::cache::{Cache, File, QUOTA, Room};
 use crate::http;
 use crate::js::Refused;
+use crate::taker::{STAGE, Taker};
 use crate::timer::sleep;
 
 /// Where pieces come from and who hears of it.
@@ -21,16 +24,34 @@ pub(crate) struct Source<'a> {
     pub(crate) event: &'a dyn Fn(Value),
 }
 
-/// The pieces of a plan, in its order, each verified.
-pub(crate) struct Gathered {
-    pub(crate) pieces: Vec<PieceBytes>,
-    pub(crate) fetched_bytes: u64,
-}
-
 /// Where a piece is put while it comes.
 enum Sink<'a> {
     File(&'a File),
     Memory(Vec<u8>),
+    Gpu(Stream<'a>),
+}
+
+/// A piece on its way to the GPU, and its hash.
+struct Stream<'a> {
+    upload: &'a mut Upload,
+    hash: Hashing,
+    bytes: u64,
+    /// Bytes since the GPU was waited for.
+    staged: usize,
+}
+
+/// Why a shard did not come.
+pub(crate) enum NotGathered {
+    /// The device takes it not.
+    Engine(EngineError),
+    /// In a sentence.
+    Other(String),
+}
+
+impl From<String> for NotGathered {
+    fn from(cause: String) -> Self {
+        Self::Other(cause)
+    }
 }
 
 /// Why a transfer stopped.
@@ -41,6 +62,19 @@ enum Stop {
     Full(Refused),
     /// For good.
     Never(String),
+    /// So does what the device says.
+    Engine(EngineError),
+}
+
+impl Stop {
+    /// What ends it all.
+    fn ended(self) -> NotGathered {
+        match self {
+            Self::Again(cause) | Self::Never(cause) => NotGathered::Other(cause),
+            Self::Full(refused) => NotGathered::Other(refused.to_string()),
+            Self::Engine(error) => NotGathered::Engine(error),
+        }
+    }
 }
 
 impl Source<'_> {
@@ -72,16 +106,18 @@ impl Source<'_> {
         }
     }
 
-    /// The pieces of `plan`. Dropping the future ends the transfer; what has come is kept.
+    /// Brings the pieces of `plan` to the taker made for it, each verified; gives the bytes that came over the network.
+    /// Dropping the future ends the transfer; what has come is kept.
     ///
     /// # Errors
-    /// A sentence.
+    /// Why not.
     pub(crate) async fn gather(
         &self,
         plan: &Plan,
         manifest: &Manifest,
+        taker: &mut Taker,
         progress: &dyn Fn(Progress),
-    ) -> Result<Gathered, String> {
+    ) -> Result<u64, NotGathered> {
         let listed = plan.pieces.iter().map(|&piece| {
             manifest.find(piece).ok_or_else(|| format!("the manifest lists no piece {piece}: split the model again"))
         });
@@ -89,13 +125,13 @@ impl Source<'_> {
         let total_bytes = listed.iter().map(|piece| piece.bytes).sum();
         let mut cache = self.cache;
         self.make_room(&listed, manifest).await;
-        let (mut pieces, mut fetched_bytes, mut before) = (Vec::with_capacity(listed.len()), 0, 0);
-        for piece in listed {
+        let (mut fetched_bytes, mut before) = (0, 0);
+        for (&its, piece) in plan.pieces.iter().zip(listed) {
             let tell = move |bytes| progress(Progress { done_bytes: before + bytes, total_bytes });
             tell(0);
             let kept = match cache {
-                Some(kept) => match self.kept(kept, piece, &tell).await {
-                    Ok(piece) => Some(piece),
+                Some(kept) => match self.kept(kept, its, piece, taker, &tell).await {
+                    Ok(fetched) => Some(fetched),
                     Err(Stop::Full(refused)) => {
                         self.notice(format!(
                             "the browser keeps no more for this page ({refused}): the weights are fetched again at the next visit"
@@ -103,20 +139,18 @@ impl Source<'_> {
                         cache = None;
                         None
                     }
-                    Err(Stop::Again(cause) | Stop::Never(cause)) => return Err(cause),
+                    Err(stop) => return Err(stop.ended()),
                 },
                 None => None,
             };
-            let (bytes, fetched) = match kept {
-                Some(piece) => piece,
-                None => self.held(piece, &tell).await?,
+            fetched_bytes += match kept {
+                Some(fetched) => fetched,
+                None => self.held(its, piece, taker, &tell).await.map_err(Stop::ended)?,
             };
-            pieces.push(bytes);
-            fetched_bytes += fetched;
             before += piece.bytes;
         }
         progress(Progress { done_bytes: before, total_bytes });
-        Ok(Gathered { pieces, fetched_bytes })
+        Ok(fetched_bytes)
     }
 
     /// Something mends itself.
@@ -159,8 +193,15 @@ impl Source<'_> {
         (self.event)(room.event(kept, missing, notice.as_deref()));
     }
 
-    /// A piece by way of the browser's files, and the bytes that came over the network.
-    async fn kept(&self, cache: &Cache, piece: &ManifestPiece, tell: &dyn Fn(u64)) -> Result<(PieceBytes, u64), Stop> {
+    /// A piece by way of the browser's files; gives the bytes that came over the network.
+    async fn kept(
+        &self,
+        cache: &Cache,
+        its: Piece,
+        piece: &ManifestPiece,
+        taker: &mut Taker,
+        tell: &dyn Fn(u64),
+    ) -> Result<u64, Stop> {
         let broken = |refused: Refused| {
             if refused.name == QUOTA { Stop::Full(refused) } else { Stop::Never(refused.to_string()) }
         };
@@ -173,10 +214,23 @@ impl Source<'_> {
                 fetched += self.download(piece, &mut sink, tell).await?;
                 file.flush().map_err(broken)?;
             }
-            let bytes = read(piece, &file).map_err(Stop::Never)?;
-            let got = Digest::of(bytes.as_slice());
+            let got = match taker.in_parts() {
+                Some(upload) => {
+                    let mut stream = Stream::begin(upload, its)?;
+                    stream.file(piece, &file).await?;
+                    stream.end().await?
+                }
+                None => {
+                    let bytes = read(piece, &file).map_err(Stop::Never)?;
+                    let got = Digest::of(bytes.as_slice());
+                    if got == piece.sha256 {
+                        taker.whole(its, bytes).await.map_err(Stop::Engine)?;
+                    }
+                    got
+                }
+            };
             if got == piece.sha256 {
-                return Ok((bytes, fetched));
+                return Ok(fetched);
             }
             file.cut().map_err(broken)?;
             if resumed == 0 {
@@ -187,20 +241,31 @@ impl Source<'_> {
         }
     }
 
-    /// A piece that nobody keeps.
-    async fn held(&self, piece: &ManifestPiece, tell: &dyn Fn(u64)) -> Result<(PieceBytes, u64), String> {
-        let mut sink = Sink::Memory(Vec::new());
-        let fetched = match self.download(piece, &mut sink, tell).await {
-            Ok(fetched) => fetched,
-            Err(Stop::Again(cause) | Stop::Never(cause)) => return Err(cause),
-            Err(Stop::Full(refused)) => return Err(refused.to_string()),
+    /// A piece that nobody keeps; gives the bytes that came over the network.
+    async fn held(
+        &self,
+        its: Piece,
+        piece: &ManifestPiece,
+        taker: &mut Taker,
+        tell: &dyn Fn(u64),
+    ) -> Result<u64, Stop> {
+        let mut sink = match taker.in_parts() {
+            Some(upload) => Sink::Gpu(Stream::begin(upload, its)?),
+            None => Sink::Memory(Vec::new()),
         };
-        let Sink::Memory(bytes) = sink else { return Err("a piece was lost on its way".to_owned()) };
-        let got = Digest::of(&bytes);
+        let fetched = self.download(piece, &mut sink, tell).await?;
+        let (got, whole) = match sink {
+            Sink::Gpu(stream) => (stream.end().await?, None),
+            Sink::Memory(bytes) => (Digest::of(&bytes), Some(bytes)),
+            Sink::File(_) => return Err(Stop::Never("a piece was lost on its way".to_owned())),
+        };
         if got != piece.sha256 {
-            return Err(self.damaged(piece, got));
+            return Err(Stop::Never(self.damaged(piece, got)));
         }
-        Ok((PieceBytes::copy_of(&bytes), fetched))
+        if let Some(bytes) = whole {
+            taker.whole(its, PieceBytes::copy_of(&bytes)).await.map_err(Stop::Engine)?;
+        }
+        Ok(fetched)
     }
 
     fn damaged(&self, piece: &ManifestPiece, got: Digest) -> String {
@@ -258,7 +323,7 @@ impl Source<'_> {
             let at = sink.len()?;
             // Never more than the manifest promises: what is too long has another hash anyway.
             let room = u32::try_from(piece.bytes - at).unwrap_or(u32::MAX);
-            sink.append(at, &chunk.subarray(0, chunk.length().min(room)))?;
+            sink.append(at, &chunk.subarray(0, chunk.length().min(room))).await?;
             fetched.set(fetched.get() + u64::from(chunk.length()));
             let len = sink.len()?;
             tell(len);
@@ -273,7 +338,7 @@ impl Source<'_> {
 /// Reads a complete file into memory.
 fn read(piece: &ManifestPiece, file: &File) -> Result<PieceBytes, String> {
     let len = usize::try_from(piece.bytes).map_err(|_| format!("piece {} is too large for WebAssembly", piece.name))?;
-    PieceBytes::try_with(len, |out| file.read(out).map_err(Unread::Refused)).map_err(|error| match error {
+    PieceBytes::try_with(len, |out| file.read(0, out).map_err(Unread::Refused)).map_err(|error| match error {
         Unread::Refused(refused) => format!("piece {} cannot be read from the browser's files: {refused}", piece.name),
         Unread::NoMemory => format!("this tab has no memory for piece {} of {} bytes", piece.name, piece.bytes),
     })
@@ -290,21 +355,71 @@ impl From<std::collections::TryReserveError> for Unread {
     }
 }
 
+impl<'a> Stream<'a> {
+    fn begin(upload: &'a mut Upload, piece: Piece) -> Result<Self, Stop> {
+        upload.begin(piece).map_err(Stop::Engine)?;
+        Ok(Self { upload, hash: Hashing::default(), bytes: 0, staged: 0 })
+    }
+
+    /// The next bytes. The GPU is waited for before more than [`STAGE`] of them are under way.
+    async fn take(&mut self, part: &[u8]) -> Result<(), Stop> {
+        self.hash.take(part);
+        self.upload.put(part).map_err(Stop::Engine)?;
+        (self.bytes, self.staged) = (self.bytes + part.len() as u64, self.staged + part.len());
+        if self.staged >= STAGE {
+            self.upload.settled().await.map_err(Stop::Engine)?;
+            self.staged = 0;
+        }
+        Ok(())
+    }
+
+    /// All of a complete file.
+    async fn file(&mut self, piece: &ManifestPiece, file: &File) -> Result<(), Stop> {
+        let mut part = vec![0; usize::try_from(piece.bytes).unwrap_or(STAGE).min(STAGE)];
+        while self.bytes < piece.bytes {
+            let left = usize::try_from(piece.bytes - self.bytes).unwrap_or(STAGE);
+            let most = left.min(STAGE);
+            let part = &mut part[..most];
+            let read = file.read(self.bytes, part);
+            read.map_err(|refused| {
+                Stop::Never(format!("piece {} cannot be read from the browser's files: {refused}", piece.name))
+            })?;
+            self.take(part).await?;
+        }
+        Ok(())
+    }
+
+    /// The hash of what came, all of which is on the GPU then.
+    async fn end(self) -> Result<Digest, Stop> {
+        self.upload.settled().await.map_err(Stop::Engine)?;
+        Ok(self.hash.end())
+    }
+
+    /// Forgets what came.
+    fn cut(&mut self) -> Result<(), Stop> {
+        self.upload.again().map_err(Stop::Engine)?;
+        (self.hash, self.bytes) = (Hashing::default(), 0);
+        Ok(())
+    }
+}
+
 impl Sink<'_> {
     fn len(&self) -> Result<u64, Stop> {
         match self {
             Self::File(file) => file.len().map_err(stopped),
             Self::Memory(bytes) => Ok(bytes.len() as u64),
+            Self::Gpu(stream) => Ok(stream.bytes),
         }
     }
 
-    fn append(&mut self, at: u64, chunk: &Uint8Array) -> Result<(), Stop> {
+    async fn append(&mut self, at: u64, chunk: &Uint8Array) -> Result<(), Stop> {
         match self {
             Self::File(file) => file.write(at, chunk).map_err(stopped),
             Self::Memory(bytes) => {
                 bytes.extend(chunk.to_vec());
                 Ok(())
             }
+            Self::Gpu(stream) => stream.take(&chunk.to_vec()).await,
         }
     }
 
@@ -315,6 +430,7 @@ impl Sink<'_> {
                 bytes.clear();
                 Ok(())
             }
+            Self::Gpu(stream) => stream.cut(),
         }
     }
 }
@@ -346,6 +462,7 @@ impl Attempts {
             Stop::Again(cause) => cause,
             Stop::Never(cause) => return Err(cause),
             Stop::Full(refused) => return Err(refused.to_string()),
+            Stop::Engine(error) => return Err(error.to_string()),
         };
         self.0 += 1;
         if self.0 >= MAX_ATTEMPTS {

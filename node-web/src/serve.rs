@@ -12,7 +12,7 @@ use syn1_transport_ws::WebLink;
 use web_time::Instant;
 
 use crate::cache::Cache;
-use crate::device::Device;
+use crate::device::{Device, Trouble};
 use crate::machine::{MAX_ROWS, Machine, random_bytes};
 use crate::meter::{Meter, Metered};
 use crate::options::NodeOptions;
@@ -62,12 +62,14 @@ pub(crate) async fn serve(options: NodeOptions, reins: &Reins, events: &dyn Fn(V
         memory_limit_bytes: options.memory_bytes.map(|bytes| bytes as u64),
         events,
         leave: Signal::default(),
-        failed: Signal::default(),
+        trouble: Trouble::default(),
         gpu: RefCell::new(Weak::new()),
         profiled: Cell::new(false),
         manifest: RefCell::default(),
         known: RefCell::default(),
         offered_bytes: Cell::new(u64::MAX),
+        most_bytes: Cell::new(u64::MAX),
+        held_bytes: Cell::new(0),
         begin: Instant::now(),
     };
     let config = NodeConfig {
@@ -81,15 +83,17 @@ pub(crate) async fn serve(options: NodeOptions, reins: &Reins, events: &dyn Fn(V
     let mut pause = FIRST_PAUSE_MS;
     let mut device_losses = 0;
     while !reins.stop.is_raised() {
-        (machine.leave, machine.failed) = (Signal::default(), Signal::default());
+        (machine.leave, machine.trouble) = (Signal::default(), Trouble::default());
         events(json!({ "event": "connecting", "join": options.coordinator }));
         let ended = attempt(&options, &machine, &config, reins).await;
         if reins.stop.is_raised() {
             break;
         }
-        let (what, cause) = if machine.failed.is_raised() {
+        let (what, cause) = if machine.trouble.failed.is_raised() {
             device_losses += 1;
             ("device", "the GPU failed or was taken away".to_owned())
+        } else if machine.trouble.short.is_raised() {
+            ("memory", machine.offer_less())
         } else {
             match ended {
                 Attempt::Over(text) => return Ok(text),
@@ -150,17 +154,18 @@ async fn attempt(options: &NodeOptions, machine: &Machine<'_>, config: &NodeConf
     }
 }
 
-/// Ready when the conversation is to end: the page wants it, or the device is gone.
+/// Ready when the conversation is to end: the page wants it, or the device is gone or has no room.
 async fn watch(machine: &Machine<'_>, reins: &Reins) {
     let lost = async {
         loop {
             sleep(WATCH_MS).await;
             if machine.gpu.borrow().upgrade().is_some_and(|gpu| gpu.is_lost()) {
-                machine.failed.raise();
+                machine.trouble.failed.raise();
             }
         }
     };
-    either(either(lost, machine.failed.wait()), reins.stop.wait()).await;
+    let trouble = either(machine.trouble.failed.wait(), machine.trouble.short.wait());
+    either(either(lost, trouble), reins.stop.wait()).await;
 }
 
 fn judged(ended: Result<Ended, NodeError>) -> Attempt {

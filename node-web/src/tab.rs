@@ -7,7 +7,7 @@ use wasm_bindgen::prelude::wasm_bindgen;
 use wasm_bindgen_futures::spawn_local;
 
 use crate::js;
-use crate::options::{BenchOptions, NodeOptions};
+use crate::options::{BenchOptions, FusionOptions, NodeOptions};
 use crate::serve::{Reins, serve};
 
 /// Tells the page's console of a panic; the Worker is of no use behind one.
@@ -76,6 +76,17 @@ impl Tab {
 pub async fn bench(options: String, told: Function) -> Result<String, JsValue> {
     let options: BenchOptions = parsed(&options)?;
     let report = crate::bench::run(options, &|progress: Value| js::tell(&told, &progress)).await;
+    report.map(|report| report.to_string()).map_err(JsValue::from)
+}
+
+/// Runs the fusion experiment on this device's GPU; gives JSON in the form of `syn1 bench fusion --json`.
+///
+/// # Errors
+/// A sentence.
+#[wasm_bindgen]
+pub async fn fusion(options: String, told: Function) -> Result<String, JsValue> {
+    let options: FusionOptions = parsed(&options)?;
+    let report = crate::fusion::run(options, &|progress: Value| js::tell(&told, &progress)).await;
     report.map(|report| report.to_string()).map_err(JsValue::from)
 }
 

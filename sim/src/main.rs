@@ -30,13 +30,17 @@ fn main() -> ExitCode {
             println!("{} seeds, {:.0} s", seed + 1 - from, begun.elapsed().as_secs_f64());
         }
     }
-    let Outcome { finished, failed, cancelled, tokens, recovery, took_us } = sum;
+    let Outcome { finished, failed, cancelled, tokens, recovery, prefixes, took_us } = sum;
     println!("{seeds} seeds in {:.1} s, {:.0} simulated hours", begun.elapsed().as_secs_f64(), took_us as f64 / 3.6e9);
     println!("{finished} requests finished with the tokens of an undisturbed run ({tokens} tokens)");
     println!("{failed} ended with an error because no node could be had, {cancelled} were given up");
     println!(
         "{} nodes were lost from a chain; {} requests went on through others, {} rows were replayed, {} logs were dropped",
         recovery.losses, recovery.rerouted, recovery.replayed_rows, recovery.dropped
+    );
+    println!(
+        "{} requests took over an earlier one's KV caches, with {} tokens of their prompts",
+        prefixes.hits, prefixes.tokens
     );
     ExitCode::SUCCESS
 }
@@ -51,6 +55,8 @@ fn add(sum: &mut Outcome, outcome: &Outcome) {
     sum.recovery.rerouted += outcome.recovery.rerouted;
     sum.recovery.replayed_rows += outcome.recovery.replayed_rows;
     sum.recovery.dropped += outcome.recovery.dropped;
+    sum.prefixes.hits += outcome.prefixes.hits;
+    sum.prefixes.tokens += outcome.prefixes.tokens;
 }
 
 fn fail(failure: &Failure) -> ExitCode {

@@ -1,6 +1,7 @@
 //! What happens in a simulation, and when: made from the seed before it begins.
 
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::{Candidate, Need, Sampler, Sampling};
 use syn1_core::Form;
@@ -18,6 +19,7 @@ pub(crate) struct Plot {
     pub(crate) slots: usize,
     pub(crate) chunk: usize,
     pub(crate) relay_bytes: usize,
+    pub(crate) prefix_cache: PrefixCache,
     pub(crate) machines: Vec<Traits>,
     /// The first machine holds the whole model and is left alone, and so is the coordinator's clock.
     pub(crate) rock: bool,
@@ -72,10 +74,16 @@ impl Plot {
         machines.extend((0..world.between(0, 2)).map(|_| traits(world.happens(50))));
         let mut scenes = Vec::new();
         let asks = world.between(3, 14);
+        let mut before = Vec::new();
         for number in 0..asks {
             // Some at once; and with a rock, when it is there.
             let at = world.between(u64::from(rock), 6) * 10_000_000 + world.between(0, 1_000_000);
-            scenes.push((at, Scene::Ask(ask(world))));
+            let mut next = ask(world);
+            if !before.is_empty() && world.happens(60) {
+                next.prompt = continued(world, layers, &world.one_of(&before));
+            }
+            before.push(next.clone());
+            scenes.push((at, Scene::Ask(next)));
             if world.happens(15) {
                 scenes.push((at + world.between(0, 3_000_000), Scene::Cancel(number as usize)));
             }
@@ -94,6 +102,7 @@ impl Plot {
             slots,
             chunk: world.between(1, 12) as usize,
             relay_bytes: world.one_of(&[0, 2_000, 20_000, 1 << 20]),
+            prefix_cache: world.one_of(&[PrefixCache::Own, PrefixCache::Own, PrefixCache::Shared, PrefixCache::Off]),
             machines,
             rock,
             scenes,
@@ -140,6 +149,15 @@ pub(crate) fn ask(world: &World) -> Generate {
         ignore_eos: world.happens(70),
         speculate: world.one_of(&[0, 0, 1, 4]),
     }
+}
+
+/// A prompt that begins as an earlier request did, answer included: all of it, or some, and something new.
+fn continued(world: &World, layers: usize, earlier: &Generate) -> Vec<u32> {
+    let mut ids = [earlier.prompt.clone(), answer(layers, earlier)].concat();
+    ids.truncate(world.between(1, ids.len() as u64) as usize);
+    ids.extend((0..world.between(0, 8)).map(|_| world.between(1, VOCAB as u64 - 1) as u32));
+    ids.truncate(MAX_POSITIONS - 20);
+    ids
 }
 
 /// What an undisturbed run answers.

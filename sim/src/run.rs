@@ -1,14 +1,17 @@
 //! One seed, from its first frame to the silence at its end.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 
+use syn1_coordinator::access::Client;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::Prefixes;
 use syn1_coordinator::recovery::Recovery;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::update::Update;
@@ -34,6 +37,8 @@ pub struct Outcome {
     pub tokens: usize,
     /// Losses, and what was done about them.
     pub recovery: Recovery,
+    /// KV caches that were kept, and taken over.
+    pub prefixes: Prefixes,
     /// Simulated microseconds.
     pub took_us: u64,
 }
@@ -107,7 +112,7 @@ impl Flag {
 impl Stage {
     fn new(world: &World) -> Self {
         let plot = Plot::new(world);
-        let Plot { layers, policy, form, slots, chunk, relay_bytes, .. } = plot;
+        let Plot { layers, policy, form, slots, chunk, relay_bytes, prefix_cache, .. } = plot;
         let config = CoreConfig {
             name: "hashes".into(),
             spec: spec(layers),
@@ -121,10 +126,14 @@ impl Stage {
             slots,
             chunk,
             relay_bytes,
+            prefix_cache,
             tokenizer: None,
         };
         world.note(|| {
-            format!("{layers} layers, {policy:?}, {form}, {slots} slots, chunks of {chunk}, {relay_bytes} bytes kept")
+            format!(
+                "{layers} layers, {policy:?}, {form}, {slots} slots, chunks of {chunk}, {relay_bytes} bytes kept, \
+                 prefixes: {prefix_cache:?}"
+            )
         });
         let (door, desk_flag) = (Door::default(), Flag::new());
         let desk = Desk::new(world, config, door.clone(), Waker::from(desk_flag.clone()));
@@ -287,7 +296,9 @@ impl Stage {
     }
 
     fn submit(&mut self, ask: Generate) {
-        let id = self.desk.core.submit(self.desk.now(), ask.clone()).ok();
+        // Several people, so that there are turns to be had.
+        let client = Client::Address(IpAddr::V4(Ipv4Addr::from(self.asked.len() as u32 % 3)));
+        let id = self.desk.core.submit(self.desk.now(), client, ask.clone()).ok();
         self.world.note(|| {
             let Generate { prompt, max_tokens, speculate, .. } = &ask;
             format!("request {id:?}: {} prompt tokens, {max_tokens} to come, {speculate} guessed", prompt.len())
@@ -319,10 +330,15 @@ impl Stage {
         if self.desk.queued() > 0 {
             return Err(format!("{} data frames wait for nobody", self.desk.queued()));
         }
+        let kept = self.desk.core.prefixes().kept;
+        if kept > self.plot.slots {
+            return Err(format!("{kept} KV caches are kept, a node has {}", self.plot.slots));
+        }
         for actor in self.actors.iter().filter(|actor| actor.process.is_some()) {
             let open = actor.machine.open.get();
-            if open > 0 && self.world.now_us() >= actor.frozen_until {
-                return Err(format!("{open} KV caches of n{} are open for nobody", actor.machine.number));
+            if open > kept && self.world.now_us() >= actor.frozen_until {
+                let number = actor.machine.number;
+                return Err(format!("{open} KV caches of n{number} are open, {kept} are kept"));
             }
         }
         Ok(())
@@ -330,7 +346,8 @@ impl Stage {
 
     fn outcome(&self) -> Result<Outcome, String> {
         let recovery = self.desk.core.recovery();
-        let mut outcome = Outcome { recovery, took_us: self.world.now_us(), ..Outcome::default() };
+        let prefixes = self.desk.core.prefixes();
+        let mut outcome = Outcome { recovery, prefixes, took_us: self.world.now_us(), ..Outcome::default() };
         for asked in &self.asked {
             let Some(id) = asked.id else { return Err(format!("{:?} was refused", asked.ask)) };
             let updates = self.desk.updates.get(&id).map_or(&[][..], |updates| updates);

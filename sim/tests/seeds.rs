@@ -4,13 +4,14 @@ use syn1_sim::run;
 
 #[test]
 fn whatever_is_lost_every_request_ends_and_none_with_other_tokens() {
-    let (mut losses, mut replayed, mut finished) = (0, 0, 0);
+    let (mut losses, mut replayed, mut finished, mut hits) = (0, 0, 0, 0);
     for seed in 0..1000 {
         match run(seed) {
             Ok(outcome) => {
                 losses += outcome.recovery.losses;
                 replayed += outcome.recovery.replayed_rows;
                 finished += outcome.finished;
+                hits += outcome.prefixes.hits;
             }
             Err(failure) => {
                 let last = failure.trace.len().saturating_sub(200);
@@ -18,7 +19,8 @@ fn whatever_is_lost_every_request_ends_and_none_with_other_tokens() {
             }
         }
     }
-    assert!(losses > 500 && replayed > 5_000 && finished > 4_000, "{losses} {replayed} {finished}: too little happens");
+    let happens = losses > 500 && replayed > 5_000 && finished > 4_000 && hits > 500;
+    assert!(happens, "{losses} {replayed} {finished} {hits}: too little happens");
 }
 
 #[test]

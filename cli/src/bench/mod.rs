@@ -4,6 +4,8 @@ mod agreement;
 mod chain;
 mod coding;
 mod decode;
+mod fairness;
+mod fleet;
 mod fusion;
 mod golden;
 mod hop;
@@ -23,6 +25,8 @@ use anyhow::Result;
 pub(crate) enum Command {
     /// Tokens per second of the engine beside the memory-bandwidth limit, and what a split costs.
     Decode(decode::Args),
+    /// How long a stream's tokens take beside other people's long prompts, and how long those take.
+    Fairness(fairness::Args),
     /// What fusing kernels gains: the public single-kernel experiment with fair rivals, each verified first.
     Fusion(fusion::Args),
     /// This machine's logits and greedy tokens beside those of a reference.
@@ -44,6 +48,7 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command) -> Result<()> {
     match command {
         Command::Decode(args) => decode::run(args).await,
+        Command::Fairness(args) => fairness::run(args).await,
         Command::Fusion(args) => fusion::run(args).await,
         Command::Golden(args) => golden::run(args).await,
         Command::Hop(args) => hop::run(args).await,

@@ -1,8 +1,6 @@
 //! `syn1 bench recovery`: nodes of a local swarm are killed under load; how long the texts stand still, and that no token is
 //! another one.
 
-use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -15,9 +13,9 @@ use syn1_coordinator::update::Update;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
+use super::fleet::{Fleet, ready};
 use crate::model::{self, Prepared};
 use crate::options::{DeviceOptions, ModelOptions};
 use crate::progress::CountBar;
@@ -124,8 +122,8 @@ struct Bench<'a> {
     args: &'a Args,
     prepared: &'a Prepared,
     asks: Vec<Generate>,
-    /// What every node has fetched: whoever takes layers has them already.
-    cache: TempDir,
+    /// What one node has fetched, whoever takes layers has already.
+    fleet: Fleet<'a>,
 }
 
 /// A text and when its tokens came.
@@ -135,7 +133,7 @@ struct Text {
 }
 
 /// Node processes by name.
-type Fleet = Vec<(String, Child)>;
+type Nodes = Vec<(String, Child)>;
 
 impl<'a> Bench<'a> {
     fn new(args: &'a Args, prepared: &'a Prepared) -> Result<Self> {
@@ -153,19 +151,18 @@ impl<'a> Bench<'a> {
                 speculate: 0,
             }
         };
-        let cache = tempfile::tempdir().context("cannot make a folder for the nodes' pieces")?;
-        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), cache })
+        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), fleet: Fleet::new(&args.device)? })
     }
 
     /// One chain, and for each node that is killed another one comes as the next spare. Also gives the longest gap of texts
     /// that nobody disturbs, in milliseconds.
     async fn with_spare(&self, bar: &CountBar) -> Result<(f64, ArmReport)> {
         let server = self.server()?;
-        let mut fleet = Vec::new();
+        let mut nodes = Vec::new();
         let mut number = 0;
         for _ in 0..=self.args.nodes {
             number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            self.join(&server, &mut nodes, number).await?;
         }
         ready(&server).await?;
         let undisturbed = self.texts(&server, async || Ok(())).await?;
@@ -173,9 +170,9 @@ impl<'a> Bench<'a> {
         let calm = undisturbed.iter().map(|text| text.longest_gap.as_secs_f64() * 1e3).collect();
         let mut disturbed = Vec::new();
         for kill in 0..usize::from(self.args.kills) {
-            disturbed.push(self.disturbed(&server, &mut fleet, kill).await?);
+            disturbed.push(self.disturbed(&server, &mut nodes, kill).await?);
             number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            self.join(&server, &mut nodes, number).await?;
             bar.step();
         }
         Ok((super::median(calm), report("a spare takes over", &expected, disturbed)))
@@ -186,16 +183,16 @@ impl<'a> Bench<'a> {
         let (mut expected, mut disturbed) = (Vec::new(), Vec::new());
         for kill in 0..usize::from(self.args.kills) {
             let server = self.server()?;
-            let mut fleet = Vec::new();
+            let mut nodes = Vec::new();
             for number in 1..=usize::from(self.args.nodes) {
-                self.join(&server, &mut fleet, number).await?;
+                self.join(&server, &mut nodes, number).await?;
             }
             ready(&server).await?;
             if expected.is_empty() {
                 let undisturbed = self.texts(&server, async || Ok(())).await?;
                 expected = undisturbed.into_iter().map(|text| text.ids).collect();
             }
-            disturbed.push(self.disturbed(&server, &mut fleet, kill).await?);
+            disturbed.push(self.disturbed(&server, &mut nodes, kill).await?);
             bar.step();
         }
         Ok(report("those left take over", &expected, disturbed))
@@ -207,14 +204,14 @@ impl<'a> Bench<'a> {
     }
 
     /// The texts of all streams while the node at one place of the chain is killed.
-    async fn disturbed(&self, server: &Server, fleet: &mut Fleet, kill: usize) -> Result<Vec<Text>> {
+    async fn disturbed(&self, server: &Server, nodes: &mut Nodes, kill: usize) -> Result<Vec<Text>> {
         let losses = server.recovery().rerouted;
         let texts = self.texts(server, async || {
             let mut parts: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
             parts.sort_by_key(|node| node.layers);
             let victim = &parts[kill % parts.len()].name;
-            let at = fleet.iter().position(|(name, _)| name == victim).context("a node that nobody started")?;
-            fleet.remove(at).1.kill().await.context("cannot kill a node")
+            let at = nodes.iter().position(|(name, _)| name == victim).context("a node that nobody started")?;
+            nodes.remove(at).1.kill().await.context("cannot kill a node")
         });
         let texts = texts.await?;
         if server.recovery().rerouted == losses {
@@ -253,34 +250,11 @@ impl<'a> Bench<'a> {
     }
 
     /// Starts a node and waits until the coordinator knows it.
-    async fn join(&self, server: &Server, fleet: &mut Fleet, number: usize) -> Result<()> {
+    async fn join(&self, server: &Server, nodes: &mut Nodes, number: usize) -> Result<()> {
         let name = local_name(number);
-        let node = self.spawn(server, &name, self.cache.path())?;
-        fleet.push((name.clone(), node));
-        let begun = Instant::now();
-        loop {
-            let known = server.topology().nodes.into_iter().any(|node| node.name == name && node.state != "joining");
-            if known {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("{name} has not joined within {} s", PATIENCE.as_secs());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    fn spawn(&self, server: &Server, name: &str, folder: &Path) -> Result<Child> {
-        let program = std::env::current_exe().context("cannot find this program to start nodes with")?;
-        let mut command = Command::new(program);
-        command.args(["node", "--quiet", "--once", "--name", name, "--join", &format!("tcp://{}", server.tcp())]);
-        command.args(["--device", &self.args.device.device.to_string()]);
-        command.arg("--cache").arg(folder).arg("--key").arg(folder.join(format!("{name}.key")));
-        if let Some(threads) = self.args.device.threads {
-            command.args(["--threads", &threads.to_string()]);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        command.spawn().context("cannot start a node process")
+        let node = self.fleet.join(server, &name).await?;
+        nodes.push((name, node));
+        Ok(())
     }
 }
 
@@ -306,17 +280,6 @@ impl Stream {
             Update::Failed(why) => Err(anyhow!(why)),
         }
     }
-}
-
-async fn ready(server: &Server) -> Result<()> {
-    let begun = Instant::now();
-    while !server.topology().ready {
-        if begun.elapsed() > PATIENCE {
-            bail!("the swarm is not ready within {} s: {:?}", PATIENCE.as_secs(), server.topology().waiting_for);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -> ArmReport {
@@ -345,5 +308,3 @@ fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -
 
 /// Tokens that every text has when the node is killed.
 const BEFORE: usize = 10;
-/// Far beyond what a local node takes to join.
-const PATIENCE: Duration = Duration::from_secs(120);

@@ -109,7 +109,7 @@ macro_rules! file {
 const CHAT: usize = 0;
 
 /// All of `pages/`; a test compares.
-static FILES: [File; 21] = [
+static FILES: [File; 23] = [
     file!("/chat", HTML, "chat.html"),
     file!("/swarm", HTML, "swarm.html"),
     file!("/join", HTML, "join.html"),
@@ -122,9 +122,11 @@ static FILES: [File; 21] = [
     file!(JS, "dom.js"),
     file!(JS, "events.js"),
     file!(JS, "format.js"),
+    file!(JS, "fusion.js"),
     file!(JS, "generate.js"),
     file!(JS, "hindrances.js"),
     file!(JS, "join.js"),
+    file!(JS, "key.js"),
     file!(JS, "markdown.js"),
     file!(JS, "plot.js"),
     file!(JS, "report.js"),

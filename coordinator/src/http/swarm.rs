@@ -18,6 +18,9 @@ pub(super) async fn health() -> &'static str {
 pub(super) async fn home(State(shared): State<Arc<Shared>>) -> String {
     let topology = shared.look(|core| core.topology());
     let mut page = format!("syn1 serves {} ({} layers)\n", topology.model, topology.layers);
+    if !shared.access.is_open() {
+        return page + "\nText and the swarm's state are for those with an API key: `Authorization: Bearer KEY`.\n";
+    }
     page += &match topology.waiting_for {
         None => "ready: a token has passed through every layer\n\n".into(),
         Some(what) => format!("not ready: {what}\n\n"),

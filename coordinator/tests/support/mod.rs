@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use syn1_coordinator::access::Client;
 use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId};
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::update::{Event, Update};
@@ -24,6 +26,8 @@ pub struct Stage {
     pub silent: BTreeSet<NodeId>,
     pub never_closed: BTreeSet<NodeId>,
     pub sent: Vec<(NodeId, Kind)>,
+    /// Rows of data frames that went to each node.
+    pub rows: BTreeMap<NodeId, usize>,
     pub closed: Vec<NodeId>,
     pub updates: BTreeMap<u32, Vec<Update>>,
     pub events: Vec<Event>,
@@ -53,6 +57,7 @@ impl Stage {
             silent: BTreeSet::new(),
             never_closed: BTreeSet::new(),
             sent: Vec::new(),
+            rows: BTreeMap::new(),
             closed: Vec::new(),
             updates: BTreeMap::new(),
             events: Vec::new(),
@@ -77,6 +82,9 @@ impl Stage {
             match action {
                 Action::Send(node, header, payload) => {
                     self.sent.push((node, header.kind));
+                    if header.kind != Kind::Control {
+                        *self.rows.entry(node).or_default() += usize::from(header.rows);
+                    }
                     if !self.silent.contains(&node) {
                         self.answer(node, &header, &payload);
                     }
@@ -127,7 +135,7 @@ impl Stage {
     }
 
     pub fn ask(&mut self, prompt: usize, max_tokens: usize) -> u32 {
-        let id = self.core.submit(self.now, ask(prompt, max_tokens)).unwrap();
+        let id = self.core.submit(self.now, Client::Local, ask(prompt, max_tokens)).unwrap();
         self.run();
         id
     }
@@ -179,6 +187,7 @@ pub fn config(policy: Policy) -> CoreConfig {
         slots: 2,
         chunk: 4,
         relay_bytes: 1 << 20,
+        prefix_cache: PrefixCache::Off,
         tokenizer: None,
     }
 }

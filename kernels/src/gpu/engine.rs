@@ -22,6 +22,7 @@ use super::teardown::{Begin, End};
 use super::token_loop::Loop;
 use super::tune::tune;
 use super::tuning::Tuning;
+use super::upload::Upload;
 use super::weights::Weights;
 use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
 
@@ -92,6 +93,12 @@ pub enum Persistence {
     Off,
 }
 
+/// The weights that an engine is made of.
+enum Brought<'a> {
+    Pieces(&'a [PieceBytes]),
+    Uploaded(Weights),
+}
+
 /// An open request.
 pub(super) struct Request {
     pub(super) binds: Vec<BindGroup>,
@@ -139,7 +146,17 @@ impl GpuEngine {
         config: EngineConfig,
         options: GpuOptions,
     ) -> Result<Self, EngineError> {
-        Self::made(device, plan, pieces, config, options, &mut Tuning::new(device), false)
+        Self::made(device, plan, Brought::Pieces(pieces), config, options, &mut Tuning::new(device), false)
+    }
+
+    /// As [`GpuEngine::with_options`], of weights that are on the device already.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::new`]; [`EngineError::Piece`] for a piece that has not come whole.
+    pub fn uploaded(upload: Upload, config: EngineConfig, options: GpuOptions) -> Result<Self, EngineError> {
+        let (device, plan, weights) = upload.end()?;
+        let options = GpuOptions { persist: Persistence::Off, ..options };
+        Self::made(&device, plan, Brought::Uploaded(weights), config, options, &mut Tuning::new(&device), false)
     }
 
     /// As [`GpuEngine::with_options`], its products divided as `tuning` has it. What is missing there is measured, which takes
@@ -155,13 +172,13 @@ impl GpuEngine {
         options: GpuOptions,
         tuning: &mut Tuning,
     ) -> Result<Self, EngineError> {
-        Self::made(device, plan, pieces, config, options, tuning, !device.is_software())
+        Self::made(device, plan, Brought::Pieces(pieces), config, options, tuning, !device.is_software())
     }
 
     fn made(
         device: &GpuDevice,
         plan: Plan,
-        pieces: &[PieceBytes],
+        weights: Brought<'_>,
         config: EngineConfig,
         options: GpuOptions,
         tuning: &mut Tuning,
@@ -185,7 +202,10 @@ impl GpuEngine {
             }
             Persistence::Measured => persist::size(device, &plan, &config)?,
         };
-        let weights = Weights::upload(device, &plan, pieces, persist.is_some())?;
+        let weights = match weights {
+            Brought::Pieces(pieces) => Weights::upload(device, &plan, pieces, persist.is_some())?,
+            Brought::Uploaded(weights) => weights,
+        };
         let rows = config.max_rows;
         let bytes = Activations::bytes(&plan, rows);
         let activations = device.guarded("activations", bytes, || Activations::new(device, &plan, rows))?;

@@ -38,6 +38,7 @@ mod teardown;
 mod token_loop;
 mod tune;
 mod tuning;
+mod upload;
 mod weights;
 
 pub use device::{AdapterLine, GpuDevice, OpenError};
@@ -48,3 +49,4 @@ pub use measure::{RoundTrip, memory_bytes, read_bandwidth, round_trip};
 pub use op_times::{OpTime, TokenTimes};
 pub use prepared::StepTimes;
 pub use tuning::{Tuning, TuningError};
+pub use upload::Upload;

@@ -41,35 +41,53 @@ impl Weights {
         in_one: bool,
     ) -> Result<Self, EngineError> {
         check_pieces(plan, pieces)?;
+        let weights = Self::room(device, plan, in_one)?;
+        for (&piece, bytes) in plan.pieces.iter().zip(pieces) {
+            weights.write(device, piece, 0, bytes.as_slice())?;
+        }
+        #[cfg(not(target_family = "wasm"))]
+        device.wait(None)?;
+        Ok(weights)
+    }
+
+    /// Room for the pieces of `plan`, filled with zeros.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when the device has none, [`EngineError::Unsupported`] for a piece that no buffer can hold.
+    pub(super) fn room(device: &GpuDevice, plan: &Plan, in_one: bool) -> Result<Self, EngineError> {
         let mut places = HashMap::new();
         let mut arena = if in_one { Some(Arena::new(device, plan)?) } else { None };
-        for (&piece, bytes) in plan.pieces.iter().zip(pieces) {
-            let bytes = bytes.as_slice();
-            let size = bytes.len() as u64;
+        for &piece in &plan.pieces {
+            let size = piece_bytes(&plan.spec, plan.format, piece);
             if size > device.limits.max_buffer_size {
                 let limit = device.limits.max_buffer_size;
                 return Err(device.unsupported(format!("piece {piece} has {size} bytes, a buffer at most {limit}")));
             }
-            let place = device.guarded("weights", size, || {
-                let (buffer, base) = match &mut arena {
-                    Some(arena) => arena.place(piece, size),
-                    None => (buffer(device, &piece.to_string(), size, USAGE), 0),
-                };
-                let mut offset = base;
-                for part in bytes.chunks(UPLOAD) {
-                    device.queue.write_buffer(&buffer, offset, part);
-                    offset += part.len() as u64;
-                    // Hands the staging memory of this part back before the next one is staged.
-                    device.queue.submit([]);
-                    let _ = device.device.poll(wgpu::PollType::Poll);
-                }
-                (buffer, base)
+            let place = device.guarded("weights", size, || match &mut arena {
+                Some(arena) => arena.place(piece, size),
+                None => (buffer(device, &piece.to_string(), size, USAGE), 0),
             })?;
             places.insert(piece, place);
         }
-        #[cfg(not(target_family = "wasm"))]
-        device.wait(None)?;
         Ok(Self { places, arena })
+    }
+
+    /// Puts `bytes` into `piece` from its byte `from` on; both are multiples of 4, and it ends within the piece.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when there is no room to stage them, [`EngineError::Device`] when the device is gone.
+    pub(super) fn write(&self, device: &GpuDevice, piece: Piece, from: u64, bytes: &[u8]) -> Result<(), EngineError> {
+        let (buffer, base) = self.place(piece);
+        device.guarded("weights", bytes.len() as u64, || {
+            let mut offset = base + from;
+            for part in bytes.chunks(UPLOAD) {
+                device.queue.write_buffer(buffer, offset, part);
+                offset += part.len() as u64;
+                // Hands the staging memory of this part back before the next one is staged.
+                device.queue.submit([]);
+                let _ = device.device.poll(wgpu::PollType::Poll);
+            }
+        })
     }
 
     /// The buffer of a piece, and where it begins. It must be one of the plan's.

@@ -1,6 +1,7 @@
 //! `cargo xtask benchmarks`: tables and plots of `docs/benchmarks` from the raw files beside them.
 
 mod decode;
+mod fairness;
 mod fusion;
 mod kernels;
 mod loop_parts;
@@ -44,6 +45,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
     loop_parts::render(&raw, &mut text);
+    fairness::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -22,6 +22,8 @@ pub(super) struct Raw {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
+    /// `syn1 bench fairness --json`
+    Fairness(Fairness),
     /// `syn1 bench fusion --json`
     Fusion(Fusion),
     /// `syn1 bench decode --json`
@@ -34,6 +36,33 @@ pub(super) enum Report {
     LoopParts(LoopParts),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
+}
+
+#[derive(Deserialize)]
+pub(super) struct Fairness {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) long_prompt: usize,
+    pub(super) swarms: Vec<FairSwarm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FairSwarm {
+    pub(super) nodes: usize,
+    pub(super) alone: PerToken,
+    pub(super) beside: PerToken,
+    pub(super) p50_ratio: f64,
+    pub(super) p95_ratio: f64,
+    pub(super) first_token_alone_ms: f64,
+    pub(super) first_token_beside_ms: f64,
+    pub(super) second_turn_computed_ms: f64,
+    pub(super) second_turn_kept_ms: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct PerToken {
+    pub(super) p50_ms: f64,
+    pub(super) p95_ms: f64,
 }
 
 #[derive(Deserialize)]
