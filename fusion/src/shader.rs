@@ -157,9 +157,9 @@ mod tests {
                 let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32 | subgroups;
                 let valid = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
                 assert!(valid.is_ok(), "{file:?} {tags:?} {twin}: {}", valid.unwrap_err().emit_to_string(&source));
-                let found = bindings(&source);
+                let found = wgsl::bindings(&source);
                 assert_eq!(found.len(), source.matches("@binding(").count(), "{file:?} {tags:?}: one was overlooked");
-                let storage = found.iter().filter(|(_, ty, _)| *ty != BufferBindingType::Uniform).count();
+                let storage = found.iter().filter(|(_, ty)| *ty != BufferBindingType::Uniform).count();
                 assert!(storage <= 8, "{file:?} {tags:?} has {storage} storage bindings");
             }
         }
