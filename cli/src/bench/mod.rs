@@ -15,6 +15,7 @@ mod hop;
 #[cfg(target_os = "linux")]
 mod idle;
 mod kernels;
+mod loop_parts;
 mod ops;
 mod quality;
 mod recovery;

@@ -5,6 +5,7 @@ mod decode;
 mod fairness;
 mod fusion;
 mod kernels;
+mod loop_parts;
 mod ops;
 mod plot;
 mod raw;
@@ -47,6 +48,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     decode::render(&raw, &mut text, &mut files)?;
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
+    loop_parts::render(&raw, &mut text);
     fairness::render(&raw, &mut text);
     swarm::render(&raw, &mut text);
     tabs::render(&raw, &mut text);
