@@ -1,8 +1,6 @@
 //! `syn1 bench recovery`: nodes of a local swarm are killed under load; how long the texts stand still, and that no token is
 //! another one.
 
-use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,13 +14,13 @@ use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
 
+use super::fleet::{Fleet, ready};
 use crate::model::{self, Prepared};
 use crate::options::{DeviceOptions, ModelOptions};
 use crate::progress::CountBar;
 use crate::show;
-use crate::swarm::{check_nodes, local_name, server_config};
+use crate::swarm::{check_nodes, server_config};
 
 /// Options of `syn1 bench recovery`.
 #[derive(clap::Args)]
@@ -134,9 +132,6 @@ struct Text {
     longest_gap: Duration,
 }
 
-/// Node processes by name.
-type Fleet = Vec<(String, Child)>;
-
 impl<'a> Bench<'a> {
     fn new(args: &'a Args, prepared: &'a Prepared) -> Result<Self> {
         let vocab = prepared.spec.vocab as u32;
@@ -161,11 +156,9 @@ impl<'a> Bench<'a> {
     /// that nobody disturbs, in milliseconds.
     async fn with_spare(&self, bar: &CountBar) -> Result<(f64, ArmReport)> {
         let server = self.server()?;
-        let mut fleet = Vec::new();
-        let mut number = 0;
+        let mut fleet = self.fleet();
         for _ in 0..=self.args.nodes {
-            number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            fleet.join(&server, server.tcp()).await?;
         }
         ready(&server).await?;
         let undisturbed = self.texts(&server, async || Ok(())).await?;
@@ -174,8 +167,7 @@ impl<'a> Bench<'a> {
         let mut disturbed = Vec::new();
         for kill in 0..usize::from(self.args.kills) {
             disturbed.push(self.disturbed(&server, &mut fleet, kill).await?);
-            number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            fleet.join(&server, server.tcp()).await?;
             bar.step();
         }
         Ok((super::median(calm), report("a spare takes over", &expected, disturbed)))
@@ -186,9 +178,9 @@ impl<'a> Bench<'a> {
         let (mut expected, mut disturbed) = (Vec::new(), Vec::new());
         for kill in 0..usize::from(self.args.kills) {
             let server = self.server()?;
-            let mut fleet = Vec::new();
-            for number in 1..=usize::from(self.args.nodes) {
-                self.join(&server, &mut fleet, number).await?;
+            let mut fleet = self.fleet();
+            for _ in 0..self.args.nodes {
+                fleet.join(&server, server.tcp()).await?;
             }
             ready(&server).await?;
             if expected.is_empty() {
@@ -201,20 +193,22 @@ impl<'a> Bench<'a> {
         Ok(report("those left take over", &expected, disturbed))
     }
 
+    fn fleet(&self) -> Fleet<'_> {
+        Fleet::new(&self.args.device, self.cache.path(), None)
+    }
+
     fn server(&self) -> Result<Server> {
         let (policy, wire) = (Policy::Exactly(self.args.nodes.into()), Wire::everywhere(Form::plain(Codec::F32)));
         Ok(Server::start(server_config(self.prepared, policy, &wire, self.asks.len(), Keys::generate()?))?)
     }
 
     /// The texts of all streams while the node at one place of the chain is killed.
-    async fn disturbed(&self, server: &Server, fleet: &mut Fleet, kill: usize) -> Result<Vec<Text>> {
+    async fn disturbed(&self, server: &Server, fleet: &mut Fleet<'_>, kill: usize) -> Result<Vec<Text>> {
         let losses = server.recovery().rerouted;
         let texts = self.texts(server, async || {
             let mut parts: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
             parts.sort_by_key(|node| node.layers);
-            let victim = &parts[kill % parts.len()].name;
-            let at = fleet.iter().position(|(name, _)| name == victim).context("a node that nobody started")?;
-            fleet.remove(at).1.kill().await.context("cannot kill a node")
+            fleet.kill(&parts[kill % parts.len()].name).await
         });
         let texts = texts.await?;
         if server.recovery().rerouted == losses {
@@ -251,37 +245,6 @@ impl<'a> Bench<'a> {
         }
         Ok(texts)
     }
-
-    /// Starts a node and waits until the coordinator knows it.
-    async fn join(&self, server: &Server, fleet: &mut Fleet, number: usize) -> Result<()> {
-        let name = local_name(number);
-        let node = self.spawn(server, &name, self.cache.path())?;
-        fleet.push((name.clone(), node));
-        let begun = Instant::now();
-        loop {
-            let known = server.topology().nodes.into_iter().any(|node| node.name == name && node.state != "joining");
-            if known {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("{name} has not joined within {} s", PATIENCE.as_secs());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    fn spawn(&self, server: &Server, name: &str, folder: &Path) -> Result<Child> {
-        let program = std::env::current_exe().context("cannot find this program to start nodes with")?;
-        let mut command = Command::new(program);
-        command.args(["node", "--quiet", "--once", "--name", name, "--join", &format!("tcp://{}", server.tcp())]);
-        command.args(["--device", &self.args.device.device.to_string()]);
-        command.arg("--cache").arg(folder).arg("--key").arg(folder.join(format!("{name}.key")));
-        if let Some(threads) = self.args.device.threads {
-            command.args(["--threads", &threads.to_string()]);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        command.spawn().context("cannot start a node process")
-    }
 }
 
 /// A text that comes.
@@ -306,17 +269,6 @@ impl Stream {
             Update::Failed(why) => Err(anyhow!(why)),
         }
     }
-}
-
-async fn ready(server: &Server) -> Result<()> {
-    let begun = Instant::now();
-    while !server.topology().ready {
-        if begun.elapsed() > PATIENCE {
-            bail!("the swarm is not ready within {} s: {:?}", PATIENCE.as_secs(), server.topology().waiting_for);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -> ArmReport {
@@ -345,5 +297,3 @@ fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -
 
 /// Tokens that every text has when the node is killed.
 const BEFORE: usize = 10;
-/// Far beyond what a local node takes to join.
-const PATIENCE: Duration = Duration::from_secs(120);
