@@ -1,4 +1,4 @@
-//! The one command people type: `syn1 demo | generate | chat | coordinator | node | pull | split | bench | doctor`.
+//! The one command people type: `syn1 demo | generate | chat | coordinator | node | plan | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -22,6 +22,7 @@ mod model;
 mod node;
 mod node_event;
 mod options;
+mod plan;
 mod progress;
 mod pull;
 mod show;
@@ -63,6 +64,8 @@ enum Command {
     Coordinator(coordinator::Args),
     /// Join a coordinator and compute some of its layers.
     Node(node::Args),
+    /// Say who takes which layers, what a token takes, and why: of a coordinator, or of devices in a file.
+    Plan(plan::Args),
     /// Carry a microcontroller at the end of a serial line to a coordinator.
     Bridge(bridge::Args),
     /// Cut a Hugging Face model into content-addressed shards.
@@ -114,6 +117,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args).await,
         Command::Coordinator(args) => coordinator::run(args).await,
         Command::Node(args) => node::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
         Command::Bridge(args) => bridge::run(args).await,
         Command::Split(args) => split::run(args).await,
         Command::Pull(args) => pull::run(args).await,

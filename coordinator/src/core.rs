@@ -17,7 +17,9 @@ use syn1_model::tokenizer::Tokenizer;
 
 use crate::chain::Chain;
 use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE};
+use crate::pace::hop_ns;
 use crate::placement::{Offer, Policy};
+use crate::rebalance::Rebalance;
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
 use crate::timing::Timings;
@@ -102,6 +104,7 @@ pub struct Core {
     pub(crate) last_request: u32,
     pub(crate) last_node: u32,
     pub(crate) recovery: Recovery,
+    pub(crate) rebalance: Rebalance,
     /// When time passed last.
     pub(crate) ticked: Duration,
     pub(crate) timings: Timings,
@@ -121,6 +124,8 @@ pub(crate) struct Node {
     pub(crate) announced: WeightFormat,
     pub(crate) owes_profile: bool,
     pub(crate) read_bytes_per_s: u64,
+    /// Of a message and its answer, without computing; `None` before the first.
+    pub(crate) round_trip: Option<Duration>,
     /// What it was told to hold, if it may still hold it.
     pub(crate) shard: Option<Shard>,
     /// Why it takes no part, where it said so.
@@ -166,6 +171,7 @@ impl Core {
             last_request: 0,
             last_node: 0,
             recovery: Recovery::default(),
+            rebalance: Rebalance::default(),
             ticked: Duration::ZERO,
             timings: Timings::default(),
             actions: VecDeque::new(),
@@ -195,6 +201,7 @@ impl Core {
             announced: self.config.format,
             owes_profile: false,
             read_bytes_per_s: 0,
+            round_trip: None,
             shard: None,
             unable: None,
             heard: now,
@@ -226,6 +233,8 @@ impl Core {
             Control::Loaded(loaded) if self.is_assigned(from, loaded.generation) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
+                self.measured(from, loaded.layer_ns);
+                self.unsettled(now);
                 self.loaded(now, from, loaded.slots.into());
             }
             Control::Unable(unable) if self.is_assigned(from, unable.generation) => {
@@ -381,7 +390,8 @@ impl Core {
         node.name = name.clone();
         node.device = plain(profile.device);
         let device = node.device.clone();
-        let offer = Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns };
+        let Profile { memory_bytes, layer_ns, .. } = *profile;
+        let offer = Offer { memory_bytes, layer_ns, hop_ns: hop_ns(node.round_trip), bytes_per_s: None };
         let known = node.offer.replace(offer).is_some();
         node.read_bytes_per_s = profile.read_bytes_per_s;
         let outdated = node.announced != self.config.format;
@@ -404,6 +414,7 @@ impl Core {
                 Policy::Auto => self.place_at = Some(now + PLACE_SETTLE),
             }
         } else {
+            self.unsettled(now);
             self.heal(now);
             self.warm(now);
         }

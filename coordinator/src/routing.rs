@@ -20,7 +20,9 @@ impl Core {
     }
 
     pub(crate) fn start_waiting(&mut self, now: Duration) {
-        while self.chain.as_ref().is_some_and(|chain| chain.ready && self.requests.len() < chain.slots) {
+        let has_room =
+            |core: &Self| core.chain.as_ref().is_some_and(|chain| chain.ready && core.requests.len() < chain.slots);
+        while !self.holds() && has_room(self) {
             let Some(request) = self.waiting.pop_front() else { return };
             self.start(now, request);
         }

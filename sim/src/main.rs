@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         "{} nodes were lost from a chain; {} requests went on through others, {} rows were replayed, {} logs were dropped",
         recovery.losses, recovery.rerouted, recovery.replayed_rows, recovery.dropped
     );
+    println!("{} times layers moved to where tokens are faster, while the chain served", recovery.rebalanced);
     ExitCode::SUCCESS
 }
 
@@ -51,6 +52,7 @@ fn add(sum: &mut Outcome, outcome: &Outcome) {
     sum.recovery.rerouted += outcome.recovery.rerouted;
     sum.recovery.replayed_rows += outcome.recovery.replayed_rows;
     sum.recovery.dropped += outcome.recovery.dropped;
+    sum.recovery.rebalanced += outcome.recovery.rebalanced;
 }
 
 fn fail(failure: &Failure) -> ExitCode {

@@ -13,7 +13,7 @@ mod ops;
 mod pipeline;
 mod quality;
 mod recovery;
-mod shape;
+pub(crate) mod shape;
 mod text;
 mod wire;
 

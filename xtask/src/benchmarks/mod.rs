@@ -4,6 +4,7 @@ mod decode;
 mod fusion;
 mod kernels;
 mod ops;
+mod pipeline;
 mod plot;
 mod raw;
 
@@ -42,6 +43,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     decode::render(&raw, &mut text, &mut files)?;
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
+    pipeline::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

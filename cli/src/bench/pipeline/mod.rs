@@ -7,11 +7,13 @@ mod report;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use syn1_coordinator::placement::Policy;
+use syn1_coordinator::placement::{Demand, Offer, Part, Policy};
+use syn1_coordinator::predict::predict;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Generation, Server};
-use syn1_coordinator::update::{Figures, Update};
+use syn1_coordinator::update::{Figures, NodeView, Update};
+use syn1_coordinator::wire::Wire;
 use syn1_identity::Keys;
 
 use self::cable::{Cable, Relay, Sleeper};
@@ -33,7 +35,7 @@ directly. What a relay's round trip is here is measured with messages of a token
 
 One text at a time, then --streams texts at a time, in turns; medians of the runs. A token passes every node, one after
 the other, so with one text its time is computing, as the nodes report it, plus a round trip per node, plus what SYN1
-adds: 'added per hop'. The bound is what would be left without that: for many texts the busiest part decides, be it a
+adds: 'added per hop'. Beside it stands what the coordinator predicts by the code it places layers with. The bound is what would be left without that: for many texts the busiest part decides, be it a
 node, a link, or the processor that all nodes of this machine share.
 
 Two local nodes:        syn1 bench pipeline --device cpu --shape gpt2
@@ -104,6 +106,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     ready(&server).await?;
 
+    let joined = Instant::now();
     let bar = CountBar::new("runs", usize::from(args.runs));
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for turn in 0..=args.runs {
@@ -122,6 +125,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     }
     drop(bar);
+    // The first pings met nodes that measured themselves.
+    tokio::time::sleep(PINGED.saturating_sub(joined.elapsed())).await;
+    let predicted = predicted(&server, &prepared, &wire, cable)?;
     let rig = Rig {
         model: prepared.name.clone(),
         weights: prepared.format.name(),
@@ -135,11 +141,36 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         runs: args.runs.into(),
         shared_cores: shared_cores(&server),
     };
-    let report = Report::new(rig, cable, one, many);
+    // Nodes end before their links do.
+    drop(fleet);
+    let report = Report::new(rig, cable, predicted, one, many);
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
     }
     Ok(show::out(&report.table())?)
+}
+
+/// What a token of one text takes, by what placement decides with: the layers as the nodes measured them, the round trips of
+/// pings, and the rate that the links were given.
+fn predicted(server: &Server, prepared: &Prepared, wire: &Wire, cable: Cable) -> Result<Duration> {
+    let mut nodes: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
+    nodes.sort_by_key(|node| node.layers);
+    let offer = |node: &NodeView| Offer {
+        memory_bytes: node.memory_bytes,
+        layer_ns: (node.layer_us * 1e3).round() as u64,
+        hop_ns: (node.hop_us * 1e3).round() as u64,
+        bytes_per_s: cable.bits_per_second.map(|rate| (rate / 8.0) as u64),
+    };
+    let part = |(node, view): (usize, &NodeView)| {
+        let (first, end) = view.layers?;
+        Some(Part { node, layers: first..end })
+    };
+    let offers: Vec<Offer> = nodes.iter().map(offer).collect();
+    let parts: Option<Vec<Part>> = nodes.iter().enumerate().map(part).collect();
+    let parts = parts.context("a node lost its layers")?;
+    let Prepared { spec, format, max_positions, .. } = prepared;
+    let demand = Demand { spec, format: *format, max_positions: *max_positions, slots: 1, wire };
+    Ok(Duration::from_nanos(predict(&demand, &offers, &parts).token_ns()))
 }
 
 /// The cores that nodes which compute on the CPU share.
@@ -193,19 +224,21 @@ async fn text(mut generation: Generation) -> Result<(Instant, Figures)> {
 fn hops(server: &Server) -> Vec<Hop> {
     let mut nodes: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
     nodes.sort_by_key(|node| node.layers);
-    let hop = |node: syn1_coordinator::update::NodeView| {
+    let hop = |node: NodeView| {
         let traffic = node.traffic.unwrap_or_default();
         let token = traffic.token.unwrap_or_default();
         Hop {
             frames: traffic.frames,
             sent_bytes: traffic.sent_bytes,
             received_bytes: traffic.received_bytes,
-            wait_us: token.wait_us,
             compute_us: token.compute_us.unwrap_or_default(),
         }
     };
     nodes.into_iter().map(hop).collect()
 }
+
+/// By then every node has been pinged while nothing else was going on in it.
+const PINGED: Duration = Duration::from_secs(6);
 
 fn milliseconds(text: &str) -> Result<f64, String> {
     let ms = text.parse().ok().filter(|ms| (0.0..=10_000.0).contains(ms));

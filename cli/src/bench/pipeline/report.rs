@@ -13,6 +13,9 @@ use super::cable::Cable;
 pub(super) struct Report {
     #[serde(flatten)]
     rig: Rig,
+    /// Of a token of one text: what the coordinator's own code predicts, and how far that is from the measured one.
+    predicted_ms: f64,
+    off: Option<f64>,
     /// One text at a time, and many where they were asked for.
     arms: Vec<Arm>,
 }
@@ -50,11 +53,12 @@ struct Arm {
     /// Round trips, and bytes that enter the links.
     link_ms: f64,
     coordinator_ms: f64,
-    /// Behind frames of other texts.
-    wait_ms: f64,
-    /// What is left per hop without computing and links; only where nothing waits.
+    /// What is left: waiting behind other texts, and what SYN1 adds.
+    rest_ms: f64,
+    /// The same for a hop, where there are no other texts.
     added_ms_per_hop: Option<f64>,
-    not_compute: f64,
+    /// Share of a token's time that is not computing, where there are no other texts.
+    not_compute: Option<f64>,
     bytes_per_hop: f64,
     bound_tokens_per_second: f64,
     /// What the bound follows from.
@@ -77,7 +81,6 @@ pub(super) struct Hop {
     pub(super) sent_bytes: u64,
     pub(super) received_bytes: u64,
     /// Of the latest tokens, the median.
-    pub(super) wait_us: f64,
     pub(super) compute_us: f64,
 }
 
@@ -94,12 +97,14 @@ impl Hop {
 }
 
 impl Report {
-    pub(super) fn new(rig: Rig, cable: Cable, one: Vec<Run>, many: Vec<Run>) -> Self {
+    pub(super) fn new(rig: Rig, cable: Cable, predicted: Duration, one: Vec<Run>, many: Vec<Run>) -> Self {
         let here = Cable { round_trip: Duration::from_secs_f64(rig.round_trip_here_ms / 1e3), ..cable };
         let alone = Arm::new(&rig, here, &one, None);
         let of_one = alone.tokens_per_second;
         let together = (!many.is_empty()).then(|| Arm::new(&rig, here, &many, Some(of_one)));
-        Self { rig, arms: std::iter::once(alone).chain(together).collect() }
+        let predicted_ms = predicted.as_secs_f64() * 1e3;
+        let off = Some(predicted_ms / alone.token_ms - 1.0).filter(|off| off.is_finite());
+        Self { rig, predicted_ms, off, arms: std::iter::once(alone).chain(together).collect() }
     }
 
     pub(super) fn table(&self) -> String {
@@ -127,12 +132,14 @@ impl Report {
         line("a token of a text", self.row(|arm| ms(arm.token_ms)));
         line("  computing", self.row(|arm| ms(arm.compute_ms)));
         line("  links", self.row(|arm| ms(arm.link_ms)));
-        line("  waiting for others", self.row(|arm| ms(arm.wait_ms)));
-        line("  coordinator", self.row(|arm| ms(arm.coordinator_ms)));
-        line("not computing", self.row(|arm| format!("{:.1} %", arm.not_compute * 100.0)));
+        line("  waiting, and SYN1's own", self.row(|arm| ms(arm.rest_ms)));
+        line("  (coordinator: of that)", self.row(|arm| ms(arm.coordinator_ms)));
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        line("not computing", self.row(|arm| arm.not_compute.map_or_else(|| "-".into(), percent)));
         line("added per hop", self.row(|arm| arm.added_ms_per_hop.map_or_else(|| "-".into(), ms)));
         line("bytes per hop, both ways", self.row(|arm| format!("{:.0}", arm.bytes_per_hop)));
-        table
+        let off = self.off.map_or_else(String::new, |off| format!(" ({:+.0} %)", off * 100.0));
+        table + &format!("{:24}{:>18}{off}\n", "predicted for one text", ms(self.predicted_ms))
     }
 
     fn row(&self, cell: impl Fn(&Arm) -> String) -> String {
@@ -177,9 +184,9 @@ impl Arm {
             compute_ms: compute * 1e3,
             link_ms: stages * link * 1e3,
             coordinator_ms: of_runs(Run::coordinator) * 1e3,
-            wait_ms: of_runs(Run::waiting) * 1e3,
+            rest_ms: rest * 1e3,
             added_ms_per_hop: (streams == 1).then_some(rest / stages * 1e3),
-            not_compute: 1.0 - compute / token,
+            not_compute: (streams == 1).then_some(1.0 - compute / token),
             bytes_per_hop: sent + received,
             bound_tokens_per_second: bound,
             bound_by,
@@ -206,10 +213,6 @@ impl Run {
 
     fn coordinator(&self) -> f64 {
         self.mean(|figures| figures.coordinator.as_secs_f64() / passes(figures))
-    }
-
-    fn waiting(&self) -> f64 {
-        self.hops.iter().map(|hop| hop.wait_us / 1e6).sum()
     }
 
     fn slowest_node(&self) -> f64 {
@@ -265,8 +268,7 @@ mod tests {
     }
 
     fn run(texts: usize, token_us: u64, took_ms: u64) -> Run {
-        let hop =
-            |compute_us| Hop { frames: 11, sent_bytes: 11 * 100, received_bytes: 11 * 900, wait_us: 0.0, compute_us };
+        let hop = |compute_us| Hop { frames: 11, sent_bytes: 11 * 100, received_bytes: 11 * 900, compute_us };
         Run {
             took: Duration::from_millis(took_ms),
             figures: vec![text(token_us); texts],
@@ -278,11 +280,12 @@ mod tests {
     fn what_a_hop_adds_is_what_computing_round_trips_and_bytes_leave() {
         let cable = Cable { round_trip: Duration::from_millis(20), bits_per_second: Some(8e6) };
         // 4 ms computing, 2 x 20.5 ms round trip, 2 x 1000 bytes at a microsecond each, and 3 ms besides.
-        let report = Report::new(rig(), cable, vec![run(1, 50_000, 550)], vec![]);
+        let report = Report::new(rig(), cable, Duration::from_millis(45), vec![run(1, 50_000, 550)], vec![]);
         let [arm] = &report.arms[..] else { panic!("one arm") };
         assert!((arm.link_ms - 43.0).abs() < 1e-9, "{}", arm.link_ms);
         assert!((arm.added_ms_per_hop.unwrap() - 1.5).abs() < 1e-9, "{:?}", arm.added_ms_per_hop);
-        assert!((arm.not_compute - 0.92).abs() < 1e-9);
+        assert!((arm.not_compute.unwrap() - 0.92).abs() < 1e-9);
+        assert!((report.off.unwrap() + 0.1).abs() < 1e-9, "45 ms were predicted");
         assert!((arm.bound_tokens_per_second - 1.0 / 0.047).abs() < 1e-9);
         assert_eq!((arm.bound_by, arm.of_one, arm.tokens_per_second), ("latency", 1.0, 20.0));
     }
@@ -291,7 +294,8 @@ mod tests {
     fn many_texts_are_bound_by_the_busiest_part() {
         let cable = Cable { round_trip: Duration::ZERO, bits_per_second: None };
         let bound = |rig: Rig| {
-            let report = Report::new(rig, cable, vec![run(1, 5_000, 55)], vec![run(8, 20_000, 220)]);
+            let report =
+                Report::new(rig, cable, Duration::from_millis(45), vec![run(1, 5_000, 55)], vec![run(8, 20_000, 220)]);
             let arm = &report.arms[1];
             assert_eq!((arm.streams, arm.added_ms_per_hop, arm.of_one), (8, None, 2.0));
             (arm.bound_by, arm.bound_tokens_per_second.round())
@@ -306,7 +310,13 @@ mod tests {
     #[test]
     fn a_slow_link_bounds_many_texts_by_the_direction_with_more_bytes() {
         let cable = Cable { round_trip: Duration::from_millis(20), bits_per_second: Some(8e5) };
-        let report = Report::new(rig(), cable, vec![run(1, 70_000, 770)], vec![run(64, 700_000, 7_700)]);
+        let report = Report::new(
+            rig(),
+            cable,
+            Duration::from_millis(45),
+            vec![run(1, 70_000, 770)],
+            vec![run(64, 700_000, 7_700)],
+        );
         // 900 bytes at ten microseconds each.
         assert_eq!(report.arms[1].bound_by, "a link's rate");
         assert!((report.arms[1].bound_tokens_per_second - 1.0 / 0.009).abs() < 1e-6);
@@ -315,7 +325,8 @@ mod tests {
     #[test]
     fn the_table_has_a_column_for_each_arm() {
         let cable = Cable { round_trip: Duration::from_millis(20), bits_per_second: None };
-        let report = Report::new(rig(), cable, vec![run(1, 50_000, 550)], vec![run(8, 60_000, 660)]);
+        let report =
+            Report::new(rig(), cable, Duration::from_millis(45), vec![run(1, 50_000, 550)], vec![run(8, 60_000, 660)]);
         let table = report.table();
         let line = table.lines().find(|line| line.starts_with("texts at a time")).unwrap();
         assert_eq!(line.split_whitespace().skip(4).collect::<Vec<_>>(), ["1", "8"]);
