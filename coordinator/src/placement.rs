@@ -178,7 +178,7 @@ pub(crate) fn with_node(
 }
 
 /// Orders in which `count` nodes may follow each other, the ones to be preferred first.
-fn orders(demand: &Demand<'_>, offers: &[Offer], useful: &[usize], count: usize) -> [Vec<usize>; 4] {
+fn orders(demand: &Demand<'_>, offers: &[Offer], useful: &[usize], count: usize) -> [Vec<usize>; 6] {
     let part = (demand.spec.layers / count.max(1)).max(1) as u64;
     let time = |node: usize| offers[node].layer_ns.saturating_mul(part).saturating_add(offers[node].hop_ns);
     let (mut fastest, mut biggest) = (useful.to_vec(), useful.to_vec());
@@ -190,11 +190,17 @@ fn orders(demand: &Demand<'_>, offers: &[Offer], useful: &[usize], count: usize)
     let mut joined = fastest.clone();
     joined.sort_unstable();
     // Embedding and head go to the biggest: a microcontroller has room for a layer between them.
-    let mut ends = biggest.clone();
-    if let [_, _, _, ..] = ends[..] {
-        ends[1..].rotate_left(1);
-    }
-    [joined, fastest, biggest, ends]
+    let with_ends = |nodes: &[usize]| {
+        let mut ends = nodes.to_vec();
+        if let [_, _, _, ..] = ends[..] {
+            ends[1..].rotate_left(1);
+        }
+        ends
+    };
+    let (ends, fast_ends) = (with_ends(&biggest), with_ends(&fastest));
+    // The head is where it is read the fastest.
+    let fast_head = fastest.iter().rev().copied().collect();
+    [joined, fastest, biggest, ends, fast_head, fast_ends]
 }
 
 /// What parts of the model weigh, KV caches included.
@@ -411,6 +417,17 @@ mod tests {
             let parts = place(demand, &offers, Policy::Auto).unwrap();
             let of_fastest = parts.iter().find(|part| part.node == 0).unwrap();
             assert_eq!((parts.len(), of_fastest.layers.len()), (2, 6));
+        });
+    }
+
+    #[test]
+    fn the_head_goes_where_it_is_read_the_fastest() {
+        with_demand(|demand| {
+            let some = |layer_ns| Offer { memory_bytes: Scales::new(demand).bytes(0..5), ..offer(0, layer_ns) };
+            for offers in [[some(100), some(500)], [some(500), some(100)]] {
+                let parts = place(demand, &offers, Policy::Auto).unwrap();
+                assert_eq!(offers[parts[1].node].layer_ns, 100, "{parts:?}");
+            }
         });
     }
 
