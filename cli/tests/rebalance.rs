@@ -79,9 +79,8 @@ async fn a_node_with_a_shorter_link_takes_the_layers_in_mid_text_and_no_byte_cha
     ids.extend(rest);
     assert_eq!(end.figures.tokens, TOKENS);
     let why = loop {
-        match events.try_recv().expect("an event of the move") {
-            Event::Rebalanced { why } => break why,
-            _ => {}
+        if let Event::Rebalanced { why } = events.try_recv().expect("an event of the move") {
+            break why;
         }
     };
     assert!(why.starts_with("near takes layers 0..8: a token is to take "), "{why}");
