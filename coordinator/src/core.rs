@@ -26,10 +26,12 @@ use crate::pace::Pace;
 use crate::placement::{Offer, Policy};
 use crate::prefix::{Parking, PrefixCache};
 use crate::queue::{Full, Queue, Turnover};
+use crate::rebalance::Rebalance;
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
 use crate::return_to::ReturnTo;
 use crate::route::Asked;
+use crate::speeds::hop_ns;
 use crate::timing::Timings;
 use crate::update::{Event, Evidence, Update};
 use crate::wire::Wire;
@@ -135,6 +137,7 @@ pub struct Core {
     /// Where the layers lay before this coordinator was started.
     pub(crate) return_to: Option<ReturnTo>,
     pub(crate) parking: Parking,
+    pub(crate) rebalance: Rebalance,
     /// When time passed last.
     pub(crate) ticked: Duration,
     pub(crate) timings: Timings,
@@ -156,6 +159,8 @@ pub(crate) struct Node {
     pub(crate) announced: WeightFormat,
     pub(crate) owes_profile: bool,
     pub(crate) read_bytes_per_s: u64,
+    /// Of a message and its answer, without computing; `None` before the first.
+    pub(crate) round_trip: Option<Duration>,
     /// What it was told to hold, if it may still hold it.
     pub(crate) shard: Option<Shard>,
     /// Why it takes no part, where it said so.
@@ -207,6 +212,7 @@ impl Core {
             audits: Audits::default(),
             return_to: None,
             parking: Parking::default(),
+            rebalance: Rebalance::default(),
             ticked: Duration::ZERO,
             timings: Timings::default(),
             actions: VecDeque::new(),
@@ -237,6 +243,7 @@ impl Core {
             announced: self.config.format,
             owes_profile: false,
             read_bytes_per_s: 0,
+            round_trip: None,
             shard: None,
             unable: None,
             heard: now,
@@ -276,6 +283,8 @@ impl Core {
             Control::Loaded(loaded) if self.is_assigned(from, loaded.generation) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
+                self.measured(from, loaded.layer_ns);
+                self.unsettled(now);
                 self.loaded(now, from, loaded.slots.into());
             }
             Control::Unable(unable) if self.is_assigned(from, unable.generation) => {
@@ -471,7 +480,8 @@ impl Core {
         node.name = name.clone();
         node.device = plain(profile.device);
         let device = node.device.clone();
-        let offer = Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns };
+        let Profile { memory_bytes, layer_ns, .. } = *profile;
+        let offer = Offer { memory_bytes, layer_ns, hop_ns: hop_ns(node.round_trip), bytes_per_s: None };
         let known = node.offer.replace(offer).is_some();
         node.read_bytes_per_s = profile.read_bytes_per_s;
         let outdated = node.announced != self.config.format;
@@ -497,6 +507,7 @@ impl Core {
                 Policy::Auto => self.place_at = Some(now + PLACE_SETTLE),
             }
         } else {
+            self.unsettled(now);
             self.heal(now);
             self.warm(now);
         }

@@ -7,6 +7,7 @@ mod fusion;
 mod kernels;
 mod loop_parts;
 mod ops;
+mod pipeline;
 mod plot;
 mod raw;
 mod streams;
@@ -52,6 +53,7 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     fairness::render(&raw, &mut text);
     swarm::render(&raw, &mut text);
     tabs::render(&raw, &mut text);
+    pipeline::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
     streams::render(&raw, &mut text);
     checks::render(&raw, &mut text);
