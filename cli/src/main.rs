@@ -1,4 +1,4 @@
-//! The one command people type: `syn1 demo | generate | chat | coordinator | code | quarantine | node | pull | split | bench | doctor`.
+//! The one command people type: `syn1 demo | generate | chat | coordinator | code | quarantine | node | plan | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
 mod access;
@@ -24,6 +24,7 @@ mod node;
 mod node_event;
 mod open_files;
 mod options;
+mod plan;
 mod progress;
 mod pull;
 mod show;
@@ -69,6 +70,8 @@ enum Command {
     Quarantine(admin::QuarantineArgs),
     /// Join a coordinator and compute some of its layers.
     Node(node::Args),
+    /// Say who takes which layers, what a token takes, and why: of a coordinator, or of devices in a file.
+    Plan(plan::Args),
     /// Carry a microcontroller at the end of a serial line to a coordinator.
     Bridge(bridge::Args),
     /// Cut a Hugging Face model into content-addressed shards.
@@ -122,6 +125,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Code(args) => admin::code(args).await,
         Command::Quarantine(args) => admin::quarantine(args).await,
         Command::Node(args) => node::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
         Command::Bridge(args) => bridge::run(args).await,
         Command::Split(args) => split::run(args).await,
         Command::Pull(args) => pull::run(args).await,

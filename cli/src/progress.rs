@@ -158,6 +158,7 @@ fn describe(event: &Event) -> String {
             let parts = parts.iter().map(|(node, layers)| format!("{node} {}..{}", layers.start, layers.end));
             format!("layers: {}", parts.collect::<Vec<_>>().join(", "))
         }
+        Event::Rebalanced { why } => format!("layers move: {why}"),
         Event::Unplaced { why, .. } => format!("not placed yet: {why}"),
         Event::Packing { format, needed_bytes, why } => format!("{why}: packing {format} ({})", size(*needed_bytes)),
         Event::Loading { node, done_bytes, total_bytes } => {

@@ -233,8 +233,10 @@ async fn first_failure(nodes: &mut [JoinHandle<Result<(), HostError>>]) -> anyho
     }
 }
 
-/// Rows of a prefill chunk: enough to reuse each weight many times, few enough that a second request waits only briefly.
-pub(crate) const PREFILL_ROWS: usize = 64;
+/// Rows of a prefill chunk of a chain: enough to reuse each weight many times, few enough that every node has one while a
+/// prompt goes through, and that a second request waits only briefly. A device of its own takes more: see
+/// [`syn1_node_host::Device::prompt_rows`].
+const PREFILL_ROWS: usize = 64;
 
 /// Bytes of activations that are kept for a node's successor: sixteen requests with 4,096 positions at 1,536 bytes a row and
 /// boundary, three boundaries, and a small part of what a machine that serves a model has.

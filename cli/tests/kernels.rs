@@ -38,3 +38,15 @@ fn on_the_cpu_a_tokens_ops_add_up_to_the_token() {
     let sum: f64 = times[1..].iter().sum();
     assert!((report["sum_us"].as_f64().unwrap() - sum).abs() < 1e-6);
 }
+
+#[test]
+fn a_loop_of_many_dispatches_is_refused_by_name() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = syn1(cache.path());
+    // The CPU has no dispatches at all.
+    let output =
+        command.args(["bench", "kernels", "--loop", "--shape", "tiny-32", "--device", "cpu"]).output().unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("cpu (") && text.contains("without --loop"), "{text}");
+}

@@ -12,7 +12,7 @@ use crate::core::{Action, Core, NodeId, Shard};
 use crate::heal::Broken;
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
 use crate::pace::Pace;
-use crate::placement::{Offer, Part, Policy, Unplaced, place, predicted_ns};
+use crate::placement::{Offer, Part, Policy, Unplaced, place};
 use crate::reason::reason;
 use crate::request::Generate;
 use crate::sample::Sampling;
@@ -22,7 +22,6 @@ use crate::update::{Event, Update};
 pub(crate) struct Chain {
     pub(crate) parts: Vec<(NodeId, Range<usize>)>,
     pub(crate) loaded: BTreeSet<NodeId>,
-    pub(crate) predicted_ns: u64,
     /// Why it is as it is, for people.
     pub(crate) reason: String,
     pub(crate) ready: bool,
@@ -34,6 +33,8 @@ pub(crate) struct Chain {
     pub(crate) chunk: usize,
     /// The most that it has been since the chain was placed: frames of so many rows may have to be sent again.
     pub(crate) widest: usize,
+    /// When it was placed.
+    pub(crate) laid: Duration,
 }
 
 impl Chain {
@@ -73,8 +74,7 @@ impl Core {
 
     /// Why parts that were placed by `policy` lie where they lie.
     pub(crate) fn reason(&self, policy: Policy, ids: &[NodeId], offers: &[Offer], parts: &[Part]) -> String {
-        let format = self.config.format;
-        reason(policy, (format, self.demand(format).bytes()), offers, parts, |node| self.name(ids[node]))
+        reason(policy, &self.demand(self.config.format), offers, parts, |node| self.name(ids[node]))
     }
 
     /// Makes a chain of these parts, or the one there is into one of them. Each node is told its layers, but for those that
@@ -82,7 +82,6 @@ impl Core {
     pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>, reason: String) {
         self.drop_parked();
         self.generation = self.generation.wrapping_add(1);
-        let predicted_ns = predicted_ns(offers, &parts);
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
         let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
@@ -108,7 +107,12 @@ impl Core {
         let most = taken.fold(self.config.chunk, usize::min).max(1);
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
         let widest = widest.max(chunk);
-        self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk, widest });
+        self.chain = Some(Chain { parts, loaded, reason, ready: false, broken, slots, chunk, widest, laid: now });
+        for (id, _) in self.chain.iter().flat_map(|chain| &chain.parts) {
+            if let Some(node) = self.nodes.get_mut(id) {
+                node.has_served = true;
+            }
+        }
         self.free_checkers();
         self.reroute(now, &was, &left);
         self.go_on(now);

@@ -26,10 +26,12 @@ use crate::pace::Pace;
 use crate::placement::{Offer, Policy};
 use crate::prefix::{Parking, PrefixCache};
 use crate::queue::{Full, Queue, Turnover};
+use crate::rebalance::Rebalance;
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
 use crate::return_to::ReturnTo;
 use crate::route::Asked;
+use crate::speeds::hop_ns;
 use crate::timing::Timings;
 use crate::update::{Event, Evidence, Update};
 use crate::wire::Wire;
@@ -135,6 +137,7 @@ pub struct Core {
     /// Where the layers lay before this coordinator was started.
     pub(crate) return_to: Option<ReturnTo>,
     pub(crate) parking: Parking,
+    pub(crate) rebalance: Rebalance,
     /// When time passed last.
     pub(crate) ticked: Duration,
     pub(crate) timings: Timings,
@@ -156,8 +159,12 @@ pub(crate) struct Node {
     pub(crate) announced: WeightFormat,
     pub(crate) owes_profile: bool,
     pub(crate) read_bytes_per_s: u64,
+    /// Of a message and its answer, without computing; `None` before the first.
+    pub(crate) round_trip: Option<Duration>,
     /// What it was told to hold, if it may still hold it.
     pub(crate) shard: Option<Shard>,
+    /// It has had a part of the chain: texts that run may have come of what it computed.
+    pub(crate) has_served: bool,
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
     /// When a data frame came from it last, and how long it takes for one at worst.
@@ -207,6 +214,7 @@ impl Core {
             audits: Audits::default(),
             return_to: None,
             parking: Parking::default(),
+            rebalance: Rebalance::default(),
             ticked: Duration::ZERO,
             timings: Timings::default(),
             actions: VecDeque::new(),
@@ -237,7 +245,9 @@ impl Core {
             announced: self.config.format,
             owes_profile: false,
             read_bytes_per_s: 0,
+            round_trip: None,
             shard: None,
+            has_served: false,
             unable: None,
             heard: now,
             slowest: Duration::ZERO,
@@ -276,6 +286,8 @@ impl Core {
             Control::Loaded(loaded) if self.is_assigned(from, loaded.generation) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
+                self.measured(from, loaded.layer_ns);
+                self.unsettled(now);
                 self.loaded(now, from, loaded.slots.into());
             }
             Control::Unable(unable) if self.is_assigned(from, unable.generation) => {
@@ -471,7 +483,8 @@ impl Core {
         node.name = name.clone();
         node.device = plain(profile.device);
         let device = node.device.clone();
-        let offer = Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns };
+        let Profile { memory_bytes, layer_ns, .. } = *profile;
+        let offer = Offer { memory_bytes, layer_ns, hop_ns: hop_ns(node.round_trip), bytes_per_s: None };
         let known = node.offer.replace(offer).is_some();
         node.read_bytes_per_s = profile.read_bytes_per_s;
         let outdated = node.announced != self.config.format;
@@ -497,6 +510,7 @@ impl Core {
                 Policy::Auto => self.place_at = Some(now + PLACE_SETTLE),
             }
         } else {
+            self.unsettled(now);
             self.heal(now);
             self.warm(now);
         }

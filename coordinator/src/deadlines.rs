@@ -24,6 +24,7 @@ impl Core {
         self.tick_steps(now);
         self.tick_closing(now, &late);
         self.tick_heal(now);
+        self.tick_rebalance(now);
         self.go_on_checking(now);
         let heals = self.chain.as_ref().is_some_and(|chain| chain.ready || chain.broken.is_some());
         if !heals {

@@ -159,7 +159,7 @@ impl Core {
         if took.is_none() {
             self.recovery.longest_pause = self.recovery.longest_pause.max(pause.unwrap_or_default());
         }
-        let token_ms = took.or(pause).unwrap_or_default().as_secs_f64() * 1e3;
+        let token_ms = took.or(pause).unwrap_or(now.saturating_sub(chain.laid)).as_secs_f64() * 1e3;
         self.event(Event::Ready { token_ms });
         self.warm(now);
         self.start_waiting(now);
@@ -181,7 +181,7 @@ impl Core {
             }
             let shard = self.nodes.get(&id).and_then(|node| node.shard.as_ref());
             let useful = shard.is_some_and(|shard| parts.iter().any(|part| part.1 == shard.layers));
-            if useful || self.is_in_chain(id) {
+            if useful || self.is_in_chain(id) || self.is_to_take(id) {
                 continue;
             }
             let fitting = parts.iter_mut().filter(|(_, layers)| scales.bytes(layers.clone()) <= offer.memory_bytes);

@@ -32,6 +32,19 @@ pub(crate) const LEAST_PATIENCE: Duration = Duration::from_secs(12);
 /// back by itself tries every 30 s.
 pub(crate) const HEAL_GRACE: Duration = Duration::from_secs(60);
 
+/// Behind a node that joins, whether layers should move is looked at: those that come together are looked at together.
+pub(crate) const REBALANCE_SETTLE: Duration = Duration::from_secs(2);
+
+/// And then again and again, since links change and nodes measure themselves anew.
+pub(crate) const REBALANCE_EVERY: Duration = Duration::from_secs(30);
+
+/// A token must become so many times as fast that layers move: what is predicted is off by some percent, and chains that
+/// change for those would change all the time.
+pub(crate) const REBALANCE_GAIN: f64 = 1.1;
+
+/// Layers that can move only while nothing runs wait so long for that before requests wait for them.
+pub(crate) const REBALANCE_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Nodes that may be lost one after the other without a token between them: a request that brings down whoever takes it is not
 /// to bring down everybody.
 pub(crate) const MAX_LOSSES: u32 = 8;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syn1_core::control::Bye;
 use syn1_core::{
@@ -101,6 +101,8 @@ struct LinkTask {
     talk: Arc<Talk>,
     node: Option<NodeId>,
     linked: Option<Arc<()>>,
+    /// When the latest ping was handed to the writer.
+    pinged: Option<Instant>,
 }
 
 /// The session, which both directions of a link need: what comes changes it, and a data frame goes only with credit.
@@ -210,7 +212,7 @@ impl LinkTask {
         };
         let session = Session::new(config, shared.keys.clone(), nonce()?, shared.millis());
         let talk = Arc::new(Talk { session: Mutex::new(session), granted: Notify::new() });
-        Ok(Self { shared, address, knock, talk, node: None, linked: None })
+        Ok(Self { shared, address, knock, talk, node: None, linked: None, pinged: None })
     }
 
     async fn run(mut self, link: impl Link, permit: OwnedSemaphorePermit) {
@@ -297,7 +299,7 @@ impl LinkTask {
 
     /// Hands one frame to the session and what it means to the core.
     fn frame(&mut self, frame: Frame<'_>) -> Result<(), Ended> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let event = self.talk.session().handle(self.shared.millis(), frame)?;
         match (event, self.node) {
             (SessionEvent::Control(message), Some(node)) => {
@@ -305,6 +307,12 @@ impl LinkTask {
             }
             (SessionEvent::Data(frame), Some(node)) => {
                 self.shared.data(node, &frame.header, frame.payload, || begun.elapsed());
+            }
+            (SessionEvent::Rtt { .. }, Some(node)) => {
+                // The session counts whole milliseconds.
+                if let Some(pinged) = self.pinged.take() {
+                    self.shared.with(|core, _| core.round_trip(node, pinged.elapsed()));
+                }
             }
             (SessionEvent::Granted, _) => self.talk.granted.notify_one(),
             (SessionEvent::Bye(bye), _) => return Err(Ended::silently(format!("it said goodbye: {}", bye.text))),
@@ -330,6 +338,9 @@ impl LinkTask {
         let mut frame = [0; Header::LEN + MAX_CONTROL as usize];
         while let Some(len) = self.talk.session().poll_transmit(&mut frame) {
             let payload = frame.get(Header::LEN..len).unwrap_or_default().to_vec();
+            if let Ok(Control::Ping(_)) = Control::decode(&payload) {
+                self.pinged = Some(Instant::now());
+            }
             // Full: the peer does not read. It will be found silent.
             if own.try_send((Header::control(payload.len() as u32), payload)).is_err() {
                 return;

@@ -27,7 +27,9 @@ impl Core {
     }
 
     pub(crate) fn start_waiting(&mut self, now: Duration) {
-        while self.chain.as_ref().is_some_and(|chain| chain.ready && self.requests.len() < chain.slots) {
+        let has_room =
+            |core: &Self| core.chain.as_ref().is_some_and(|chain| chain.ready && core.requests.len() < chain.slots);
+        while !self.holds() && has_room(self) {
             let running = |client: &Client| self.requests.values().filter(|request| request.client == *client).count();
             let Some(mut request) = self.waiting.pop(running) else { return };
             self.unpark(&mut request);

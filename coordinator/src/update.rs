@@ -141,6 +141,11 @@ pub enum Event {
     },
     /// The model is cut: every node's layers, in chain order.
     Placed(#[serde(serialize_with = "parts")] Vec<(String, Range<usize>)>),
+    /// Layers move while the model is served.
+    Rebalanced {
+        /// Who takes which, and what a token gains.
+        why: String,
+    },
     /// There is no chain.
     Unplaced {
         /// Why, and what would help.
@@ -233,6 +238,8 @@ pub struct NodeView {
     pub read_bytes_per_s: u64,
     /// Microseconds a layer takes.
     pub layer_us: f64,
+    /// Microseconds that a frame to it and its answer take besides computing: its link's round trip, and what SYN1 takes.
+    pub hop_us: f64,
     /// First layer and one behind the last, where it has any.
     pub layers: Option<(usize, usize)>,
     /// `joining`, `spare`, `loading`, `loaded` or `unable`.
@@ -266,7 +273,7 @@ pub struct Topology {
     pub chat: bool,
     /// Why the layers lie where they lie, while they lie anywhere.
     pub reason: Option<String>,
-    /// Predicted microseconds of computing per token.
+    /// Predicted microseconds of a token of one text, computing and links.
     pub predicted_us: Option<f64>,
     /// Running requests.
     pub running: usize,

@@ -7,5 +7,6 @@ mod group;
 pub mod measure;
 pub mod sampling;
 mod token_times;
+pub mod wgsl;
 
 pub use token_times::{OpTime, TokenTimes};

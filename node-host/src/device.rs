@@ -9,7 +9,7 @@ use pollster::block_on;
 use syn1_kernels::TokenTimes;
 use syn1_kernels::cpu::CpuEngine;
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step, StepResult};
-use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip};
+use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, LoopTimes, OpenError, Persistence, RoundTrip};
 use syn1_model::{PieceBytes, Plan};
 
 use crate::tuned::with_tuning;
@@ -150,6 +150,15 @@ impl Device {
         matches!(self.kind, Kind::Gpu(_)).then(syn1_kernels::cpu::memory_bytes)
     }
 
+    /// Rows of a prompt that it takes at a time while nobody else waits for it: as many as its matrix units want, few enough
+    /// on a CPU that whoever gives up waiting is soon heard.
+    pub fn prompt_rows(&self) -> usize {
+        match &self.kind {
+            Kind::Gpu(gpu) if !gpu.is_software() => 512,
+            Kind::Gpu(_) | Kind::Cpu { .. } => 64,
+        }
+    }
+
     /// Bytes per second that the device reads; the CPU from a buffer of `bytes`, whose size decides which cache it is in.
     ///
     /// # Errors
@@ -239,6 +248,18 @@ impl AnyEngine {
         match self {
             Self::Cpu(engine) => engine.op_times(position, samples),
             Self::Gpu(engine) => engine.op_times(position, samples),
+        }
+    }
+
+    /// Where the time of the loop in one dispatch goes for tokens from `position` on: see [`GpuEngine::loop_times`]. Nothing
+    /// where the loop is no single dispatch.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::loop_times`].
+    pub fn loop_times(&mut self, position: usize, samples: usize) -> Result<Option<LoopTimes>, EngineError> {
+        match self {
+            Self::Cpu(_) => Ok(None),
+            Self::Gpu(engine) => engine.loop_times(position, samples),
         }
     }
 

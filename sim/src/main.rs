@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         "{} requests took over an earlier one's KV caches, with {} tokens of their prompts",
         prefixes.hits, prefixes.tokens
     );
+    println!("{} times layers moved to where tokens are faster, while the chain served", recovery.rebalanced);
     ExitCode::SUCCESS
 }
 
@@ -84,6 +85,7 @@ fn add(sum: &mut Outcome, outcome: &Outcome) {
     sum.recovery.dropped += outcome.recovery.dropped;
     sum.prefixes.hits += outcome.prefixes.hits;
     sum.prefixes.tokens += outcome.prefixes.tokens;
+    sum.recovery.rebalanced += outcome.recovery.rebalanced;
 }
 
 fn fail(failure: &Failure) -> ExitCode {

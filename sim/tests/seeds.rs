@@ -4,12 +4,13 @@ use syn1_sim::{run, run_with_liar};
 
 #[test]
 fn whatever_is_lost_every_request_ends_and_none_with_other_tokens() {
-    let (mut losses, mut replayed, mut finished, mut hits) = (0, 0, 0, 0);
+    let (mut losses, mut replayed, mut moved, mut finished, mut hits) = (0, 0, 0, 0, 0);
     for seed in 0..1000 {
         match run(seed) {
             Ok(outcome) => {
                 losses += outcome.recovery.losses;
                 replayed += outcome.recovery.replayed_rows;
+                moved += outcome.recovery.rebalanced;
                 finished += outcome.finished;
                 hits += outcome.prefixes.hits;
             }
@@ -19,8 +20,8 @@ fn whatever_is_lost_every_request_ends_and_none_with_other_tokens() {
             }
         }
     }
-    let happens = losses > 500 && replayed > 5_000 && finished > 4_000 && hits > 500;
-    assert!(happens, "{losses} {replayed} {finished} {hits}: too little happens");
+    let happens = losses > 500 && replayed > 5_000 && moved > 50 && finished > 4_000 && hits > 500;
+    assert!(happens, "{losses} {replayed} {moved} {finished} {hits}: too little happens");
 }
 
 #[test]

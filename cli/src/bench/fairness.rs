@@ -150,10 +150,10 @@ impl Bench<'_> {
         let mut config = server_config(self.prepared, policy, &wire, SLOTS, Keys::generate()?);
         config.core.prefix_cache = PrefixCache::Own;
         let server = Server::start(config)?;
-        let fleet = Fleet::new(&self.args.device)?;
+        let fleet = Fleet::new(&self.args.device, None)?;
         let mut processes = Vec::new();
         for number in 1..=usize::from(nodes) {
-            processes.push(fleet.join(&server, &local_name(number)).await?);
+            processes.push(fleet.join(&server, server.tcp(), &local_name(number)).await?);
         }
         ready(&server).await?;
 

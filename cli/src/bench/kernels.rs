@@ -5,6 +5,7 @@ use serde::Serialize;
 use syn1_kernels::engine::EngineConfig;
 use syn1_kernels::{OpTime, TokenTimes};
 
+use super::loop_parts;
 use super::shape::Subject;
 use crate::interrupt::blocking;
 use crate::model::Prepared;
@@ -21,7 +22,11 @@ On the CPU a clock is read behind every op of whole tokens; dispatches are how o
 GB/s are the bytes that an op must read, a second; the limit is what the device reads, measured in the same run (on
 the CPU from a buffer as large as the weights of a token, before and behind: the faster one).
 A model that caches hold can be above it. `bench decode` measures the loop as users have it, in one dispatch where that is
-faster.")]
+faster.
+
+With --loop, tokens in one dispatch. There is no clock inside: the kernel runs without the weights of one kind of op, then
+without those of one more, and so on, and each difference is a line. What is left in the end is the exchange of rows between
+workgroups, which ends every op.")]
 pub(crate) struct Args {
     #[command(flatten)]
     subject: Subject,
@@ -33,6 +38,9 @@ pub(crate) struct Args {
     /// Measurements of each op; medians are printed
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
+    /// The parts of the token loop in one dispatch, where the device runs it so
+    #[arg(long = "loop", conflicts_with = "no_tune")]
+    in_one_dispatch: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,6 +75,12 @@ struct OpReport {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let (prepared, _folder) = args.subject.prepare().await?;
     let json = args.json;
+    if args.in_one_dispatch {
+        let measure = move || loop_parts::measure(&args.device, &prepared, args.position, args.runs);
+        let report = blocking(measure).await?;
+        let text = if json { serde_json::to_string(&report)? + "\n" } else { loop_parts::table(&report) };
+        return Ok(show::out(&text)?);
+    }
     let report = blocking(move || measure(&args, &prepared)).await?;
     if json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);

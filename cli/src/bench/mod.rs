@@ -15,12 +15,14 @@ mod hop;
 #[cfg(target_os = "linux")]
 mod idle;
 mod kernels;
+mod loop_parts;
 mod ops;
+mod pipeline;
 mod quality;
 mod recovery;
 #[cfg(target_os = "linux")]
 mod relay;
-mod shape;
+pub(crate) mod shape;
 mod streams;
 mod text;
 mod wire;
@@ -49,6 +51,9 @@ pub(crate) enum Command {
     Kernels(kernels::Args),
     /// GPT-2 124M, fused against every operation submitted by itself.
     Ops(ops::Args),
+    /// A chain of node processes behind links with a given round trip and rate: where a token's time goes, and what many
+    /// texts at a time reach.
+    Pipeline(pipeline::Args),
     /// Perplexity of each weight format and wire codec, and how far its answers are from the exact ones.
     Quality(quality::Args),
     /// How long texts stand still when nodes are killed under them, and whether a token is lost.
@@ -78,6 +83,7 @@ pub(crate) async fn run(command: Command) -> Result<()> {
         Command::Idle(args) => idle::run(args).await,
         Command::Kernels(args) => kernels::run(args).await,
         Command::Ops(args) => ops::run(args).await,
+        Command::Pipeline(args) => pipeline::run(args).await,
         Command::Quality(args) => quality::run(args).await,
         Command::Recovery(args) => recovery::run(args).await,
         #[cfg(target_os = "linux")]

@@ -36,6 +36,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/health", get(swarm::health))
         .route("/ready", get(swarm::ready))
         .route("/api/topology", get(swarm::topology))
+        .route("/api/plan", get(swarm::plan))
         .route("/api/events", get(events::events))
         .route("/api/generate", post(generate::generate))
         .route("/api/join", get(join::join))

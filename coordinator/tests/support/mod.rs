@@ -41,6 +41,8 @@ pub struct Stage {
 pub struct Toy {
     /// The name and the bytes that it answers a Model with.
     profile: Option<(String, u64)>,
+    /// Nanoseconds a layer, before it has one and with it; 1000 and 1 where a test does not say.
+    layer_ns: Option<u64>,
     is_last: bool,
     pub open: BTreeMap<u32, Open>,
 }
@@ -78,6 +80,16 @@ impl Stage {
         id
     }
 
+    /// A node of this pace, whose link has this round trip.
+    pub fn join_at(&mut self, name: &str, memory_bytes: u64, layer_ns: u64, round_trip: Duration) -> NodeId {
+        let id = self.core.connected(self.now, name, &negotiated());
+        self.core.round_trip(id, round_trip);
+        let profile = Some((name.into(), memory_bytes));
+        self.toys.insert(id, Toy { profile, layer_ns: Some(layer_ns), ..Toy::default() });
+        self.run();
+        id
+    }
+
     /// Does what the core asks for, and lets the toys answer, until nothing is left.
     pub fn run(&mut self) {
         while let Some(action) = self.core.poll_action() {
@@ -109,13 +121,23 @@ impl Stage {
         match Control::decode(payload).unwrap() {
             Control::Model(_) => {
                 let Some((name, memory_bytes)) = toy.profile.clone() else { return };
-                let profile = Profile { name: &name, device: "toy", memory_bytes, read_bytes_per_s: 1, layer_ns: 1000 };
+                let profile = Profile {
+                    name: &name,
+                    device: "toy",
+                    memory_bytes,
+                    read_bytes_per_s: 1,
+                    layer_ns: toy.layer_ns.unwrap_or(1000),
+                };
                 self.core.control(self.now, node, &Control::Profile(profile));
             }
             Control::Assign(assign) => {
                 toy.is_last = assign.end_layer == 4;
-                let loaded =
-                    Loaded { generation: assign.generation, fetched_bytes: 0, layer_ns: 1, slots: assign.slots };
+                let loaded = Loaded {
+                    generation: assign.generation,
+                    fetched_bytes: 0,
+                    layer_ns: toy.layer_ns.unwrap_or(1),
+                    slots: assign.slots,
+                };
                 self.core.control(self.now, node, &Control::Loaded(loaded));
             }
             Control::Open(open) => drop(toy.open.insert(open.request, open)),

@@ -122,7 +122,7 @@ impl GpuEngine {
 }
 
 /// How long a device is kept busy before it is measured.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(super) const WARM_UP: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {

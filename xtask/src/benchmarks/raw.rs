@@ -44,6 +44,10 @@ pub(super) enum Report {
     Tabs(Tabs),
     /// `syn1 bench checks --json`
     Checks(Checks),
+    /// `syn1 bench kernels --loop --json`
+    LoopParts(LoopParts),
+    /// `syn1 bench pipeline --json`
+    Pipeline(Pipeline),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
 }
@@ -284,6 +288,58 @@ pub(super) struct Hop {
 }
 
 #[derive(Deserialize)]
+pub(super) struct LoopParts {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) device: String,
+    pub(super) position: usize,
+    pub(super) limit_bytes_per_second: f64,
+    pub(super) parts: Vec<LoopPart>,
+    pub(super) exchanges: usize,
+    pub(super) exchange_us: f64,
+    pub(super) unwaited_exchange_us: f64,
+    pub(super) unwaited_us: f64,
+    pub(super) token_us: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LoopPart {
+    pub(super) op: String,
+    pub(super) ops: usize,
+    pub(super) us: f64,
+    pub(super) bytes: u64,
+    pub(super) limit_us: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Pipeline {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) wire: String,
+    pub(super) stages: usize,
+    pub(super) threads: Option<usize>,
+    pub(super) round_trip_ms: f64,
+    pub(super) up_mbit_per_s: Option<f64>,
+    pub(super) predicted_ms: f64,
+    pub(super) off: Option<f64>,
+    pub(super) arms: Vec<PipelineArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct PipelineArm {
+    pub(super) streams: usize,
+    pub(super) tokens_per_second: f64,
+    pub(super) of_one: f64,
+    pub(super) token_ms: f64,
+    pub(super) compute_ms: f64,
+    pub(super) link_ms: f64,
+    pub(super) added_ms_per_hop: Option<f64>,
+    pub(super) not_compute: Option<f64>,
+    pub(super) bound_tokens_per_second: f64,
+    pub(super) bound_by: String,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Rival {
     pub(super) name: String,
     pub(super) work: String,
@@ -359,6 +415,13 @@ mod tests {
             "ops": [{"op": "qkv", "ops": 2, "dispatches": 2, "us": 1.0, "bytes": 3}], "dispatches": 2, "sum_us": 1.0,
             "token_us": 1.5}"#;
         assert!(matches!(raw("c", kernels).unwrap().report, Report::Kernels(report) if report.ops.len() == 1));
+        let parts = r#"{"model": "m", "weights": "f16", "device": "d", "position": 1, "limit_bytes_per_second": 9.0,
+            "parts": [{"op": "qkv", "ops": 2, "us": 1.0, "bytes": 3, "limit_us": 0.5}], "exchanges": 12,
+            "exchange_us": 2.0, "unwaited_exchange_us": 1.5, "unwaited_us": 2.0, "token_us": 3.0}"#;
+        assert!(matches!(raw("c", parts).unwrap().report, Report::LoopParts(report) if report.exchanges == 12));
+        let pipeline = r#"{"model": "m", "weights": "f16", "wire": "q8", "stages": 2, "threads": null, "round_trip_ms": 20.0,
+            "up_mbit_per_s": null, "predicted_ms": 4.0, "off": 0.1, "arms": []}"#;
+        assert!(matches!(raw("c", pipeline).unwrap().report, Report::Pipeline(report) if report.stages == 2));
         assert!(raw("c", r#"{"something": 1}"#).is_err());
         assert!(raw("", DECODE).is_err());
     }

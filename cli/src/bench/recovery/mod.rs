@@ -164,7 +164,7 @@ impl<'a> Bench<'a> {
                 speculate: 0,
             }
         };
-        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), fleet: Fleet::new(&args.device)? })
+        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), fleet: Fleet::new(&args.device, None)? })
     }
 
     /// One chain, and for each node that is killed another one comes as the next spare. Also gives the longest gap of texts
@@ -264,7 +264,7 @@ impl<'a> Bench<'a> {
     }
 
     async fn start(&self, server: &Server, nodes: &mut Nodes, name: String) -> Result<()> {
-        let node = self.fleet.join(server, &name).await?;
+        let node = self.fleet.join(server, server.tcp(), &name).await?;
         nodes.push((name, node));
         Ok(())
     }
