@@ -176,13 +176,13 @@ pub(super) fn parts(format: WeightFormat) -> usize {
 }
 
 /// WebGPU's workgroups have so many threads at most.
-const MOST_THREADS: u32 = 256;
+pub(super) const MOST_THREADS: u32 = 256;
 
 /// Threads of a workgroup where nothing was measured.
-const USUAL_THREADS: u32 = 128;
+pub(super) const USUAL_THREADS: u32 = 128;
 
 /// Threads that fill a large GPU (132 multiprocessors of 1,024): below, rows are divided among more threads.
-const BUSY_THREADS: u32 = 1 << 17;
+pub(super) const BUSY_THREADS: u32 = 1 << 17;
 
 #[cfg(test)]
 mod tests {

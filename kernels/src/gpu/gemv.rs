@@ -3,8 +3,8 @@
 use syn1_model::plan::Gemv;
 use syn1_model::spec::{Activation, NormKind};
 
-use super::division::{Division, Room, chunks, parts};
-use super::launch::{Binds, Grid, Launch, Shot, Tiled};
+use super::division::{BUSY_THREADS, Division, MOST_THREADS, Room, USUAL_THREADS, chunks, parts};
+use super::launch::{Binds, Grid, Launch, Several, Shot, TILES, Tiled};
 use super::matmul::Tile;
 use super::memory::View;
 use super::shader::{File, Kernel, Kernels, stored};
@@ -87,8 +87,8 @@ impl Epilogue {
 pub(super) struct Product {
     /// For one token row.
     pub(super) one: Kernel,
-    /// For several token rows.
-    pub(super) many: Option<Kernel>,
+    /// For several token rows, by tiles of so many as [`TILES`] says.
+    pub(super) many: Option<[Kernel; TILES.len()]>,
     /// For many token rows.
     pub(super) tiled: Option<Kernel>,
     /// The matrix's windows.
@@ -105,8 +105,8 @@ pub(super) struct ProductWindow {
     pub(super) shape: GemvShape,
     /// The grid for one token row.
     pub(super) one: Grid,
-    /// The grid for several token rows.
-    pub(super) many: Grid,
+    /// The grids for several token rows.
+    pub(super) many: [Grid; TILES.len()],
     /// The grid for many token rows.
     pub(super) tiled: Grid,
 }
@@ -114,7 +114,10 @@ pub(super) struct ProductWindow {
 impl ProductWindow {
     /// The dispatch of this window of `product` with the bind group `binds`, for any number of token rows.
     pub(super) fn launch(&self, product: &Product, binds: Binds) -> Launch {
-        let many = product.many.as_ref().map(|many| Shot::new(many, self.many));
+        let several = |kernels: &[Kernel; TILES.len()]| Several {
+            shots: std::array::from_fn(|number| Shot::new(&kernels[number], self.many[number])),
+        };
+        let many = product.many.as_ref().map(several);
         let tiled = product.tiled.as_ref().map(|tiled| Tiled { shot: Shot::new(tiled, self.tiled), binds: None });
         Launch { one: Shot::new(&product.one, self.one), many, tiled, binds }
     }
@@ -131,21 +134,18 @@ impl Product {
         many: bool,
         window_bytes: u64,
     ) -> Self {
-        let mut threads = Threads::new(kernels.subgroup_sizes());
-        if kernels.on_few_threads() {
-            threads = threads.alone();
-        }
+        let threads = Threads::of_tiles(kernels, gemv);
         let one = one_row(kernels, gemv, epilogue, division);
         let tile = Tile::of_numbers();
         let tiled = many.then(|| tile.kernel(kernels, gemv, epilogue));
-        let many = many.then(|| several_rows(kernels, gemv, epilogue, threads));
+        let many = many.then(|| threads.map(|threads| several_rows(kernels, gemv, epilogue, threads)));
         let mut block_base = 0;
         let mut windows = Vec::new();
         for window in weights.windows(&gemv.matrix, window_bytes) {
             let (rows, blocks) = (window.rows, division.blocks(window.rows));
             let shape = GemvShape { blocks, block_base, ..GemvShape::of(gemv, &window) };
             block_base += blocks;
-            let (one, many, tiled) = (Grid::tiles(blocks, 1), threads.grid(rows), tile.grid(rows));
+            let (one, many, tiled) = (Grid::tiles(blocks, 1), threads.map(|t| t.grid(rows)), tile.grid(rows));
             windows.push(ProductWindow { weights: window.view, shape, one, many, tiled });
         }
         Self { one, many, tiled, windows, views: views(weights, gemv) }
@@ -159,14 +159,15 @@ impl Product {
         epilogue: Epilogue,
         window_bytes: u64,
     ) -> Self {
-        let threads = Threads::new(kernels.subgroup_sizes());
-        let kernel = several_rows(kernels, gemv, epilogue, threads);
+        let threads = Threads::of_tiles(kernels, gemv);
+        let many = threads.map(|threads| several_rows(kernels, gemv, epilogue, threads));
         let windows = weights.windows(&gemv.matrix, window_bytes).into_iter().map(|window| {
-            let grid = threads.grid(window.rows);
+            let grids = threads.map(|threads| threads.grid(window.rows));
             let shape = GemvShape::of(gemv, &window);
-            ProductWindow { weights: window.view, shape, one: grid, many: grid, tiled: grid }
+            ProductWindow { weights: window.view, shape, one: grids[0], many: grids, tiled: grids[0] }
         });
-        Self { one: kernel, many: None, tiled: None, windows: windows.collect(), views: views(weights, gemv) }
+        let (one, windows) = (many[0].clone(), windows.collect());
+        Self { one, many: Some(many), tiled: None, windows, views: views(weights, gemv) }
     }
 
     /// Workgroups of all windows, for one token row.
@@ -224,17 +225,18 @@ fn one_row(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, division:
 fn several_rows(kernels: &mut Kernels<'_>, gemv: &Gemv, epilogue: Epilogue, threads: Threads) -> Kernel {
     let norm = if gemv.norm.is_some() { "NORM" } else { "PLAIN" };
     let (format, unit) = stored(gemv.matrix.format);
-    let mut tags = vec![norm, format, "FULL"];
+    let mut tags = vec![norm, format, "FULL", TILE_TAGS[threads.tile]];
     tags.extend_from_slice(epilogue.tags());
-    let all = threads.lanes * threads.groups;
+    let (all, chunks) = (threads.lanes * threads.groups, (gemv.matrix.stride / 8) as u32);
     let parts = kernels.subgroup_sizes().map_or(all, |(smallest, _)| all.div_ceil(smallest));
     let mut overrides = vec![
-        ("CHUNKS", (gemv.matrix.stride / 8) as f64),
+        ("CHUNKS", f64::from(chunks)),
         ("ROW", (gemv.matrix.row_bytes() / unit) as f64),
         ("LANES", f64::from(threads.lanes)),
         ("GROUPS", f64::from(threads.groups)),
         ("THREADS", f64::from(all)),
-        ("SUMS", f64::from(TILE * parts)),
+        ("ROUNDS", f64::from(chunks.div_ceil(threads.lanes))),
+        ("SUMS", f64::from(TILES[threads.tile] * parts)),
         ("CENTER", gemv.norm.map_or(0.0, |folded| center(folded.norm.kind))),
     ];
     overrides.extend(epilogue.overrides());
@@ -253,29 +255,47 @@ struct Threads {
     lanes: u32,
     /// Such groups in a workgroup.
     groups: u32,
+    /// Which of [`TILES`].
+    tile: usize,
 }
 
 impl Threads {
-    /// Sums of eight token rows must fit 16 KiB of workgroup memory, and a group of threads must hold whole subgroups.
-    fn new(subgroups: Option<(u32, u32)>) -> Self {
-        let lanes = subgroups.map_or(32, |(_, largest)| largest.max(32));
-        let threads = if subgroups.is_some() { 128 } else { 64 };
-        Self { lanes, groups: (threads / lanes).max(1) }
+    /// Those for `gemv`, for each of [`TILES`].
+    fn of_tiles(kernels: &Kernels<'_>, gemv: &Gemv) -> [Self; TILES.len()] {
+        let subgroups = kernels.subgroup_sizes();
+        std::array::from_fn(|tile| match kernels.on_few_threads() {
+            true => Self::alone(tile),
+            false => Self::new(subgroups, gemv.matrix.rows, gemv.matrix.stride, tile),
+        })
     }
 
-    /// The same with as few threads for each four rows as finish them: one that decodes waits for no other.
-    fn alone(self) -> Self {
-        Self { lanes: TILE, groups: ALONE.min(64 / TILE) }
+    /// As for one token row: enough threads to keep many loads on their way, but the fewer the more sums they have to add up
+    /// over the group. A group of threads must hold whole subgroups, and all sums must fit 16 KiB of workgroup memory.
+    fn new(subgroups: Option<(u32, u32)>, rows: usize, stride: usize, tile: usize) -> Self {
+        let most = if subgroups.is_some() { MOST_THREADS } else { 512 / TILES[tile] };
+        let (chunks, quads) = ((stride / 8) as u32, rows.div_ceil(4) as u32);
+        let busy = BUSY_THREADS * TILES[0] / TILES[tile];
+        let mut lanes = subgroups.map_or(32, |(_, largest)| largest.max(32));
+        while lanes < chunks && 2 * lanes <= most && quads.saturating_mul(lanes) < busy {
+            lanes *= 2;
+        }
+        Self { lanes, groups: (USUAL_THREADS.min(most) / lanes).max(1), tile }
+    }
+
+    /// As few threads for each four rows as finish them: one that decodes waits for no other.
+    fn alone(tile: usize) -> Self {
+        let lanes = TILES[tile];
+        Self { lanes, groups: ALONE.min(64 / lanes), tile }
     }
 
     /// The grid for `rows` rows of a matrix.
     fn grid(self, rows: usize) -> Grid {
-        Grid::tiles((rows as u32).div_ceil(4 * self.groups), TILE)
+        Grid::tiles((rows as u32).div_ceil(4 * self.groups), TILES[self.tile])
     }
 }
 
-/// Token rows per tile of gemv_rows.wgsl.
-const TILE: u32 = 8;
+/// The tags of [`TILES`].
+const TILE_TAGS: [&str; TILES.len()] = ["T2", "T4", "T8"];
 
 /// Groups of a workgroup at most where threads are the turns of a loop: few, so that small matrices are work for all cores.
 pub(super) const ALONE: u32 = 16;
@@ -287,18 +307,28 @@ mod tests {
     #[test]
     fn a_workgroup_for_several_rows_fits_webgpus_smallest_device_and_holds_whole_subgroups() {
         for subgroups in [None, Some((4, 8)), Some((32, 32)), Some((64, 128))] {
-            let threads = Threads::new(subgroups);
-            let alone = Some(threads.alone()).filter(|_| subgroups.is_none());
-            for threads in [threads].into_iter().chain(alone) {
-                assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
-                assert!(threads.lanes.is_power_of_two());
-                assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");
-                assert!(TILE * threads.groups <= threads.lanes * threads.groups);
-                // 24 bytes a sum: four outputs and two statistics.
-                let parts = subgroups.map_or(1, |(smallest, _)| smallest);
-                assert!(TILE * threads.lanes * threads.groups / parts * 24 <= 16_384, "{threads:?}");
+            for (rows, stride) in [(96, 96), (768, 3072), (2048, 2048), (128_256, 2048), (2048, 8192)] {
+                for (tile, tokens) in TILES.into_iter().enumerate() {
+                    let alone = Some(Threads::alone(tile)).filter(|_| subgroups.is_none());
+                    for threads in [Threads::new(subgroups, rows, stride, tile)].into_iter().chain(alone) {
+                        assert!(threads.lanes * threads.groups <= 256, "{threads:?}");
+                        assert!(threads.lanes.is_power_of_two());
+                        assert!(subgroups.is_none_or(|(_, largest)| threads.lanes % largest == 0), "{threads:?}");
+                        assert!(tokens <= threads.lanes, "{threads:?} cannot finish all outputs");
+                        // 24 bytes a sum: four outputs and two statistics.
+                        let parts = subgroups.map_or(1, |(smallest, _)| smallest);
+                        assert!(tokens * threads.lanes * threads.groups / parts * 24 <= 16_384, "{threads:?}");
+                    }
+                }
             }
         }
+    }
+
+    #[test]
+    fn few_rows_of_a_matrix_get_more_threads_each() {
+        let subgroups = Some((32, 32));
+        let lanes = |rows, tile| Threads::new(subgroups, rows, 2048, tile).lanes;
+        assert!((0..TILES.len()).all(|tile| lanes(2048, tile) > lanes(128_256, tile)));
     }
 
     #[test]

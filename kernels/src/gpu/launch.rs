@@ -11,12 +11,17 @@ use super::shader::Kernel;
 pub(super) struct Launch {
     /// For one token row.
     pub(super) one: Shot,
-    /// For several token rows, where that is another pipeline.
-    pub(super) many: Option<Shot>,
+    /// For several token rows, where those are other pipelines.
+    pub(super) many: Option<Several>,
     /// For [`MANY`] token rows and more, where that is yet another.
     pub(super) tiled: Option<Tiled>,
     /// Its bind group.
     pub(super) binds: Binds,
+}
+
+/// Pipelines for several token rows, by [`TILES`].
+pub(super) struct Several {
+    pub(super) shots: [Shot; TILES.len()],
 }
 
 /// What many token rows need.
@@ -81,7 +86,8 @@ pub(super) struct PerSlot {
 impl Launch {
     /// Records the dispatch for a step of `extent` of the request with the bind groups `slot`.
     pub(super) fn record(&self, pass: &mut ComputePass<'_>, slot: &[BindGroup], extent: Extent) {
-        let several = self.many.as_ref().filter(|_| extent.tokens > 1).unwrap_or(&self.one);
+        let several = self.many.as_ref().filter(|_| extent.tokens > 1);
+        let several = several.map_or(&self.one, |several| several.shot(extent.tokens));
         let (shot, binds) = match &self.tiled {
             Some(Tiled { shot, binds }) if extent.tokens >= MANY => (shot, binds.as_ref().unwrap_or(&self.binds)),
             _ => (several, &self.binds),
@@ -102,6 +108,18 @@ impl Launch {
     pub(super) fn runs(&self, extent: Extent) -> bool {
         self.one.grid.workgroups(extent).is_some()
     }
+}
+
+impl Several {
+    /// That of the smallest tile that holds `tokens` token rows, or of the largest.
+    fn shot(&self, tokens: u32) -> &Shot {
+        &self.shots[tile_of(tokens)]
+    }
+}
+
+/// Which of [`TILES`] takes `tokens` token rows.
+fn tile_of(tokens: u32) -> usize {
+    TILES.iter().position(|&tile| tokens <= tile).unwrap_or(TILES.len() - 1)
 }
 
 impl Extent {
@@ -151,6 +169,9 @@ impl PerSlot {
     }
 }
 
+/// Token rows of a tile where products for several token rows go by tiles: what a tile lacks is multiplied all the same.
+pub(super) const TILES: [u32; 3] = [2, 4, 8];
+
 /// From this many token rows on, products and attention go by tiles. A tile's way through a long row of inputs takes as long
 /// for few token rows as for many, and eight rows at a time are faster up to four times that.
 pub(super) const MANY: u32 = 33;
@@ -178,6 +199,12 @@ mod tests {
             assert_eq!(grid.workgroups(Extent::new(0, tokens)), Some([7, 2, tiles]));
         }
         assert_eq!(Grid::Tokens { each: 5 }.workgroups(Extent::new(0, 3)), Some([5, 3, 1]));
+    }
+
+    #[test]
+    fn several_token_rows_go_by_the_smallest_tile_that_holds_them() {
+        let tiles = [2, 3, 4, 5, 8, 9, 32].map(|tokens| TILES[tile_of(tokens)]);
+        assert_eq!(tiles, [2, 4, 4, 8, 8, 8, 8]);
     }
 
     #[test]

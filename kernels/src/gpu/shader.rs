@@ -313,7 +313,9 @@ mod tests {
                     ["W32", "W16", "W8", "W4"].into_iter().flat_map(|w| ["NORM", "PLAIN"].map(|n| (w, n)))
                 {
                     for result in results {
-                        all.push((File::GemvRows, [&[twin, kv, weights, norm, "FULL"], result].concat()));
+                        for tile in ["T2", "T4", "T8"] {
+                            all.push((File::GemvRows, [&[twin, kv, weights, norm, "FULL", tile], result].concat()));
+                        }
                     }
                     let divided = ["Q1", "Q2"].into_iter().flat_map(|q| ["STAGED", "DIRECT"].map(|s| (q, s)));
                     for (quads, inputs) in divided {
