@@ -17,6 +17,7 @@ use crate::{cargo, root};
 /// A running coordinator. Dropping it ends it.
 pub(crate) struct Coordinator {
     child: Child,
+    args: Vec<String>,
     said: Said,
     /// Its keys, and those of its nodes.
     folder: tempfile::TempDir,
@@ -46,12 +47,24 @@ impl Coordinator {
         let args: Vec<String> = always.iter().chain(more).map(|&arg| arg.to_owned()).collect();
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         let (child, said) = spawn(&args, folder.path(), ["127.0.0.1:0"; 2])?;
-        Ok(Self { child, said, folder })
+        Ok(Self { child, args, said, folder })
+    }
+
+    /// Ends it and starts it anew where it was: the same addresses, the same keys.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        end(&mut self.child);
+        (self.child, self.said) = spawn(&self.args, self.folder.path(), [&self.said.http, &self.said.tcp])?;
+        Ok(())
     }
 
     /// The address of one of its paths.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.said.scheme, self.said.http)
+    }
+
+    /// `127.0.0.1:PORT` of its HTTP server.
+    pub(crate) fn http(&self) -> &str {
+        &self.said.http
     }
 
     /// A native node, by `tcp://`.
