@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 use crate::bench::block_on;
 use crate::model::Prepared;
 use crate::options::DeviceOptions;
-use crate::swarm::PREFILL_ROWS;
 
 /// An engine on a thread of its own.
 pub(crate) struct Alone {
@@ -65,9 +64,10 @@ impl Alone {
             let _over = over;
             match engine(&prepared, &options, for_long) {
                 Ok(Some((device, mut engine))) => {
+                    let rows = device.prompt_rows();
                     let _ = ready.send(Ok(Some(device)));
                     while let Ok((ask, updates)) = asked.recv() {
-                        answer(&mut engine, &prepared, &ask, &updates);
+                        answer(&mut engine, &prepared, &ask, rows, &updates);
                     }
                 }
                 // Nobody listens any more where the program is about to end.
@@ -114,7 +114,7 @@ fn engine(prepared: &Prepared, options: &DeviceOptions, for_long: bool) -> Resul
     let config = EngineConfig {
         max_positions: prepared.max_positions,
         slots: 1,
-        max_rows: PREFILL_ROWS.min(prepared.max_positions),
+        max_rows: device.prompt_rows().min(prepared.max_positions),
     };
     let needed = prepared.bytes();
     if device.memory_bytes(needed)? < needed {
@@ -126,11 +126,11 @@ fn engine(prepared: &Prepared, options: &DeviceOptions, for_long: bool) -> Resul
     Ok(Some((device, engine)))
 }
 
-/// Answers a request; its last update says how it ended.
-fn answer(engine: &mut AnyEngine, prepared: &Prepared, ask: &Generate, updates: &UnboundedSender<Update>) {
+/// Answers a request, whose prompt goes through in steps of `rows` tokens; its last update says how it ended.
+fn answer(engine: &mut AnyEngine, prepared: &Prepared, ask: &Generate, rows: usize, updates: &UnboundedSender<Update>) {
     let end = match engine.open() {
         Ok(slot) => {
-            let end = block_on(generate(engine, Decode::greedy(slot, 0, 0, 0), prepared, ask, updates));
+            let end = block_on(generate(engine, Decode::greedy(slot, 0, 0, 0), prepared, ask, rows, updates));
             engine.close(slot);
             end
         }
@@ -149,17 +149,18 @@ async fn generate(
     empty: Decode<'_>,
     prepared: &Prepared,
     ask: &Generate,
+    rows: usize,
     updates: &UnboundedSender<Update>,
 ) -> Result<Option<Finished>, String> {
     let begun = Instant::now();
     let failed = |error: EngineError| error.to_string();
     let sampler = sampler(&ask.sampling).ok_or("the device's sampler has neither min-p nor a repetition penalty")?;
     let (&token, front) = ask.prompt.split_last().ok_or("the prompt is empty")?;
-    for (index, part) in front.chunks(PREFILL_ROWS).enumerate() {
+    for (index, part) in front.chunks(rows).enumerate() {
         if updates.is_closed() {
             return Ok(None);
         }
-        let position = index * PREFILL_ROWS;
+        let position = index * rows;
         let step = Step { slot: empty.slot, position, input: Input::Tokens(part), wanted: part.len() };
         engine.run(step, &mut Vec::new()).await.map_err(failed)?;
     }
@@ -192,7 +193,7 @@ async fn generate(
     let decode = Decode { position: front.len(), token, count, stop: &stop, sampler, ..empty };
     engine.decode(decode, sink).await.map_err(failed)?;
     figures.tokens = text.tokens();
-    figures.compute = figures.total.saturating_sub(figures.coordinator);
+    figures.compute = Some(figures.total.saturating_sub(figures.coordinator));
     let end: Option<(String, Finish)> = end?;
     Ok(end.map(|(text, reason)| Finished { text, reason, figures }))
 }

@@ -75,8 +75,8 @@ struct Timings {
     first_token_ms: f64,
     total_ms: f64,
     tokens_per_second: Option<f64>,
-    compute_ms: f64,
-    wire_ms: f64,
+    compute_ms: Option<f64>,
+    wire_ms: Option<f64>,
     coordinator_ms: f64,
     /// Tokens guessed ahead, and how many of them were right.
     guessed: usize,
@@ -183,6 +183,10 @@ pub(crate) async fn stream(updates: impl Into<Updates>, echo: bool, as_text: boo
                 answer.push_str(&end.text);
                 return Ok(Answer { ids, text: answer, end });
             }
+            Update::Again if echo => {
+                bail!("a node computed garbage, and part of this text came of it: repeat the request")
+            }
+            Update::Again => (ids, answer) = (Vec::new(), String::new()),
             Update::Failed(why) => bail!(why),
         }
     }
@@ -198,7 +202,8 @@ fn figures_line(figures: &Figures, wire: Option<&WireReport>, nodes: usize, ask:
         guessed => format!(", {} of {guessed} guesses right", figures.accepted),
     };
     let seed = if sampling.temperature > 0.0 { format!(", seed {}", sampling.seed) } else { String::new() };
-    let (tokens, first, compute) = (figures.tokens, ms(figures.first_token), ms(figures.compute));
+    let (tokens, first) = (figures.tokens, ms(figures.first_token));
+    let compute = ms(figures.compute.unwrap_or_default());
     let Some(wire) = wire else {
         let text = ms(figures.coordinator);
         return format!(
@@ -211,7 +216,7 @@ fn figures_line(figures: &Figures, wire: Option<&WireReport>, nodes: usize, ask:
         if nodes == 1 { "" } else { "s" },
         wire.bytes_per_token,
         wire.form,
-        ms(figures.wire()),
+        ms(figures.wire().unwrap_or_default()),
         ms(figures.coordinator),
     )
 }
@@ -236,8 +241,8 @@ fn timings(figures: &Figures) -> Timings {
         first_token_ms: ms(figures.first_token),
         total_ms: ms(figures.total),
         tokens_per_second: figures.tokens_per_second(),
-        compute_ms: ms(figures.compute),
-        wire_ms: ms(figures.wire()),
+        compute_ms: figures.compute.map(ms),
+        wire_ms: figures.wire().map(ms),
         coordinator_ms: ms(figures.coordinator),
         guessed: figures.guessed,
         accepted: figures.accepted,

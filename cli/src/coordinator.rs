@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::server::Server;
 use syn1_identity::Key;
 
@@ -15,6 +16,7 @@ use crate::front::{self, FrontOptions};
 use crate::keys;
 use crate::machine::reachable;
 use crate::model;
+use crate::open_files;
 use crate::options::{ModelOptions, WireOptions};
 use crate::progress::SwarmProgress;
 use crate::show;
@@ -55,21 +57,47 @@ pub(crate) struct Args {
     nodes: Option<u16>,
     #[command(flatten)]
     wire: WireOptions,
-    /// Requests that run at the same time
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Requests that run at the same time: their tokens share what is read of the weights, and each takes a KV cache
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: u16,
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Where is kept what outlives a restart: which nodes were here and what they measured, where the layers lay, join codes,
+    /// and who is quarantined [default: a folder for this --http port among the user's data; none for port 0]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
     /// Let the nodes with these keys join, and with a --join-code those that know it; `syn1 node` prints its own. Text
     /// has keys of its own (--api-key), and only --tls encrypts [default: any node, or any with the join code]
     #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',')]
     allow: Vec<Key>,
+    /// Keep KV caches of answered requests for prompts that begin with the same tokens: of the same API key (or address),
+    /// of everybody, or not at all. How fast an answer begins tells whether its beginning was asked lately
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t = Prefixes::Own)]
+    prefix_cache: Prefixes,
     #[command(flatten)]
     access: AccessOptions,
     /// Print what happens as JSON lines: addresses, then the state of the swarm at each change
     #[arg(long)]
     json: bool,
+}
+
+/// Who takes over the KV caches of requests that are over.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Prefixes {
+    Own,
+    Shared,
+    Off,
+}
+
+impl From<Prefixes> for PrefixCache {
+    fn from(whose: Prefixes) -> Self {
+        match whose {
+            Prefixes::Own => Self::Own,
+            Prefixes::Shared => Self::Shared,
+            Prefixes::Off => Self::Off,
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args) -> Result<()> {
@@ -84,7 +112,11 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     config.front = args.front.front(args.http, args.tcp, !args.allow.is_empty())?;
     (config.tcp, config.http, config.allow) = (args.tcp, args.http, args.allow);
     config.access = args.access.access()?;
+    let usual = || Some(keys::data_dir()?.join(format!("coordinator-{}", args.http.port())));
+    config.state = args.state.or_else(|| usual().filter(|_| args.http.port() != 0));
+    config.core.prefix_cache = args.prefix_cache.into();
     let warning = access::warning(&config.access, args.http);
+    open_files::allow_up_to(FILES)?;
     let server = Server::start(config)?;
     let mut events = server.events();
     let mut link = server.join_link();
@@ -137,3 +169,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     anyhow::bail!("the coordinator's event loop ended")
 }
+
+/// A file for each link and each HTTP connection that a coordinator takes at most, and some beside them.
+const FILES: usize = 17_500;

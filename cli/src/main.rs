@@ -1,7 +1,8 @@
-//! The one command people type: `syn1 demo | generate | chat | coordinator | node | pull | split | bench | doctor`.
+//! The one command people type: `syn1 demo | generate | chat | coordinator | code | quarantine | node | plan | pull | split | bench | doctor`.
 #![forbid(unsafe_code)]
 
 mod access;
+mod admin;
 mod alone;
 mod answer;
 mod bench;
@@ -21,7 +22,9 @@ mod machine;
 mod model;
 mod node;
 mod node_event;
+mod open_files;
 mod options;
+mod plan;
 mod progress;
 mod pull;
 mod show;
@@ -61,8 +64,14 @@ enum Command {
     Chat(chat::Args),
     /// Serve a model: nodes and browsers join by TCP or HTTP, people and programs ask by HTTP.
     Coordinator(coordinator::Args),
+    /// Show, make and revoke the codes that let nodes join a running coordinator.
+    Code(admin::CodeArgs),
+    /// Show and release nodes that a running coordinator keeps out for what they computed.
+    Quarantine(admin::QuarantineArgs),
     /// Join a coordinator and compute some of its layers.
     Node(node::Args),
+    /// Say who takes which layers, what a token takes, and why: of a coordinator, or of devices in a file.
+    Plan(plan::Args),
     /// Carry a microcontroller at the end of a serial line to a coordinator.
     Bridge(bridge::Args),
     /// Cut a Hugging Face model into content-addressed shards.
@@ -113,7 +122,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Generate(args) => generate::run(args).await,
         Command::Chat(args) => chat::run(args).await,
         Command::Coordinator(args) => coordinator::run(args).await,
+        Command::Code(args) => admin::code(args).await,
+        Command::Quarantine(args) => admin::quarantine(args).await,
         Command::Node(args) => node::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
         Command::Bridge(args) => bridge::run(args).await,
         Command::Split(args) => split::run(args).await,
         Command::Pull(args) => pull::run(args).await,

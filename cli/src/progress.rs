@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use syn1_coordinator::placement::size;
-use syn1_coordinator::update::Event;
+use syn1_coordinator::update::{Event, Evidence};
 use syn1_model::split::Progress;
 
 use crate::show;
@@ -158,6 +158,7 @@ fn describe(event: &Event) -> String {
             let parts = parts.iter().map(|(node, layers)| format!("{node} {}..{}", layers.start, layers.end));
             format!("layers: {}", parts.collect::<Vec<_>>().join(", "))
         }
+        Event::Rebalanced { why } => format!("layers move: {why}"),
         Event::Unplaced { why, .. } => format!("not placed yet: {why}"),
         Event::Packing { format, needed_bytes, why } => format!("{why}: packing {format} ({})", size(*needed_bytes)),
         Event::Loading { node, done_bytes, total_bytes } => {
@@ -167,8 +168,23 @@ fn describe(event: &Event) -> String {
         Event::Loaded { node, fetched_bytes } => {
             format!("{node} has its shard, {} came over the network", size(*fetched_bytes))
         }
+        Event::Disputed { node, checker, evidence } => {
+            format!("{node} and {checker} do not agree about {}: a third node is asked", describe_evidence(evidence))
+        }
+        Event::Quarantined { node, against: [one, other], evidence } => format!(
+            "{node} is quarantined, since {one} and {other} agree against it about {}",
+            describe_evidence(evidence)
+        ),
         Event::Ready { token_ms } => format!("ready: a token went through every layer in {token_ms:.1} ms"),
     }
+}
+
+/// What two nodes do not agree about, in words.
+fn describe_evidence(evidence: &Evidence) -> String {
+    let Evidence { layers: (first, end), request, position, error, allowed } = evidence;
+    format!(
+        "layers {first}..{end} of request {request} at position {position}: {error:.3} apart where {allowed:.3} is possible"
+    )
 }
 
 /// Nodes tell how far they are twice a second; a page of that hides what matters.

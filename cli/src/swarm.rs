@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use syn1_coordinator::access::Access;
+use syn1_coordinator::access::{Access, Client};
 use syn1_coordinator::core::{Core, CoreConfig};
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::{Policy, Unplaced};
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::update::Event;
@@ -38,8 +39,19 @@ pub(crate) struct Swarm {
 impl Swarm {
     /// Starts a coordinator on free ports and `nodes` nodes that join it over TCP.
     pub(crate) fn start(prepared: &Prepared, nodes: usize, device: &DeviceOptions, wire: &Wire) -> Result<Self> {
+        Self::with_slots(prepared, nodes, 1, device, wire)
+    }
+
+    /// The same for `slots` requests at a time.
+    pub(crate) fn with_slots(
+        prepared: &Prepared,
+        nodes: usize,
+        slots: usize,
+        device: &DeviceOptions,
+        wire: &Wire,
+    ) -> Result<Self> {
         let keys = Keys::generate()?;
-        let server = Server::start(server_config(prepared, Policy::Exactly(nodes), wire, 1, keys.clone()))?;
+        let server = Server::start(server_config(prepared, Policy::Exactly(nodes), wire, slots, keys.clone()))?;
         let events = server.events();
         let (stop, stopped) = watch::channel(false);
         let device_line = Arc::new(OnceLock::new());
@@ -158,7 +170,7 @@ pub(crate) fn check_nodes(prepared: &Prepared, nodes: usize) -> Result<(), Unpla
 pub(crate) fn check_ask(prepared: &Prepared, ask: &Generate) -> Result<()> {
     let wire = Wire::everywhere(Form::plain(Codec::F16));
     let mut core = Core::new(core_config(prepared, Policy::Auto, &wire, 1));
-    core.submit(Duration::ZERO, ask.clone()).map(drop).map_err(anyhow::Error::msg)
+    core.submit(Duration::ZERO, Client::Local, ask.clone()).map(drop).map_err(anyhow::Error::msg)
 }
 
 /// A coordinator for `prepared` on free local ports.
@@ -180,10 +192,11 @@ pub(crate) fn server_config(
         keys,
         allow: Vec::new(),
         access: Access::default(),
+        state: None,
     }
 }
 
-fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -> CoreConfig {
+pub(crate) fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -> CoreConfig {
     CoreConfig {
         name: prepared.name.clone(),
         spec: prepared.spec.clone(),
@@ -197,6 +210,8 @@ fn core_config(prepared: &Prepared, policy: Policy, wire: &Wire, slots: usize) -
         slots,
         chunk: PREFILL_ROWS.min(prepared.max_positions),
         relay_bytes: RELAY_BYTES,
+        // What a node computed it says only when it gives a KV cache back, and a command line has one text.
+        prefix_cache: PrefixCache::Off,
         tokenizer: prepared.tokenizer.clone(),
     }
 }
@@ -218,8 +233,10 @@ async fn first_failure(nodes: &mut [JoinHandle<Result<(), HostError>>]) -> anyho
     }
 }
 
-/// Rows of a prefill chunk: enough to reuse each weight many times, few enough that a second request waits only briefly.
-pub(crate) const PREFILL_ROWS: usize = 64;
+/// Rows of a prefill chunk of a chain: enough to reuse each weight many times, few enough that every node has one while a
+/// prompt goes through, and that a second request waits only briefly. A device of its own takes more: see
+/// [`syn1_node_host::Device::prompt_rows`].
+const PREFILL_ROWS: usize = 64;
 
 /// Bytes of activations that are kept for a node's successor: sixteen requests with 4,096 positions at 1,536 bytes a row and
 /// boundary, three boundaries, and a small part of what a machine that serves a model has.

@@ -12,6 +12,7 @@ use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::server::{Packed, Server, ServerConfig};
 use syn1_coordinator::update::Event;
 use syn1_coordinator::wire::Wire;
@@ -89,6 +90,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
         slots: 1,
         chunk: 16,
         relay_bytes: 16 << 20,
+        prefix_cache: PrefixCache::Own,
         tokenizer: None,
     };
     let (shards, out) = (model.shards.path().to_owned(), smaller.clone());
@@ -109,6 +111,7 @@ async fn nodes_with_weights_on_this_machine_take_the_smaller_ones_from_there() {
         keys,
         allow,
         access: Access::default(),
+        state: None,
     })
     .unwrap();
     let mut events = server.events();

@@ -173,6 +173,7 @@ const SENTENCES = {
   refused: ({ node, why }) => `${node} was turned away: ${why}`,
   left: ({ node, why }) => `${node} left: ${why}`,
   placed: (parts) => `The layers were shared out: ${list(parts.map((part) => `${part.node} has ${layers(part.layers)}`))}`,
+  rebalanced: ({ why }) => `Layers move: ${why}`,
   unplaced: ({ why }) => `Not placed: ${why}`,
   packing: ({ format, needed_bytes, why }) => `${why}: packing ${format} (${bytes(needed_bytes)})`,
   loaded: ({ node, fetched_bytes }) =>

@@ -38,9 +38,11 @@ pub(crate) enum Realm {
 }
 
 /// Whose request it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Client {
-    /// Whoever has this key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Client {
+    /// The program that the coordinator runs in.
+    Local,
+    /// Whoever has the key with this SHA-256.
     Key([u8; 32]),
     /// Somebody at this address; of IPv6 its network, which one household has for itself.
     Address(IpAddr),
@@ -51,6 +53,7 @@ impl Access {
     pub(crate) fn realm(path: &str) -> Realm {
         match path {
             "/metrics" => Realm::Admin,
+            _ if path == "/api/admin" || path.starts_with("/api/admin/") => Realm::Admin,
             "/api/generate" => Realm::User,
             "/api/topology" | "/api/events" => Realm::State,
             _ if path == "/v1" || path.starts_with("/v1/") => Realm::User,
@@ -235,7 +238,9 @@ mod tests {
     fn text_and_figures_are_kept_apart_from_what_is_open() {
         assert_eq!(Access::realm("/v1/chat/completions"), Realm::User);
         assert_eq!(Access::realm("/api/generate"), Realm::User);
-        assert_eq!(Access::realm("/metrics"), Realm::Admin);
+        for path in ["/metrics", "/api/admin", "/api/admin/codes"] {
+            assert_eq!(Access::realm(path), Realm::Admin, "{path}");
+        }
         assert_eq!(Access::realm("/api/topology"), Realm::State);
         assert_eq!(Access::realm("/api/events"), Realm::State);
         for path in ["/", "/health", "/ready", "/shards/manifest.json", "/v1x", "/node", "/api/join"] {

@@ -7,10 +7,12 @@ use std::time::Duration;
 use syn1_core::Flags;
 use syn1_core::control::{Assign, Control};
 
+use crate::access::Client;
 use crate::core::{Action, Core, NodeId, Shard};
 use crate::heal::Broken;
 use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
-use crate::placement::{Offer, Part, Policy, Unplaced, place, predicted_ns};
+use crate::pace::Pace;
+use crate::placement::{Offer, Part, Policy, Unplaced, place};
 use crate::reason::reason;
 use crate::request::Generate;
 use crate::sample::Sampling;
@@ -20,7 +22,6 @@ use crate::update::{Event, Update};
 pub(crate) struct Chain {
     pub(crate) parts: Vec<(NodeId, Range<usize>)>,
     pub(crate) loaded: BTreeSet<NodeId>,
-    pub(crate) predicted_ns: u64,
     /// Why it is as it is, for people.
     pub(crate) reason: String,
     pub(crate) ready: bool,
@@ -32,6 +33,8 @@ pub(crate) struct Chain {
     pub(crate) chunk: usize,
     /// The most that it has been since the chain was placed: frames of so many rows may have to be sent again.
     pub(crate) widest: usize,
+    /// When it was placed.
+    pub(crate) laid: Duration,
 }
 
 impl Chain {
@@ -45,7 +48,7 @@ impl Core {
     /// Cuts the model over the nodes that are able, and tells each its layers.
     pub(crate) fn place(&mut self, now: Duration) {
         self.place_at = None;
-        if !self.may_place() {
+        if !self.may_place() || self.returns(now) {
             return;
         }
         let (ids, offers) = self.able(0);
@@ -71,15 +74,14 @@ impl Core {
 
     /// Why parts that were placed by `policy` lie where they lie.
     pub(crate) fn reason(&self, policy: Policy, ids: &[NodeId], offers: &[Offer], parts: &[Part]) -> String {
-        let format = self.config.format;
-        reason(policy, (format, self.demand(format).bytes()), offers, parts, |node| self.name(ids[node]))
+        reason(policy, &self.demand(self.config.format), offers, parts, |node| self.name(ids[node]))
     }
 
     /// Makes a chain of these parts, or the one there is into one of them. Each node is told its layers, but for those that
     /// hold or load them already: their KV caches stay.
     pub(crate) fn lay(&mut self, now: Duration, ids: &[NodeId], offers: &[Offer], parts: Vec<Part>, reason: String) {
+        self.drop_parked();
         self.generation = self.generation.wrapping_add(1);
-        let predicted_ns = predicted_ns(offers, &parts);
         let slowest_ns = parts.iter().map(|part| offers[part.node].layer_ns.saturating_mul(part.layers.len() as u64));
         let rows = STEP_BUDGET_NS / slowest_ns.max().unwrap_or(1).max(1);
         let parts: Vec<(NodeId, Range<usize>)> = parts.into_iter().map(|part| (ids[part.node], part.layers)).collect();
@@ -105,7 +107,8 @@ impl Core {
         let most = taken.fold(self.config.chunk, usize::min).max(1);
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
         let widest = widest.max(chunk);
-        self.chain = Some(Chain { parts, loaded, predicted_ns, reason, ready: false, broken, slots, chunk, widest });
+        self.chain = Some(Chain { parts, loaded, reason, ready: false, broken, slots, chunk, widest, laid: now });
+        self.free_checkers();
         self.reroute(now, &was, &left);
         self.go_on(now);
     }
@@ -121,7 +124,7 @@ impl Core {
             max_rows: self.config.chunk.min(most).max(1) as u16,
         };
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        (node.progressed, node.done_bytes) = (now, 0);
+        (node.progressed, node.done_bytes, node.pace) = (now, 0, Pace::default());
         node.shard = Some(Shard { generation: self.generation, layers, slots: None });
         self.send(id, &Control::Assign(assign));
     }
@@ -131,7 +134,7 @@ impl Core {
         self.unplaced = self.with_unable(why);
         self.event(Event::Unplaced { why: self.unplaced.clone(), waiting });
         if !waiting {
-            let refused = self.waiting.drain(..).collect();
+            let refused = self.waiting.take(|_| true);
             self.fail_all(refused, &self.unplaced.clone());
         }
     }
@@ -169,7 +172,7 @@ impl Core {
             let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
             let proof =
                 Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
-            let proof = self.request(proof, true);
+            let proof = self.request(Client::Local, proof, true);
             self.start(now, proof);
         }
     }
@@ -188,6 +191,7 @@ impl Core {
 
     /// The chain is no more: what runs on it fails, what waits goes on waiting, and the model is placed anew.
     pub(crate) fn break_chain(&mut self, now: Duration, why: &str) {
+        self.drop_parked();
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
             let Some(request) = self.remove(id) else { continue };
             self.close(id);
@@ -195,10 +199,10 @@ impl Core {
                 self.finished(request);
             } else if !request.is_proof {
                 self.recovery.failed += 1;
-                self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
+                self.actions.push_back(Action::Update(request.told, Update::Failed(why.into())));
             }
         }
-        for request in &mut self.waiting {
+        for request in self.waiting.iter_mut() {
             request.progressed = now;
         }
         self.chain = None;

@@ -30,6 +30,11 @@ impl Code {
         Ok(Self(code))
     }
 
+    /// Capital letters and digits, without a dash.
+    pub(crate) fn plain(&self) -> &str {
+        &self.0
+    }
+
     /// Whether a text is this code. How long it takes says nothing of how much of it is right.
     pub fn is(&self, text: &str) -> bool {
         let text = normal(text);

@@ -11,17 +11,29 @@ use std::time::Duration;
 
 use syn1_core::control::{Bye, Control, Profile, Reason};
 use syn1_core::{Flags, Header, Negotiated};
+use syn1_identity::Key;
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 use syn1_model::tokenizer::Tokenizer;
 
+use crate::access::Client;
+use crate::audit::Audits;
 use crate::chain::Chain;
-use crate::limits::{LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, PLACE_SETTLE};
+use crate::limits::{
+    LOADING_EVERY, MAX_SPECULATE, MAX_STOP_BYTES, MAX_STOPS, MAX_WAITING, MAX_WAITING_EACH, PLACE_SETTLE,
+};
+use crate::pace::Pace;
 use crate::placement::{Offer, Policy};
+use crate::prefix::{Parking, PrefixCache};
+use crate::queue::{Full, Queue, Turnover};
+use crate::rebalance::Rebalance;
 use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
+use crate::return_to::ReturnTo;
+use crate::route::Asked;
+use crate::speeds::hop_ns;
 use crate::timing::Timings;
-use crate::update::{Event, Update};
+use crate::update::{Event, Evidence, Update};
 use crate::wire::Wire;
 
 /// What the coordinator serves and how.
@@ -52,6 +64,8 @@ pub struct CoreConfig {
     /// Bytes of activations that are kept at most, so that a node's successor can be fed what the node was fed. A request whose
     /// share is dropped is computed once more from its tokens when it loses a node.
     pub relay_bytes: usize,
+    /// Who takes over the KV caches of requests that are over.
+    pub prefix_cache: PrefixCache,
     /// For text, and for messages by its chat template; its end token ends texts as the model's own do. Without one only
     /// token ids come in and go out.
     pub tokenizer: Option<Tokenizer>,
@@ -72,6 +86,8 @@ pub enum Action {
     Update(u32, Update),
     /// Tell whoever watches the swarm.
     Event(Event),
+    /// A node computed garbage and is sent away: remember it, with what shows it, and do not let it in again.
+    Quarantine(NodeId, Evidence),
     /// Pack the model in this format, serve it, and answer with [`Core::packed`] or [`Core::not_packed`].
     Pack(WeightFormat),
 }
@@ -82,9 +98,22 @@ pub enum Refusal {
     /// It can never be done as it is.
     #[error("{0}")]
     Invalid(String),
-    /// It can be repeated later.
-    #[error("{0}")]
-    Busy(String),
+    /// Whoever asks has too many waiting already.
+    #[error("{why}")]
+    TooMany {
+        /// In numbers.
+        why: String,
+        /// When one more is likely to be taken.
+        retry_after: Duration,
+    },
+    /// It can be repeated later: too many wait, whoever they are, or the coordinator has ended.
+    #[error("{why}")]
+    Busy {
+        /// In numbers.
+        why: String,
+        /// When it is likely to be taken.
+        retry_after: Duration,
+    },
 }
 
 /// Nodes, chain and requests.
@@ -97,11 +126,18 @@ pub struct Core {
     pub(crate) packing: Option<WeightFormat>,
     pub(crate) place_at: Option<Duration>,
     pub(crate) generation: u32,
+    /// By their numbers on the nodes.
     pub(crate) requests: BTreeMap<u32, Request>,
-    pub(crate) waiting: VecDeque<Request>,
+    pub(crate) waiting: Queue<Request>,
+    pub(crate) turnover: Turnover,
     pub(crate) last_request: u32,
     pub(crate) last_node: u32,
     pub(crate) recovery: Recovery,
+    pub(crate) audits: Audits,
+    /// Where the layers lay before this coordinator was started.
+    pub(crate) return_to: Option<ReturnTo>,
+    pub(crate) parking: Parking,
+    pub(crate) rebalance: Rebalance,
     /// When time passed last.
     pub(crate) ticked: Duration,
     pub(crate) timings: Timings,
@@ -110,6 +146,8 @@ pub struct Core {
 
 pub(crate) struct Node {
     pub(crate) name: String,
+    /// The key that it has proven, if any.
+    pub(crate) key: Option<Key>,
     /// What its frames may carry.
     pub(crate) flags: Flags,
     /// Rows of a frame that it takes, whatever form they travel in.
@@ -121,6 +159,8 @@ pub(crate) struct Node {
     pub(crate) announced: WeightFormat,
     pub(crate) owes_profile: bool,
     pub(crate) read_bytes_per_s: u64,
+    /// Of a message and its answer, without computing; `None` before the first.
+    pub(crate) round_trip: Option<Duration>,
     /// What it was told to hold, if it may still hold it.
     pub(crate) shard: Option<Shard>,
     /// Why it takes no part, where it said so.
@@ -128,6 +168,8 @@ pub(crate) struct Node {
     /// When a data frame came from it last, and how long it takes for one at worst.
     pub(crate) heard: Duration,
     pub(crate) slowest: Duration,
+    /// What it takes for tokens and for rows of a prompt.
+    pub(crate) pace: Pace,
     /// When it last got on: joined, or had more of its shard.
     pub(crate) progressed: Duration,
     pub(crate) loading_told: Duration,
@@ -162,10 +204,15 @@ impl Core {
             place_at: None,
             generation: 0,
             requests: BTreeMap::new(),
-            waiting: VecDeque::new(),
+            waiting: Queue::new(),
+            turnover: Turnover::default(),
             last_request: 0,
             last_node: 0,
             recovery: Recovery::default(),
+            audits: Audits::default(),
+            return_to: None,
+            parking: Parking::default(),
+            rebalance: Rebalance::default(),
             ticked: Duration::ZERO,
             timings: Timings::default(),
             actions: VecDeque::new(),
@@ -188,6 +235,7 @@ impl Core {
         let id = NodeId(self.last_node);
         let node = Node {
             name: address.into(),
+            key: None,
             flags: negotiated.flags,
             max_rows: rows_a_frame(negotiated, self.config.spec.width),
             device: String::new(),
@@ -195,10 +243,12 @@ impl Core {
             announced: self.config.format,
             owes_profile: false,
             read_bytes_per_s: 0,
+            round_trip: None,
             shard: None,
             unable: None,
             heard: now,
             slowest: Duration::ZERO,
+            pace: Pace::default(),
             progressed: now,
             loading_told: Duration::ZERO,
             done_bytes: 0,
@@ -211,6 +261,13 @@ impl Core {
         }
         self.announce(now, id);
         id
+    }
+
+    /// A node has proven to have this key; told before anything else of it.
+    pub fn proven(&mut self, node: NodeId, key: Key) {
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.key = Some(key);
+        }
     }
 
     /// A control message from a node. One that was sent away is not listened to any more.
@@ -226,11 +283,14 @@ impl Core {
             Control::Loaded(loaded) if self.is_assigned(from, loaded.generation) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
+                self.measured(from, loaded.layer_ns);
+                self.unsettled(now);
                 self.loaded(now, from, loaded.slots.into());
             }
             Control::Unable(unable) if self.is_assigned(from, unable.generation) => {
                 self.unable(now, from, plain(unable.text));
             }
+            Control::Failed(failed) if self.check_failed(from, failed.request) => {}
             Control::Failed(failed) if self.is_current(from, failed.request, failed.epoch) => {
                 match self.requests.get(&failed.request) {
                     Some(request) if request.is_proof => self.unable(now, from, plain(failed.text)),
@@ -242,6 +302,9 @@ impl Core {
             }
             Control::Closed(closed) => {
                 let compute = Duration::from_micros(closed.compute_us);
+                if self.check_closed(from, closed.request, compute) {
+                    return;
+                }
                 self.timings.closed(from, closed.request, compute);
                 self.closed(now, from, closed.request, compute);
             }
@@ -256,6 +319,9 @@ impl Core {
 
     /// A data frame from a node.
     pub fn data(&mut self, now: Duration, from: NodeId, header: &Header, payload: &[u8]) {
+        if self.audited(now, from, header, payload) {
+            return;
+        }
         self.timings.answered(now, from, header, payload.len());
         let Some(node) = self.nodes.get_mut(&from) else { return };
         let heard = std::mem::replace(&mut node.heard, now);
@@ -263,14 +329,28 @@ impl Core {
         let Some(request) = self.requests.get_mut(&header.request) else { return };
         let Some(chain) = self.chain.as_ref().filter(|_| request.closing.is_none()) else { return };
         let Some(hop) = chain.parts.iter().position(|(node, _)| *node == from) else { return };
-        if let Some(asked) = request.route.asked_at(hop) {
-            node.slowest = (node.slowest * 7 / 8).max(now.saturating_sub(asked.max(heard)));
+        let asked = request.route.asked(hop).filter(|_| request.route.is_current(hop, header.epoch));
+        if let Some(asked) = &asked {
+            let took = now.saturating_sub(asked.at.max(heard));
+            node.slowest = (node.slowest * 7 / 8).max(took);
+            match asked.what {
+                Asked::Token => node.pace.token(took, asked.at >= heard),
+                Asked::Prompt(rows) => node.pace.chunk(rows, took),
+                Asked::Other => {}
+            }
         }
+        let of_prompt = asked.is_some_and(|asked| matches!(asked.what, Asked::Prompt(_)));
         request.progressed = now;
         request.figures.frames += 1;
         request.figures.bytes += (Header::LEN + payload.len()) as u64;
         match request.answer(hop, header, payload) {
-            Ok(next) => self.follow(now, header.request, next),
+            Ok(next) => {
+                if of_prompt {
+                    self.next_prompts(now, header.request);
+                }
+                self.follow(now, header.request, next);
+                self.go_on_checking(now);
+            }
             Err(what) => self.refuse(now, from, Reason::Protocol, &what),
         }
     }
@@ -286,6 +366,7 @@ impl Core {
     pub fn gone(&mut self, now: Duration, node: NodeId, why: &str) {
         let Some(gone) = self.nodes.remove(&node) else { return };
         self.timings.gone(node);
+        self.check_gone(node);
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
             self.place_at = Some(now + PLACE_SETTLE);
@@ -296,21 +377,36 @@ impl Core {
         self.lost(now, node, why);
     }
 
-    /// Takes a request; it starts when the chain is ready and a KV cache is free.
+    /// Takes a request; it starts when the chain is ready and a KV cache is free. Clients whose requests wait have their
+    /// turns, those first that have the fewest running.
     ///
     /// # Errors
     /// What is wrong with the request, or that too many wait already.
-    pub fn submit(&mut self, now: Duration, ask: Generate) -> Result<u32, Refusal> {
+    pub fn submit(&mut self, now: Duration, client: Client, ask: Generate) -> Result<u32, Refusal> {
         self.check(&ask).map_err(Refusal::Invalid)?;
-        if self.waiting.len() >= MAX_WAITING {
-            return Err(Refusal::Busy(format!("{MAX_WAITING} requests are waiting already: try again later")));
-        }
-        let mut request = self.request(ask, false);
+        self.waiting.room(&client).map_err(|full| self.turned_away(full))?;
+        let mut request = self.request(client, ask, false);
         (request.started, request.progressed) = (now, now);
         let id = request.id;
-        self.waiting.push_back(request);
+        self.waiting.push(client, request);
         self.start_waiting(now);
         Ok(id)
+    }
+
+    fn turned_away(&self, full: Full) -> Refusal {
+        let slots = self.chain.as_ref().map_or(1, |chain| chain.slots);
+        match full {
+            Full::Line => {
+                let retry_after = self.turnover.after(self.waiting.clients(), slots);
+                let why =
+                    format!("{MAX_WAITING_EACH} of your requests wait already: ask again when one of them has begun");
+                Refusal::TooMany { why, retry_after }
+            }
+            Full::All => {
+                let why = format!("{MAX_WAITING} requests wait already: ask again later");
+                Refusal::Busy { why, retry_after: self.turnover.after(1, slots) }
+            }
+        }
     }
 
     fn check(&self, ask: &Generate) -> Result<(), String> {
@@ -348,9 +444,11 @@ impl Core {
 
     /// Ends a request whose owner went away.
     pub fn cancel(&mut self, now: Duration, request: u32) {
-        self.waiting.retain(|waiting| waiting.id != request);
-        if self.remove(request).is_some() {
-            self.close(request);
+        self.waiting.take(|waiting| waiting.id == request);
+        let id = self.requests.values().find(|running| running.told == request).map(|running| running.id);
+        if let Some(gone) = id.and_then(|id| self.remove(id)) {
+            self.turnover.ended(now.saturating_sub(gone.started));
+            self.close(gone.id);
             self.start_waiting(now);
             self.go_on(now);
         }
@@ -358,9 +456,10 @@ impl Core {
 
     /// Ends every request with `why` and says goodbye to every node.
     pub fn shut_down(&mut self, why: &str) {
-        let ids: Vec<u32> = self.requests.keys().copied().chain(self.waiting.iter().map(|r| r.id)).collect();
+        let waiting = self.waiting.take(|_| true);
+        let ids: Vec<u32> = self.requests.values().chain(&waiting).map(|request| request.told).collect();
         self.requests.clear();
-        self.waiting.clear();
+        self.parking = Parking::default();
         self.recovery.kept_bytes = 0;
         for id in ids {
             self.actions.push_back(Action::Update(id, Update::Failed(why.into())));
@@ -381,7 +480,8 @@ impl Core {
         node.name = name.clone();
         node.device = plain(profile.device);
         let device = node.device.clone();
-        let offer = Offer { memory_bytes: profile.memory_bytes, layer_ns: profile.layer_ns };
+        let Profile { memory_bytes, layer_ns, .. } = *profile;
+        let offer = Offer { memory_bytes, layer_ns, hop_ns: hop_ns(node.round_trip), bytes_per_s: None };
         let known = node.offer.replace(offer).is_some();
         node.read_bytes_per_s = profile.read_bytes_per_s;
         let outdated = node.announced != self.config.format;
@@ -398,12 +498,16 @@ impl Core {
             return self.announce(now, from);
         }
         if self.chain.is_none() {
+            if self.returns(now) {
+                return;
+            }
             match self.config.policy {
                 Policy::Exactly(_) => self.place(now),
                 // Devices that join together should be judged together.
                 Policy::Auto => self.place_at = Some(now + PLACE_SETTLE),
             }
         } else {
+            self.unsettled(now);
             self.heal(now);
             self.warm(now);
         }
@@ -421,9 +525,9 @@ impl Core {
         }
     }
 
-    pub(crate) fn fail_all(&mut self, requests: VecDeque<Request>, why: &str) {
+    pub(crate) fn fail_all(&mut self, requests: Vec<Request>, why: &str) {
         for request in requests {
-            self.actions.push_back(Action::Update(request.id, Update::Failed(why.into())));
+            self.actions.push_back(Action::Update(request.told, Update::Failed(why.into())));
         }
     }
 

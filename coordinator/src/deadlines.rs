@@ -24,11 +24,12 @@ impl Core {
         self.tick_steps(now);
         self.tick_closing(now, &late);
         self.tick_heal(now);
+        self.tick_rebalance(now);
+        self.go_on_checking(now);
         let heals = self.chain.as_ref().is_some_and(|chain| chain.ready || chain.broken.is_some());
         if !heals {
             let why = format!("the model has not been ready for {} s: {}", QUEUE_TIMEOUT.as_secs(), self.waits_for());
-            let (old, young) = self.waiting.drain(..).partition(|request| late(request.progressed, QUEUE_TIMEOUT));
-            self.waiting = young;
+            let old = self.waiting.take(|request| late(request.progressed, QUEUE_TIMEOUT));
             self.fail_all(old, &why);
         }
     }
@@ -40,7 +41,7 @@ impl Core {
             later(&mut node.heard);
             later(&mut node.progressed);
         }
-        for request in self.requests.values_mut().chain(&mut self.waiting) {
+        for request in self.requests.values_mut().chain(self.waiting.iter_mut()) {
             later(&mut request.progressed);
         }
         if let Some(broken) = self.chain.as_mut().and_then(|chain| chain.broken.as_mut()) {

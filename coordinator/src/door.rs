@@ -4,15 +4,18 @@
 //! a node that joins by plain TCP needs a listed key. A node that came in by the code may come back by its key when the code
 //! has expired: a phone that was asleep should not need a new one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use syn1_identity::{Key, KeyFileError};
 
 use crate::code::Code;
-use crate::limits::{GUESS_WINDOW, GUESSES, MAX_GUESSERS, MAX_MEMBERS};
+use crate::limits::{GUESS_WINDOW, GUESSES, MAX_CODES, MAX_GUESSERS, MAX_MEMBERS};
+use crate::store::{Change, Remembered, Store};
+use crate::update::Evidence;
 
 /// The join code that nodes need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,12 +41,52 @@ pub enum JoinCode {
 pub(crate) struct Door {
     allow: Vec<Key>,
     state: Mutex<State>,
+    /// Seconds from 1970 to the coordinator's start.
+    since: u64,
+    store: Option<Arc<Store>>,
+}
+
+/// A node that computed garbage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// Its name then.
+    pub name: String,
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// What shows it.
+    pub evidence: Evidence,
+}
+
+/// A join code that is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// When it expires, in seconds since 1970.
+    pub until: u64,
+    /// Whether it is the one that the coordinator made to be shown.
+    pub shown: bool,
+}
+
+/// A join code, for whoever may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CodeView {
+    /// The code, as it is typed.
+    pub code: String,
+    /// Seconds that it still lasts.
+    pub expires_s: u64,
+    /// Whether it is the one in the link that the coordinator shows.
+    pub shown: bool,
+    /// Nodes that came in by it.
+    pub members: usize,
 }
 
 struct State {
     code: Option<Current>,
-    /// Keys that came in by a code.
-    members: HashSet<Key>,
+    /// Others that people asked for, and when they expire.
+    issued: Vec<(Code, Duration)>,
+    /// Keys that came in by a code, and by which.
+    members: HashMap<Key, String>,
+    /// Keys of nodes that computed garbage.
+    quarantined: HashMap<Key, Quarantined>,
     /// Wrong codes by address, each with the time of the first.
     guesses: HashMap<IpAddr, (Duration, u32)>,
 }
@@ -60,8 +103,8 @@ struct Current {
 pub(crate) enum Knock {
     /// It may come in.
     Welcome,
-    /// It has the code: its key will be remembered.
-    Code,
+    /// It has this code: its key will be remembered.
+    Code(String),
     /// It needs a listed key.
     Key,
     /// It may come in only if its key is known; else it is told this.
@@ -69,14 +112,118 @@ pub(crate) enum Knock {
 }
 
 impl Door {
-    pub(crate) fn new(allow: Vec<Key>, code: JoinCode) -> Result<Self, KeyFileError> {
+    /// At a coordinator that was started `since` seconds after 1970, with what it remembers and is to remember.
+    pub(crate) fn new(
+        allow: Vec<Key>,
+        code: JoinCode,
+        since: u64,
+        remembered: &Remembered,
+        store: Option<Arc<Store>>,
+    ) -> Result<Self, KeyFileError> {
+        let left = |issued: &Issued| issued.until.checked_sub(since).filter(|left| *left > 0).map(Duration::from_secs);
+        let known =
+            remembered.codes.iter().filter_map(|(code, issued)| Some((code.parse().ok()?, issued, left(issued)?)));
+        let known: Vec<(Code, &Issued, Duration)> = known.collect();
         let code = match code {
             JoinCode::None => None,
-            JoinCode::Auto { lasts } => Some(Current { code: Code::generate()?, until: lasts, again: Some(lasts) }),
+            // The link that was shown before goes on being good.
+            JoinCode::Auto { lasts } => Some(match known.iter().find(|(_, issued, _)| issued.shown) {
+                Some((code, _, left)) => Current { code: code.clone(), until: *left, again: Some(lasts) },
+                None => Current { code: Code::generate()?, until: lasts, again: Some(lasts) },
+            }),
             JoinCode::Chosen { code, lasts } => Some(Current { code, until: lasts, again: None }),
         };
-        let state = State { code, members: HashSet::new(), guesses: HashMap::new() };
-        Ok(Self { allow, state: Mutex::new(state) })
+        let issued = known.iter().filter(|(_, issued, _)| !issued.shown).map(|(code, _, left)| (code.clone(), *left));
+        let state = State {
+            code,
+            issued: issued.collect(),
+            members: remembered.members.iter().cloned().collect(),
+            quarantined: remembered.quarantined.iter().cloned().collect(),
+            guesses: HashMap::new(),
+        };
+        let door = Self { allow, state: Mutex::new(state), since, store };
+        for code in remembered.codes.iter().filter(|(_, issued)| left(issued).is_none()).map(|(code, _)| code) {
+            door.put(Change::Revoke(code.clone()));
+        }
+        door.remember(&door.lock());
+        Ok(door)
+    }
+
+    fn put(&self, change: Change) {
+        if let Some(store) = &self.store {
+            store.put(change);
+        }
+    }
+
+    /// Remembers the code that is shown, if the coordinator made it.
+    fn remember(&self, state: &State) {
+        if let Some(Current { code, until, again: Some(_) }) = &state.code {
+            self.put(Change::Code(code.plain().into(), Issued { until: self.since + until.as_secs(), shown: true }));
+        }
+    }
+
+    /// Every code that lets in now.
+    pub(crate) fn codes(&self, now: Duration) -> Vec<CodeView> {
+        let shown = self.code(now);
+        let state = self.lock();
+        let members = |code: &Code| state.members.values().filter(|by| *by == code.plain()).count();
+        let view = |code: &Code, left: Duration, shown: bool| CodeView {
+            code: code.to_string(),
+            expires_s: left.as_secs(),
+            shown,
+            members: members(code),
+        };
+        let issued = state.issued.iter().filter_map(|(code, until)| Some((code, until.checked_sub(now)?)));
+        let shown = shown.iter().map(|(code, left)| view(code, *left, true));
+        shown.chain(issued.filter(|(_, left)| !left.is_zero()).map(|(code, left)| view(code, left, false))).collect()
+    }
+
+    /// Makes one more code.
+    ///
+    /// # Errors
+    /// Nodes need none here, or there are too many, or no random numbers.
+    pub(crate) fn issue(&self, now: Duration, lasts: Duration) -> Result<CodeView, String> {
+        let mut state = self.lock();
+        if state.code.is_none() {
+            return Err("nodes need no code here: start the coordinator with `--join-code auto`".into());
+        }
+        state.issued.retain(|(_, until)| *until > now);
+        if state.issued.len() >= MAX_CODES {
+            return Err(format!("{MAX_CODES} codes are good already: revoke one"));
+        }
+        let code = Code::generate().map_err(|error| error.to_string())?;
+        let until = now + lasts;
+        self.put(Change::Code(code.plain().into(), Issued { until: self.since + until.as_secs(), shown: false }));
+        let view = CodeView { code: code.to_string(), expires_s: lasts.as_secs(), shown: false, members: 0 };
+        state.issued.push((code, until));
+        Ok(view)
+    }
+
+    /// Takes a code back: nobody comes in by it any more, nor comes back who came in by it. False if there is no such code.
+    pub(crate) fn revoke(&self, now: Duration, text: &str) -> bool {
+        let mut state = self.lock();
+        let State { code, issued, members, .. } = &mut *state;
+        let shown = code.as_mut().filter(|current| current.until > now && current.code.is(text));
+        let revoked = match shown {
+            Some(current) => {
+                let revoked = current.code.clone();
+                current.until = now;
+                current.renew(now);
+                Some(revoked)
+            }
+            None => issued.iter().position(|(code, _)| code.is(text)).map(|at| issued.swap_remove(at).0),
+        };
+        let Some(revoked) = revoked else { return false };
+        self.put(Change::Revoke(revoked.plain().into()));
+        members.retain(|key, by| {
+            let stays = by != revoked.plain();
+            if !stays {
+                self.put(Change::Dismiss(*key));
+            }
+            stays
+        });
+        self.remember(&state);
+        true
     }
 
     /// Whether a node without a key can be turned away before it has said anything else.
@@ -93,9 +240,12 @@ impl Door {
     pub(crate) fn code(&self, now: Duration) -> Option<(Code, Duration)> {
         let mut state = self.lock();
         let current = state.code.as_mut()?;
-        current.renew(now);
-        let left = current.until.checked_sub(now).filter(|left| !left.is_zero())?;
-        Some((current.code.clone(), left))
+        let is_new = current.renew(now);
+        let shown = (current.code.clone(), current.until.checked_sub(now).filter(|left| !left.is_zero()));
+        if is_new {
+            self.remember(&state);
+        }
+        Some((shown.0, shown.1?))
     }
 
     /// A node comes by plain TCP.
@@ -113,7 +263,7 @@ impl Door {
     /// A node comes by WebSocket, with what it takes for the code.
     pub(crate) fn knock(&self, now: Duration, peer: IpAddr, offered: Option<&str>) -> Knock {
         let mut state = self.lock();
-        let State { code, guesses, .. } = &mut *state;
+        let State { code, issued, guesses, .. } = &mut *state;
         let Some(current) = code else {
             return if self.allow.is_empty() { Knock::Welcome } else { Knock::Key };
         };
@@ -128,7 +278,15 @@ impl Door {
             let seconds = GUESS_WINDOW.as_secs();
             return Knock::Refused(format!("too many wrong join codes came from this address: wait {seconds} s"));
         }
-        current.renew(now);
+        let is_new = current.renew(now);
+        // Every code is looked at, so that the time it takes tells nothing.
+        let other = issued.iter().fold(None, |found, (code, until)| {
+            let good = code.is(offered) && *until > now;
+            if good { Some(code.plain().to_owned()) } else { found }
+        });
+        if let Some(code) = other {
+            return Knock::Code(code);
+        }
         if !current.code.is(offered) {
             guesses.entry(peer).or_insert((now, 0)).1 += 1;
             return Knock::Refused(
@@ -140,21 +298,34 @@ impl Door {
                 "the join code has expired: the coordinator has to be started with another one".into(),
             );
         }
-        Knock::Code
+        let code = current.code.plain().to_owned();
+        if is_new {
+            self.remember(&state);
+        }
+        Knock::Code(code)
     }
 
     /// Whether the node that knocked so may come in, now that its key is known if it has proven one.
     pub(crate) fn admit(&self, knock: &Knock, key: Option<Key>) -> Result<(), String> {
         let mut state = self.lock();
-        if key.is_some_and(|key| self.allow.contains(&key) || state.members.contains(&key)) {
+        if let Some((key, found)) = key.and_then(|key| Some((key, state.quarantined.get(&key)?))) {
+            let (first, end) = found.evidence.layers;
+            let position = found.evidence.position;
+            return Err(format!(
+                "this node is quarantined: what it computed of layers {first}..{end} at position {position} was garbage; \
+                 `syn1 quarantine release {key}` at the coordinator lets it in again"
+            ));
+        }
+        if key.is_some_and(|key| self.allow.contains(&key) || state.members.contains_key(&key)) {
             return Ok(());
         }
         match (knock, key) {
-            (Knock::Code, Some(key)) if state.members.len() < MAX_MEMBERS => {
-                state.members.insert(key);
+            (Knock::Code(code), Some(key)) if state.members.len() < MAX_MEMBERS => {
+                state.members.insert(key, code.clone());
+                self.put(Change::Member(key, code.clone()));
                 Ok(())
             }
-            (Knock::Welcome | Knock::Code, _) => Ok(()),
+            (Knock::Welcome | Knock::Code(_), _) => Ok(()),
             (Knock::Refused(why), _) => Err(why.clone()),
             (Knock::Key, key) => {
                 let key = key.map_or_else(|| String::from("no key"), |key| format!("key {key}"));
@@ -163,18 +334,38 @@ impl Door {
         }
     }
 
+    /// Lets a node in no more.
+    pub(crate) fn quarantine(&self, key: Key, found: Quarantined) {
+        self.put(Change::Quarantine(key, found.clone()));
+        self.lock().quarantined.insert(key, found);
+    }
+
+    /// Who is not let in for what it computed.
+    pub(crate) fn quarantined(&self) -> Vec<(Key, Quarantined)> {
+        self.lock().quarantined.iter().map(|(key, found)| (*key, found.clone())).collect()
+    }
+
+    /// Lets a node in again; false if it was not kept out.
+    pub(crate) fn release(&self, key: Key) -> bool {
+        let released = self.lock().quarantined.remove(&key).is_some();
+        if released {
+            self.put(Change::Release(key));
+        }
+        released
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Current {
-    /// Makes a new code where this one has expired and there is to be another one.
-    fn renew(&mut self, now: Duration) {
+    /// Makes a new code where this one has expired and there is to be another one; says whether it did.
+    fn renew(&mut self, now: Duration) -> bool {
         // Without random numbers the old one stays expired.
-        if let (true, Some(lasts), Ok(code)) = (self.until <= now, self.again, Code::generate()) {
-            (self.code, self.until) = (code, now + lasts);
-        }
+        let (true, Some(lasts), Ok(code)) = (self.until <= now, self.again, Code::generate()) else { return false };
+        (self.code, self.until) = (code, now + lasts);
+        true
     }
 }
 
@@ -196,7 +387,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn door(allow: &[Key], code: JoinCode) -> Door {
-        Door::new(allow.to_vec(), code).unwrap()
+        Door::new(allow.to_vec(), code, 0, &Remembered::default(), None).unwrap()
     }
 
     fn with_code(code: &str) -> Door {
@@ -249,7 +440,69 @@ mod tests {
         assert_eq!(left, HOUR);
         assert_ne!(first, second);
         assert!(matches!(door.knock(HOUR, ip(1), Some(&first.to_string())), Knock::Refused(_)));
-        assert_eq!(door.knock(HOUR, ip(1), Some(&second.to_string())), Knock::Code);
+        assert_eq!(door.knock(HOUR, ip(1), Some(&second.to_string())), Knock::Code(second.plain().into()));
+    }
+
+    #[test]
+    fn codes_beside_the_shown_one_let_in_until_they_expire_or_are_revoked_and_revoking_sends_their_members_away() {
+        let (door, phone) = (with_code("abcdef"), Key([3; 32]));
+        let code = door.issue(Duration::ZERO, 2 * HOUR).unwrap().code;
+        let knock = door.knock(Duration::ZERO, ip(1), Some(&code));
+        assert_eq!(door.admit(&knock, Some(phone)), Ok(()));
+        let views = door.codes(Duration::ZERO);
+        assert_eq!(views.iter().map(|view| (view.shown, view.members)).collect::<Vec<_>>(), [(true, 0), (false, 1)]);
+        assert_eq!(door.codes(HOUR).len(), 1, "the chosen one has expired");
+        assert!(matches!(door.knock(2 * HOUR, ip(2), Some(&code)), Knock::Refused(_)));
+        assert!(door.revoke(Duration::ZERO, &code.to_lowercase()) && !door.revoke(Duration::ZERO, &code));
+        let late = door.knock(Duration::ZERO, ip(3), Some(&code));
+        assert!(door.admit(&late, Some(phone)).is_err(), "who came in by it may not come back");
+        assert!(door.revoke(Duration::ZERO, "ABCDEF"));
+        assert!(matches!(door.knock(Duration::ZERO, ip(4), Some("abcdef")), Knock::Refused(_)));
+        let open = self::door(&[], JoinCode::None);
+        assert!(open.issue(Duration::ZERO, HOUR).unwrap_err().contains("--join-code"));
+    }
+
+    #[test]
+    fn the_shown_code_is_followed_by_another_one_when_it_is_revoked_and_the_number_of_codes_is_bounded() {
+        let door = door(&[], JoinCode::Auto { lasts: HOUR });
+        let (first, _) = door.code(Duration::ZERO).unwrap();
+        assert!(door.revoke(Duration::ZERO, first.plain()));
+        assert_ne!(door.code(Duration::ZERO).unwrap().0, first);
+        for _ in 0..MAX_CODES {
+            door.issue(Duration::ZERO, HOUR).unwrap();
+        }
+        assert!(door.issue(Duration::ZERO, HOUR).is_err() && door.issue(HOUR, HOUR).is_ok());
+    }
+
+    #[test]
+    fn what_is_remembered_is_good_again_and_what_has_expired_is_not() {
+        let issued = |until, shown| Issued { until, shown };
+        let codes =
+            [("ABCDEFGH", issued(1600, true)), ("QRSTUVWX", issued(1500, false)), ("EXPIREDX", issued(900, false))];
+        let remembered = Remembered {
+            codes: codes.map(|(code, issued)| (code.to_owned(), issued)).into(),
+            members: vec![(Key([3; 32]), "QRSTUVWX".into())],
+            ..Remembered::default()
+        };
+        let door = Door::new(Vec::new(), JoinCode::Auto { lasts: HOUR }, 1000, &remembered, None).unwrap();
+        let views = door.codes(Duration::ZERO);
+        let views: Vec<_> = views.iter().map(|view| (&*view.code, view.expires_s, view.members)).collect();
+        assert_eq!(views, [("ABCD-EFGH", 600, 0), ("QRST-UVWX", 500, 1)]);
+        let late = door.knock(Duration::from_secs(550), ip(1), Some("QRSTUVWX"));
+        assert_eq!(door.admit(&late, Some(Key([3; 32]))), Ok(()));
+        assert!(door.admit(&late, Some(Key([4; 32]))).is_err());
+    }
+
+    #[test]
+    fn a_quarantined_key_opens_no_door_until_it_is_released() {
+        let friend = Key([1; 32]);
+        let door = door(&[friend], JoinCode::None);
+        let evidence = Evidence { layers: (2, 4), request: 7, position: 31, error: 0.5, allowed: 0.02 };
+        door.quarantine(friend, Quarantined { name: "laptop".into(), at: 1, evidence });
+        let why = door.admit(&door.knock_tcp(ip(1)), Some(friend)).unwrap_err();
+        assert!(why.contains("layers 2..4") && why.contains(&friend.to_string()), "{why}");
+        assert!(door.release(friend) && !door.release(friend));
+        assert_eq!(door.admit(&door.knock_tcp(ip(1)), Some(friend)), Ok(()));
     }
 
     #[test]
@@ -275,8 +528,8 @@ mod tests {
         }
         let Knock::Refused(why) = door.knock(Duration::ZERO, ip(1), Some("abcdef")) else { panic!("let in") };
         assert!(why.contains("too many"), "{why}");
-        assert_eq!(door.knock(Duration::ZERO, ip(2), Some("abcdef")), Knock::Code);
-        assert_eq!(door.knock(GUESS_WINDOW, ip(1), Some("abcdef")), Knock::Code);
+        assert_eq!(door.knock(Duration::ZERO, ip(2), Some("abcdef")), Knock::Code("ABCDEF".into()));
+        assert_eq!(door.knock(GUESS_WINDOW, ip(1), Some("abcdef")), Knock::Code("ABCDEF".into()));
     }
 
     #[test]

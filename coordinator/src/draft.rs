@@ -18,6 +18,16 @@ impl Draft {
         self.context.len()
     }
 
+    /// Those behind the first `len`.
+    pub(crate) fn behind(&self, len: usize) -> &[u32] {
+        self.context.get(len..).unwrap_or_default()
+    }
+
+    /// At most the first `count` of them.
+    pub(crate) fn context(&self, count: usize) -> &[u32] {
+        &self.context[..count.min(self.context.len())]
+    }
+
     /// Takes in a token that is certain.
     pub(crate) fn push(&mut self, id: u32) {
         self.context.push(id);

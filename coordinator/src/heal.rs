@@ -31,6 +31,8 @@ impl Core {
     /// A node of the chain is gone, or cannot go on.
     pub(crate) fn lost(&mut self, now: Duration, node: NodeId, why: String) {
         self.recovery.losses += 1;
+        // What the others keep is of no use without what this one had.
+        self.drop_parked();
         let Some(chain) = &mut self.chain else { return };
         chain.loaded.remove(&node);
         chain.ready = false;
@@ -140,7 +142,8 @@ impl Core {
                 request.restarted = true;
                 request.reroute(now, chunk, &stages, true);
                 self.recovery.restarted += 1;
-                self.pump(now, id);
+                // Others' prompts may have waited for what it had at the nodes.
+                self.go_on(now);
             }
             _ => self.fail(now, id, why),
         }
@@ -156,7 +159,7 @@ impl Core {
         if took.is_none() {
             self.recovery.longest_pause = self.recovery.longest_pause.max(pause.unwrap_or_default());
         }
-        let token_ms = took.or(pause).unwrap_or_default().as_secs_f64() * 1e3;
+        let token_ms = took.or(pause).unwrap_or(now.saturating_sub(chain.laid)).as_secs_f64() * 1e3;
         self.event(Event::Ready { token_ms });
         self.warm(now);
         self.start_waiting(now);
@@ -178,7 +181,7 @@ impl Core {
             }
             let shard = self.nodes.get(&id).and_then(|node| node.shard.as_ref());
             let useful = shard.is_some_and(|shard| parts.iter().any(|part| part.1 == shard.layers));
-            if useful || self.is_in_chain(id) {
+            if useful || self.is_in_chain(id) || self.is_to_take(id) {
                 continue;
             }
             let fitting = parts.iter_mut().filter(|(_, layers)| scales.bytes(layers.clone()) <= offer.memory_bytes);

@@ -54,6 +54,11 @@ impl Inbox {
         self.frames.push_back(frame);
     }
 
+    /// The frame with this number need not come: what follows from it is there.
+    pub(crate) fn skip(&mut self, number: u64) {
+        self.newest = Some(number);
+    }
+
     /// Whether the frame with this number has come, so that its rows need not come again.
     pub(crate) fn has(&self, number: u64) -> bool {
         self.newest.is_some_and(|newest| number <= newest)
@@ -114,6 +119,13 @@ impl Inbox {
         }
     }
 
+    /// Those that were sent to the present node, if none before them is missing: of a request that took over a KV cache, what
+    /// that holds never entered here.
+    pub(crate) fn history(&self) -> Option<Vec<Relayed>> {
+        let begins = self.frames.front().map_or(self.newest.is_none(), |frame| frame.header.position == 0);
+        (self.is_whole() && begins).then(|| self.frames.range(..self.sent).cloned().collect())
+    }
+
     /// The frames, oldest first.
     pub(crate) fn frames(&self) -> impl Iterator<Item = &Relayed> {
         self.frames.iter()
@@ -122,12 +134,12 @@ impl Inbox {
 
 impl Relayed {
     /// What it takes in memory.
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + self.payload.len()
     }
 
     /// One behind its last position.
-    fn end(&self) -> u32 {
+    pub(crate) fn end(&self) -> u32 {
         self.header.position.saturating_add(self.header.rows.into())
     }
 
@@ -148,7 +160,7 @@ impl Relayed {
         (self.header.rows, self.header.payload_len) = (left, len);
     }
 
-    fn goes_with(&self, next: &Self, most: u16) -> bool {
+    pub(crate) fn goes_with(&self, next: &Self, most: u16) -> bool {
         let flags = |frame: &Self| frame.header.flags.without(Flags::PREDICTED);
         let rows = u32::from(self.header.rows) + u32::from(next.header.rows);
         self.is_plain()
@@ -157,7 +169,7 @@ impl Relayed {
             && rows <= u32::from(most.min(REPLAY_ROWS))
     }
 
-    fn append(&mut self, next: Self) {
+    pub(crate) fn append(&mut self, next: Self) {
         self.number = next.number;
         self.payload.extend(next.payload);
         self.header.rows += next.header.rows;

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+/// A coordinator that was started again waits so long for the nodes that its layers lay on: one that was cut off tries again
+/// every 30 s at the latest.
+pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(35);
+
 /// Devices that join within this time are placed together.
 pub(crate) const PLACE_SETTLE: Duration = Duration::from_millis(300);
 
@@ -28,6 +32,19 @@ pub(crate) const LEAST_PATIENCE: Duration = Duration::from_secs(12);
 /// back by itself tries every 30 s.
 pub(crate) const HEAL_GRACE: Duration = Duration::from_secs(60);
 
+/// Behind a node that joins, whether layers should move is looked at: those that come together are looked at together.
+pub(crate) const REBALANCE_SETTLE: Duration = Duration::from_secs(2);
+
+/// And then again and again, since links change and nodes measure themselves anew.
+pub(crate) const REBALANCE_EVERY: Duration = Duration::from_secs(30);
+
+/// A token must become so many times as fast that layers move: what is predicted is off by some percent, and chains that
+/// change for those would change all the time.
+pub(crate) const REBALANCE_GAIN: f64 = 1.1;
+
+/// Layers that can move only while nothing runs wait so long for that before requests wait for them.
+pub(crate) const REBALANCE_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Nodes that may be lost one after the other without a token between them: a request that brings down whoever takes it is not
 /// to bring down everybody.
 pub(crate) const MAX_LOSSES: u32 = 8;
@@ -38,6 +55,22 @@ pub(crate) const MAX_COPIES: usize = 3;
 /// Frames of a request's replay that a node has at a time: one at work, one that waits, and frames of others between them.
 pub(crate) const REPLAYS_AHEAD: usize = 2;
 
+/// Rows that are checked in one frame: a node computes 32 for the price of a few single ones, and up to 32 GPUs use the kernels
+/// that they use for one.
+pub(crate) const CHECK_ROWS: u16 = 32;
+
+/// Of the likeliest tokens, so many are compared: those that a sampler takes.
+pub(crate) const CHECK_TOP: u16 = 32;
+
+/// What is kept of one request that is checked, for a third node to judge by: 4,096 rows of 4,096 values in f16.
+pub(crate) const CHECK_BYTES: usize = 32 << 20;
+
+/// Where a part of the chain has no node that can check it, one is looked for so often: there may be thousands to look at.
+pub(crate) const CHECK_LOOK: Duration = Duration::from_millis(50);
+
+/// A check that gets no answer for so long is given up: the node may have other work, and none that anybody waits for.
+pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Time that passes between two ticks at most; when it was more, the coordinator's machine itself stood still, and nobody
 /// else is to blame for what did not come.
 pub(crate) const TICK_GAP: Duration = Duration::from_secs(5);
@@ -45,6 +78,13 @@ pub(crate) const TICK_GAP: Duration = Duration::from_secs(5);
 /// What a prefill chunk may take on the slowest node, by its own measurement: well under the session's limit for
 /// silence, since a node that computes answers no ping.
 pub(crate) const STEP_BUDGET_NS: u64 = 2_000_000_000;
+
+/// What a prompt's chunk may take at a node while others get tokens, in tokens of that node. A token waits for one chunk at
+/// most, so the time per token grows to 2.5 of what it is without; less would make prompts slow that need not be.
+pub(crate) const CHUNK_TOKENS: f64 = 1.5;
+
+/// Tokens that a KV cache must share with a prompt to be kept for it: fewer are computed in no time.
+pub(crate) const MIN_PREFIX: usize = 8;
 
 /// A finished request's last figures: a round trip, and whatever steps of others are in front of it.
 pub(crate) const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,6 +95,12 @@ pub(crate) const QUEUE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Requests in the queue: behind so many nobody waits with patience.
 pub(crate) const MAX_WAITING: usize = 256;
 
+/// Requests of one client in the queue: a quarter of it, and as many as one question may have choices.
+pub(crate) const MAX_WAITING_EACH: usize = MAX_CHOICES;
+
+/// Whoever is turned away is told to come again within this time, however slow things are: they may be faster by then.
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
 /// Stop strings of a request: each is searched for at every token.
 pub(crate) const MAX_STOPS: usize = 16;
 
@@ -64,8 +110,8 @@ pub(crate) const MAX_STOP_BYTES: usize = 256;
 /// Tokens that may be guessed ahead: beyond this every further guess is hardly ever reached.
 pub(crate) const MAX_SPECULATE: usize = 64;
 
-/// Links at a time: more than any swarm that one relay can feed.
-pub(crate) const MAX_LINKS: usize = 1024;
+/// Links at a time: more than any swarm that one relay can feed. An idle one costs some 20 KiB (`syn1 bench idle`).
+pub(crate) const MAX_LINKS: usize = 16_384;
 
 /// Links that have not said Hello: enough for a room of laptops, too few to exhaust anything.
 pub(crate) const MAX_STRANGERS: usize = 64;
@@ -73,6 +119,10 @@ pub(crate) const MAX_STRANGERS: usize = 64;
 /// Frames that wait for one node's socket or credit. A request has at most one more frame in flight than the chain has
 /// nodes, so in any swarm of a usual size only a peer that does not read fills it.
 pub(crate) const OUTBOX: usize = 4096;
+
+/// Frames that go to a node's socket together: under load that saves most of the system calls, and who has little to say is not
+/// held up for long.
+pub(crate) const BATCH: usize = 64;
 
 /// Frames of the session itself that wait: what it says once, pings, and the answers to a few.
 pub(crate) const OWN: usize = 16;
@@ -155,6 +205,9 @@ pub(crate) const GUESS_WINDOW: Duration = Duration::from_secs(60);
 
 /// Addresses whose wrong codes are counted: when there are more, nobody new is listened to until the window ends.
 pub(crate) const MAX_GUESSERS: usize = 1024;
+
+/// Join codes beside the one that is shown: more than anybody keeps track of.
+pub(crate) const MAX_CODES: usize = 64;
 
 /// Keys that came in by a code and are remembered: more than any swarm has nodes.
 pub(crate) const MAX_MEMBERS: usize = 4096;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use syn1_core::control::Bye;
 use syn1_core::{
@@ -17,7 +17,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 
 use crate::core::{CoreConfig, NodeId};
 use crate::door::Knock;
-use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN};
+use crate::limits::{BATCH, GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN};
 use crate::server::Shared;
 use crate::update::Event;
 
@@ -101,6 +101,8 @@ struct LinkTask {
     talk: Arc<Talk>,
     node: Option<NodeId>,
     linked: Option<Arc<()>>,
+    /// When the latest ping was handed to the writer.
+    pinged: Option<Instant>,
 }
 
 /// The session, which both directions of a link need: what comes changes it, and a data frame goes only with credit.
@@ -130,23 +132,31 @@ async fn write(
 ) -> String {
     let mut waiting: VecDeque<Outgoing> = VecDeque::new();
     let mut held_on = true;
-    let mut first = None;
+    let mut batch: Vec<Outgoing> = Vec::new();
     loop {
-        let next = match first.take().or_else(|| own.try_recv().ok()) {
-            Some(frame) => Some(frame),
-            None => {
-                if !held_on {
-                    waiting.retain(|(header, _)| header.kind == Kind::Control);
-                }
-                let is_control = waiting.front().map(|(header, _)| header.kind == Kind::Control);
-                let may_go = is_control.is_some_and(|is_control| is_control || talk.session().take_credit());
-                if may_go { waiting.pop_front() } else { None }
+        while let Ok(frame) = own.try_recv() {
+            batch.push(frame);
+        }
+        while waiting.len() < OUTBOX
+            && let Ok(frame) = frames.try_recv()
+        {
+            waiting.push_back(frame);
+        }
+        if !held_on {
+            waiting.retain(|(header, _)| header.kind == Kind::Control);
+        }
+        if !waiting.is_empty() {
+            let mut session = talk.session();
+            let mut may_go = |header: &Header| header.kind == Kind::Control || session.take_credit();
+            while batch.len() < BATCH && waiting.front().is_some_and(|(header, _)| may_go(header)) {
+                batch.extend(waiting.pop_front());
             }
-        };
-        if let Some((header, payload)) = next {
-            if let Err(error) = tx.send(&header, &payload).await {
+        }
+        if !batch.is_empty() {
+            if let Err(error) = tx.send_all(&batch).await {
                 return error.to_string();
             }
+            batch.clear();
             continue;
         }
         if !held_on {
@@ -154,7 +164,7 @@ async fn write(
         }
         tokio::select! {
             biased;
-            Some(frame) = own.recv() => first = Some(frame),
+            Some(frame) = own.recv() => batch.push(frame),
             frame = frames.recv(), if waiting.len() < OUTBOX => match frame {
                 Some(frame) => waiting.push_back(frame),
                 None => held_on = false,
@@ -202,7 +212,7 @@ impl LinkTask {
         };
         let session = Session::new(config, shared.keys.clone(), nonce()?, shared.millis());
         let talk = Arc::new(Talk { session: Mutex::new(session), granted: Notify::new() });
-        Ok(Self { shared, address, knock, talk, node: None, linked: None })
+        Ok(Self { shared, address, knock, talk, node: None, linked: None, pinged: None })
     }
 
     async fn run(mut self, link: impl Link, permit: OwnedSemaphorePermit) {
@@ -214,6 +224,8 @@ impl LinkTask {
         // The core is to hold the only strong end: when it lets go, the writer ends, and with it this link.
         let sender = outbox.downgrade();
         let mut stranger = Some((permit, outbox));
+        // Every frame puts off what is due; the alarm is set anew when it has rung, and not for each of them.
+        let (mut alarm, mut rings) = (pin!(tokio::time::sleep(Duration::ZERO)), NEVER);
         let ended = loop {
             self.flush(&own);
             let negotiated = self.talk.session().negotiated();
@@ -227,13 +239,18 @@ impl LinkTask {
             if stranger.is_none() && sender.upgrade().is_none() {
                 break Ended::silently("the coordinator closed the link");
             }
-            let timeout = until(self.shared.millis(), self.talk.session().poll_timeout());
+            let due = self.talk.session().poll_timeout();
+            if due < rings {
+                rings = due;
+                alarm.as_mut().reset(tokio::time::Instant::now() + until(self.shared.millis(), due));
+            }
             let outcome = tokio::select! {
                 frame = rx.recv() => match frame {
                     Ok(frame) => self.frame(frame),
                     Err(error) => Err(self.broken(&error)),
                 },
-                () = tokio::time::sleep(timeout) => {
+                () = alarm.as_mut() => {
+                    rings = NEVER;
                     let now = self.shared.millis();
                     self.talk.session().handle_timeout(now).map_err(Ended::from)
                 }
@@ -273,7 +290,7 @@ impl LinkTask {
             return Err(Ended { why, say: Some(Reason::Refused) });
         }
         self.linked = Some(self.shared.linked.clone());
-        self.node = Some(self.shared.connected(&self.address.to_string(), negotiated, outbox.clone()));
+        self.node = Some(self.shared.connected(&self.address.to_string(), negotiated, key, outbox.clone()));
         let (width, vocab) =
             self.shared.look(|core| (core.config().spec.width as u16, core.config().spec.vocab as u32));
         self.talk.session().set_model(width, vocab);
@@ -282,7 +299,7 @@ impl LinkTask {
 
     /// Hands one frame to the session and what it means to the core.
     fn frame(&mut self, frame: Frame<'_>) -> Result<(), Ended> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let event = self.talk.session().handle(self.shared.millis(), frame)?;
         match (event, self.node) {
             (SessionEvent::Control(message), Some(node)) => {
@@ -290,6 +307,12 @@ impl LinkTask {
             }
             (SessionEvent::Data(frame), Some(node)) => {
                 self.shared.data(node, &frame.header, frame.payload, || begun.elapsed());
+            }
+            (SessionEvent::Rtt { .. }, Some(node)) => {
+                // The session counts whole milliseconds.
+                if let Some(pinged) = self.pinged.take() {
+                    self.shared.with(|core, _| core.round_trip(node, pinged.elapsed()));
+                }
             }
             (SessionEvent::Granted, _) => self.talk.granted.notify_one(),
             (SessionEvent::Bye(bye), _) => return Err(Ended::silently(format!("it said goodbye: {}", bye.text))),
@@ -315,6 +338,9 @@ impl LinkTask {
         let mut frame = [0; Header::LEN + MAX_CONTROL as usize];
         while let Some(len) = self.talk.session().poll_transmit(&mut frame) {
             let payload = frame.get(Header::LEN..len).unwrap_or_default().to_vec();
+            if let Ok(Control::Ping(_)) = Control::decode(&payload) {
+                self.pinged = Some(Instant::now());
+            }
             // Full: the peer does not read. It will be found silent.
             if own.try_send((Header::control(payload.len() as u32), payload)).is_err() {
                 return;
@@ -332,6 +358,9 @@ fn say(outbox: &mpsc::Sender<Outgoing>, message: &Control<'_>) {
         let _ = outbox.try_send((Header::control(len as u32), payload));
     }
 }
+
+/// No alarm is set.
+const NEVER: Millis = Millis(u64::MAX);
 
 fn until(now: Millis, then: Millis) -> Duration {
     Duration::from_millis(then.0.saturating_sub(now.0))

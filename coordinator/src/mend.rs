@@ -85,9 +85,14 @@ mod tests {
         layers: &[Range<usize>],
     ) -> Option<Vec<Part>> {
         let spec = Spec { vocab: 64, max_positions: 64, ..Spec::gpt2_124m() };
-        let demand = Demand { spec: &spec, format: WeightFormat::F16, max_positions: 64, slots: 1 };
+        let wire = crate::wire::Wire::everywhere(syn1_core::Form::plain(syn1_core::Codec::F16));
+        let demand = Demand { spec: &spec, format: WeightFormat::F16, max_positions: 64, slots: 1, wire: &wire };
         let layer = Scales::new(&demand).bytes(1..2);
-        let offer = |&(memory, layer_ns): &(u64, u64)| Offer { memory_bytes: layer * (memory + 1), layer_ns };
+        let offer = |&(memory, layer_ns): &(u64, u64)| Offer {
+            memory_bytes: layer * (memory + 1),
+            layer_ns,
+            ..Offer::default()
+        };
         mend(&demand, &offers.iter().map(offer).collect::<Vec<_>>(), held, holders, layers)
     }
 

@@ -12,6 +12,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::core::Core;
+use crate::prefix::Prefixes;
 use crate::recovery::Recovery;
 use crate::update::Topology;
 
@@ -27,6 +29,8 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<Labels<1>, Counter>,
     /// By HTTP status.
     pub(crate) refused: Family<Labels<1>, Counter>,
+    /// From arrival to start.
+    pub(crate) waited: Histogram,
     pub(crate) first_token: Histogram,
     pub(crate) next_token: Histogram,
     /// By node.
@@ -61,6 +65,7 @@ struct Gauges {
     ready: Gauge,
     running: Gauge,
     waiting: Gauge,
+    clients: Gauge,
     slots: Gauge,
     predicted: Float,
     model: Family<Labels<2>, Gauge>,
@@ -69,11 +74,19 @@ struct Gauges {
     layer_time: Family<Labels<1>, Float>,
     memory: Family<Labels<1>, Gauge>,
     read: Family<Labels<1>, Gauge>,
+    parked: Gauge,
+    hits: Counter,
+    cached: Counter,
+    evicted: Counter,
+    dropped: Counter,
     losses: Counter,
     rerouted: Counter,
     restarted: Counter,
     replayed_rows: Counter,
     lost: Counter,
+    checked_rows: Counter,
+    disputes: Counter,
+    quarantined: Counter,
     kept: Gauge,
     longest_pause: Float,
 }
@@ -88,6 +101,8 @@ impl Default for Metrics {
             ("ready", "Whether a real token has passed through every layer", &state.ready),
             ("requests_running", "Requests that have a KV cache", &state.running),
             ("requests_waiting", "Requests that wait for the model or for a KV cache", &state.waiting),
+            ("clients_waiting", "Clients, by key or address, whose requests wait", &state.clients),
+            ("kv_slots_kept", "KV caches that are kept for prompts with the same beginning", &state.parked),
             ("kv_slots", "KV caches that every node of the chain has", &state.slots),
         ];
         for (name, help, gauge) in gauges {
@@ -110,7 +125,14 @@ impl Default for Metrics {
             ("requests_rerouted", "Requests that went on through other nodes", &state.rerouted),
             ("requests_restarted", "Requests that were computed once more from their tokens", &state.restarted),
             ("rows_replayed", "Rows that a node was fed to hold what another one held", &state.replayed_rows),
+            ("prefix_hits", "Requests that took over the KV cache of an earlier one", &state.hits),
+            ("tokens_cached", "Tokens of prompts that an earlier request had computed", &state.cached),
+            ("prefix_evicted", "Kept KV caches that gave way to another request", &state.evicted),
+            ("prefix_dropped", "Kept KV caches that a change of the chain made useless", &state.dropped),
             ("requests_lost", "Requests that ended because no node could be had", &state.lost),
+            ("rows_checked", "Rows that two nodes computed and that were compared", &state.checked_rows),
+            ("disputes", "Times that two nodes did not agree about a row", &state.disputes),
+            ("nodes_quarantined", "Nodes that were sent away for what they computed", &state.quarantined),
         ];
         for (name, help, counter) in recovery {
             registry.register(name, help, counter.clone());
@@ -128,6 +150,7 @@ impl Default for Metrics {
             accepted: Counter::default(),
             requests: Family::default(),
             refused: Family::default(),
+            waited: Seconds.new_metric(),
             first_token: Seconds.new_metric(),
             next_token: Seconds.new_metric(),
             hop: Family::new_with_constructor(Seconds),
@@ -139,7 +162,7 @@ impl Default for Metrics {
         };
         let counters = [
             ("tokens_generated", "Tokens that were generated", &metrics.tokens),
-            ("tokens_prompt", "Tokens of prompts that were computed", &metrics.prompt_tokens),
+            ("tokens_prompt", "Tokens of prompts, those in kept KV caches included", &metrics.prompt_tokens),
             ("tokens_guessed", "Tokens that were guessed ahead", &metrics.guessed),
             ("tokens_accepted", "Guesses that were right", &metrics.accepted),
             ("nodes_left", "Nodes that left or were lost", &metrics.left),
@@ -155,6 +178,8 @@ impl Default for Metrics {
             "HTTP requests for text that were refused, by status",
             metrics.refused.clone(),
         );
+        let waited = "From a request's arrival to its start, of those that finished";
+        registry.register_with_unit("queue", waited, Unit::Seconds, metrics.waited.clone());
         let first = "From a request's arrival to its first token, waiting included";
         registry.register_with_unit("time_to_first_token", first, Unit::Seconds, metrics.first_token.clone());
         let next = "From a token to the next one of the same request";
@@ -168,10 +193,22 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Reads off the state: what `topology` shows, as many KV caches as the chain has, and what was lost and regained.
-    pub(crate) fn read(&self, topology: &Topology, slots: usize, recovery: &Recovery) {
-        self.state.read(topology, slots);
-        self.state.recovery(recovery);
+    /// Reads off the state: what the topology shows, KV caches, who waits, what was lost and regained, and what
+    /// spot checks found.
+    pub(crate) fn read(&self, core: &Core) {
+        let slots = core.chain.as_ref().map_or(0, |chain| chain.slots);
+        self.state.read(&core.topology(), slots);
+        self.state.clients.set(core.waiting.clients() as i64);
+        self.state.prefixes(&core.prefixes());
+        self.state.recovery(&core.recovery());
+        let checks = core.checks();
+        for (counter, count) in [
+            (&self.state.checked_rows, checks.rows),
+            (&self.state.disputes, checks.disputes),
+            (&self.state.quarantined, checks.quarantined),
+        ] {
+            counter.inner().store(count, Ordering::Relaxed);
+        }
     }
 
     /// Everything as text, with the state that was read last.
@@ -188,6 +225,18 @@ impl Metrics {
 }
 
 impl Gauges {
+    fn prefixes(&self, prefixes: &Prefixes) {
+        self.parked.set(prefixes.kept as i64);
+        for (counter, count) in [
+            (&self.hits, prefixes.hits),
+            (&self.cached, prefixes.tokens),
+            (&self.evicted, prefixes.evicted),
+            (&self.dropped, prefixes.dropped),
+        ] {
+            counter.inner().store(count, Ordering::Relaxed);
+        }
+    }
+
     fn recovery(&self, recovery: &Recovery) {
         for (counter, count) in [
             (&self.losses, recovery.losses),

@@ -15,6 +15,8 @@ pub struct Recovery {
     pub longest_pause: Duration,
     /// Requests that went on through other nodes, each loss counted.
     pub rerouted: u64,
+    /// Times that layers moved while the chain served.
+    pub rebalanced: u64,
     /// Requests that were computed once more from their tokens, because a node could not go on with them.
     pub restarted: u64,
     /// Rows that a node was fed so that it holds what another one held.

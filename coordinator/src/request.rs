@@ -1,6 +1,6 @@
 //! One request on its way through the chain: prefill in chunks, then a token at a time. Knows no socket and no clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use syn1_core::control::{Open, Output};
@@ -8,10 +8,12 @@ use syn1_core::output::{TopRow, full_decode, top_decode};
 use syn1_core::{Codec, Header, Kind};
 use syn1_model::tokenizer::Tokenizer;
 
+use crate::access::Client;
 use crate::core::NodeId;
 use crate::draft::Draft;
 use crate::logprobs::Likely;
-use crate::route::{Route, Stage};
+use crate::prefix::Parked;
+use crate::route::{Cargo, Route, Stage};
 use crate::sample::{Candidate, Need, Sampler, Sampling};
 use crate::text::{self, Text};
 use crate::update::{Figures, Finish, Update};
@@ -36,7 +38,12 @@ pub struct Generate {
 
 /// A request in flight.
 pub(crate) struct Request {
+    /// Its number on the nodes: its own, or that of the one whose KV caches it has taken over.
     pub(crate) id: u32,
+    /// Its number for whoever asked.
+    pub(crate) told: u32,
+    /// Who asks.
+    pub(crate) client: Client,
     pub(crate) ask: Generate,
     /// A proof of the chain: nobody is told of its tokens.
     pub(crate) is_proof: bool,
@@ -52,9 +59,14 @@ pub(crate) struct Request {
     /// Rows of a prefill chunk.
     chunk: usize,
     fed: usize,
+    /// Positions whose rows every node has.
+    computed: usize,
     pub(crate) route: Route,
     /// Rows at this position and behind give outputs, as the last hop was told.
-    wanted_from: u32,
+    pub(crate) wanted_from: u32,
+    /// Tokens that were told and came of what a node made up; and what would have been told since.
+    doubted: VecDeque<u32>,
+    untold: Vec<Update>,
     /// What the coordinator counts as kept for it.
     pub(crate) counted: usize,
     /// It was computed once more since its last token, because a node could not go on with it.
@@ -88,7 +100,14 @@ pub(crate) enum Next {
 }
 
 impl Request {
-    pub(crate) fn new(id: u32, ask: Generate, is_proof: bool, model: Model, tokenizer: Option<&Tokenizer>) -> Self {
+    pub(crate) fn new(
+        id: u32,
+        client: Client,
+        ask: Generate,
+        is_proof: bool,
+        model: Model,
+        tokenizer: Option<&Tokenizer>,
+    ) -> Self {
         let figures = Figures { prompt_tokens: ask.prompt.len(), ..Figures::default() };
         Self {
             sampler: Sampler::new(ask.sampling.clone(), &ask.prompt),
@@ -104,9 +123,14 @@ impl Request {
             chunk: 1,
             fed: 0,
             route: Route::new(),
+            doubted: VecDeque::new(),
+            untold: Vec::new(),
             counted: 0,
             restarted: false,
+            computed: 0,
             id,
+            told: id,
+            client,
             ask,
         }
     }
@@ -122,11 +146,27 @@ impl Request {
         Some(Open { request: self.id, epoch, codec, flags, output, wanted_from: self.wanted_from })
     }
 
-    /// Starts the clock, lays the route, and lets the prompt's first chunk, of at most `chunk` rows, enter it.
+    /// Starts the clock and lays the route, for a prompt in chunks of at most `chunk` rows.
     pub(crate) fn begin(&mut self, now: Duration, chunk: usize, stages: &[Stage]) {
+        self.figures.waited = now.saturating_sub(self.started);
         (self.started, self.progressed, self.chunk) = (now, now, chunk);
         self.route.lay(stages);
-        self.next_chunk();
+        // What a new holder of the layers would have to be fed.
+        let known = &self.ask.prompt[..self.fed];
+        let known = known.chunks(chunk.max(1)).zip((0..).step_by(chunk.max(1)));
+        let frames = known.map(|(ids, position)| tokens_frame(self.id, position, ids)).collect();
+        self.route.pass(frames);
+    }
+
+    /// Takes over the KV caches of an earlier request, which have the first `rows` rows of its prompt.
+    pub(crate) fn resume(&mut self, parked: &Parked, rows: usize) {
+        (self.id, self.fed, self.figures.cached) = (parked.id, rows, rows);
+        self.route = Route::behind(parked.epoch);
+    }
+
+    /// The tokens whose rows every node has.
+    pub(crate) fn computed(&self) -> &[u32] {
+        self.draft.context(self.computed)
     }
 
     /// Goes on through other nodes, see [`Route::reroute`]; `anew` forgets that any of them has anything of it. Tokens that
@@ -142,17 +182,108 @@ impl Request {
         self.progressed = now;
     }
 
-    /// Lets the prompt's next chunk enter, unless all of it has, or every hop has work and one more frame waits: a slow node
-    /// is not to be buried in what a fast one computes.
-    fn next_chunk(&mut self) {
-        let end = self.ask.prompt.len().min(self.fed + self.chunk);
+    /// Computes everything once more, since a node made something up; only the prompt and the first `good` tokens are known not
+    /// to come of that. What was told behind these is told once more only if it turns out to have been wrong.
+    ///
+    /// # Errors
+    /// What the tokenizer says of a token that it knew before.
+    pub(crate) fn again(
+        &mut self,
+        now: Duration,
+        good: usize,
+        chunk: usize,
+        stages: &[Stage],
+        tokenizer: Option<&Tokenizer>,
+    ) -> Result<(), String> {
+        // What is told with a token can only be told once more by computing it.
+        let good = if self.ask.sampling.logprobs.is_some() { 0 } else { good };
+        let prompt = self.figures.prompt_tokens;
+        // Those chosen since, all of which were told if any is doubted still, and those that would follow.
+        let mut known: VecDeque<u32> = self.draft.behind(prompt).to_vec().into();
+        known.append(&mut self.doubted);
+        self.ask.prompt.truncate(prompt);
+        self.sampler = Sampler::new(self.ask.sampling.clone(), &self.ask.prompt);
+        self.text = Text::new(&self.ask, &self.model.eos, self.model.max_positions, tokenizer);
+        self.draft = Draft::new(&self.ask.prompt);
+        self.untold.clear();
+        for (id, position) in known.iter().copied().take(good).zip(prompt..) {
+            self.sampler.recall(id);
+            if let text::Next::More(update) = self.text.push(id, position)? {
+                self.untold.push(update);
+            }
+            self.draft.push(id);
+            self.ask.prompt.push(id);
+        }
+        self.doubted = known.split_off(good.min(known.len()));
+        if self.doubted.is_empty() {
+            self.untold.clear();
+        }
+        self.figures.tokens = self.text.tokens();
+        self.wanted_from = self.ask.prompt.len().saturating_sub(1) as u32;
+        (self.fed, self.computed, self.figures.cached) = (0, 0, 0);
+        (self.chunk, self.restarted, self.progressed) = (chunk, false, now);
+        self.route.anew(stages);
+        Ok(())
+    }
+
+    /// Whether it comes once more to what it came to before.
+    pub(crate) fn repeats(&self) -> bool {
+        !self.doubted.is_empty()
+    }
+
+    /// What is to be told: nothing of what was told before, and everything from the beginning on once something else comes.
+    fn news(&mut self, updates: Vec<Update>, is_end: bool) -> Vec<Update> {
+        if self.doubted.is_empty() {
+            return updates;
+        }
+        let mut news = Vec::new();
+        for update in updates {
+            let same = matches!(&update, Update::Token { id, .. } if self.doubted.front() == Some(id));
+            match self.doubted.pop_front() {
+                Some(_) if same => self.untold.push(update),
+                Some(_) => {
+                    self.doubted.clear();
+                    news.push(Update::Again);
+                    news.append(&mut self.untold);
+                    news.push(update);
+                }
+                None => news.push(update),
+            }
+        }
+        if is_end && !self.doubted.is_empty() {
+            self.doubted.clear();
+            news.push(Update::Again);
+            news.append(&mut self.untold);
+        }
+        if self.doubted.is_empty() {
+            self.untold.clear();
+        }
+        news
+    }
+
+    /// Lets the prompt's next chunk enter, of at most `most` rows, unless all of it has, or the first hop has enough, or every
+    /// hop has work and one more frame waits: a slow node is not to be buried in what a fast one computes.
+    pub(crate) fn next_chunk(&mut self, most: usize) {
+        let end = self.ask.prompt.len().min(self.fed + self.chunk.min(most));
         let ids = &self.ask.prompt[self.fed..end];
-        if ids.is_empty() || self.route.in_flight() > self.route.hops() {
+        // On a chain of several nodes the first has its next chunk when it answers one.
+        let ahead = self.route.hops().min(2);
+        if ids.is_empty() || self.route.at_first() >= ahead || self.route.in_flight() > self.route.hops() {
             return;
         }
         let (header, payload) = tokens_frame(self.id, self.fed, ids);
-        self.route.enter(header, payload, Vec::new());
+        self.route.enter(header, payload, Cargo::Prompt);
         self.fed = end;
+    }
+
+    /// Whether rows of its prompt are still to be computed at some hop.
+    pub(crate) fn has_prompt(&self) -> bool {
+        self.closing.is_none() && self.figures.tokens == 0
+    }
+
+    /// Whether somebody waits for its next token.
+    pub(crate) fn gets_tokens(&self) -> bool {
+        self.closing.is_none() && self.figures.tokens > 0
     }
 
     /// Takes the answer of the node at `hop`.
@@ -165,9 +296,6 @@ impl Request {
             return self.output(at, header, payload);
         }
         self.route.relay(at, header, payload)?;
-        if hop == 0 {
-            self.next_chunk();
-        }
         Ok(Next::Relayed)
     }
 
@@ -192,7 +320,6 @@ impl Request {
                 ));
             }
             self.route.end(at);
-            self.next_chunk();
             return Ok(Next::Relayed);
         }
         let outputs = candidates(header, payload, self.ask.sampling.need(), self.model.vocab)?;
@@ -222,13 +349,14 @@ impl Request {
             if self.route.flight(at).rejected {
                 break;
             }
+            self.computed = position as usize + 1;
             let likely = self.ask.sampling.logprobs.map(|count| Likely::of(&candidates, log_sum_exp, count));
             let id = self.sampler.choose(&mut candidates).map_err(str::to_owned)?;
             match self.token(id, position + 1)?.with(likely.map(|likely| likely.chosen(id))) {
                 text::Next::More(update) => updates.push(update),
                 text::Next::Last(update, text, reason) => {
                     updates.extend(update);
-                    return Ok(Next::Finish(updates, text, reason));
+                    return Ok(Next::Finish(self.news(updates, true), text, reason));
                 }
             }
             let flight = self.route.flight(at);
@@ -242,7 +370,7 @@ impl Request {
                 self.feed(id, position as usize + 1);
             }
         }
-        Ok(Next::Tokens(updates))
+        Ok(Next::Tokens(self.news(updates, false)))
     }
 
     /// Lets `id` enter at `position`, and guesses for what follows it.
@@ -261,7 +389,7 @@ impl Request {
         let ids: Vec<u32> = std::iter::once(id).chain(guesses.iter().copied()).collect();
         let (header, payload) = tokens_frame(self.id, position, &ids);
         let header = if guesses.is_empty() { header } else { header.predicted() };
-        self.route.enter(header, payload, guesses);
+        self.route.enter(header, payload, Cargo::Token(guesses));
     }
 
     /// Takes in token `id`, which stands at `position`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use syn1_core::{Codec, Flags, Form, Header, Kind};
 
+use crate::audit::History;
 use crate::inbox::{Inbox, Keep, Relayed};
 use crate::limits::REPLAYS_AHEAD;
 
@@ -58,6 +59,8 @@ pub(crate) struct Flight {
     hop: usize,
     /// Marked as that of tokens that are not accepted yet.
     predicted: bool,
+    /// It has rows of the prompt.
+    of_prompt: bool,
     /// What the rows after the first are computed for, where they are guesses.
     pub(crate) guesses: Vec<u32>,
     /// Rows whose outputs have come.
@@ -68,6 +71,41 @@ pub(crate) struct Flight {
     pub(crate) replay: bool,
     /// When it was sent to its hop's node, if it was.
     sent: Option<Duration>,
+}
+
+/// What a frame that enters a route is.
+#[derive(Debug)]
+pub(crate) enum Cargo {
+    /// Rows of the prompt.
+    Prompt,
+    /// A token, and guesses for what follows it.
+    Token(Vec<u32>),
+}
+
+/// A frame for a node.
+pub(crate) struct Due {
+    pub(crate) header: Header,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) of_prompt: bool,
+}
+
+/// A frame that a node is to answer next.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    /// When it was sent.
+    pub(crate) at: Duration,
+    pub(crate) what: Asked,
+}
+
+/// What a node is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// A single token.
+    Token,
+    /// So many rows of a prompt.
+    Prompt(u16),
+    /// What says nothing of the time that it takes: guesses, a replay, or the rest of an answer that has begun.
+    Other,
 }
 
 impl Route {
@@ -83,8 +121,40 @@ impl Route {
         self.hops = stages.iter().enumerate().map(hop).collect();
     }
 
+    /// A route for a request whose nodes have been opened with `epoch` for an earlier one. What passed the boundaries then is
+    /// not known: a loss is made up for from the tokens.
+    pub(crate) fn behind(epoch: u8) -> Self {
+        Self { epoch: epoch.wrapping_add(1), logged: false, ..Self::new() }
+    }
+
+    /// Its newest epoch.
+    pub(crate) fn epoch(&self) -> u8 {
+        self.epoch
+    }
+
+    /// The nodes of all hops have what follows from these frames.
+    pub(crate) fn pass(&mut self, frames: Vec<(Header, Vec<u8>)>) {
+        for (header, payload) in frames {
+            self.entered += 1;
+            let number = self.entered;
+            for (at, hop) in self.hops.iter_mut().enumerate() {
+                if at == 0 {
+                    hop.inbox.push(Relayed { number, header, payload: payload.clone() });
+                    hop.inbox.take();
+                } else {
+                    hop.inbox.skip(number);
+                }
+            }
+        }
+    }
+
+    /// Whether a node is still being fed what another one had.
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.flights.iter().any(|flight| flight.replay)
+    }
+
     fn keep(&self, stages: &[Stage]) -> impl Fn(usize) -> Keep + use<> {
-        let delta = stages.iter().rev().skip(1).any(|stage| stage.form.flags().contains(Flags::DELTA));
+        let delta = is_delta(stages.iter().map(|stage| stage.form));
         let logged = self.logged;
         move |at| match (at, delta) {
             (1.., _) if !logged => Keep::Nothing,
@@ -95,6 +165,11 @@ impl Route {
 
     pub(crate) fn hops(&self) -> usize {
         self.hops.len()
+    }
+
+    /// Whether what one node sends to the next depends on the frames before.
+    pub(crate) fn is_delta(&self) -> bool {
+        is_delta(self.hops.iter().map(|hop| hop.form))
     }
 
     /// The epoch and form with which a hop is to be opened; nothing where it is open.
@@ -110,11 +185,15 @@ impl Route {
     }
 
     /// A frame of tokens enters the first hop.
-    pub(crate) fn enter(&mut self, header: Header, payload: Vec<u8>, guesses: Vec<u32>) {
+    pub(crate) fn enter(&mut self, header: Header, payload: Vec<u8>, cargo: Cargo) {
         self.entered += 1;
         let number = self.entered;
         let predicted = header.flags.contains(Flags::PREDICTED);
-        self.flights.push_back(Flight { guesses, predicted, ..Flight::new(number, &header, 0) });
+        let (of_prompt, guesses) = match cargo {
+            Cargo::Prompt => (true, Vec::new()),
+            Cargo::Token(guesses) => (false, guesses),
+        };
+        self.flights.push_back(Flight { guesses, predicted, of_prompt, ..Flight::new(number, &header, 0) });
         if let Some(first) = self.hops.first_mut() {
             first.inbox.push(Relayed { number, header, payload });
         }
@@ -125,16 +204,27 @@ impl Route {
         self.flights.iter().filter(|flight| !flight.replay).count()
     }
 
-    /// The next frame for the node of an open hop. A replay goes a few frames at a time, so that the frames of other requests
-    /// come in between.
-    pub(crate) fn due(&mut self, now: Duration, at: usize) -> Option<(Header, Vec<u8>)> {
+    /// How many of them are at the first hop.
+    pub(crate) fn at_first(&self) -> usize {
+        self.flights.iter().filter(|flight| flight.hop == 0 && !flight.replay).count()
+    }
+
+    /// Whether the node of this hop has rows of the prompt to compute.
+    pub(crate) fn has_prompt_at(&self, hop: usize) -> bool {
+        self.flights.iter().any(|flight| flight.of_prompt && flight.hop == hop && flight.sent.is_some())
+    }
+
+    /// The next frame for the node of an open hop; one of the prompt only if it `may_prompt`. A replay goes a few frames at a
+    /// time, so that the frames of other requests come in between.
+    pub(crate) fn due(&mut self, now: Duration, at: usize, may_prompt: bool) -> Option<Due> {
         let hop = self.hops.get_mut(at).filter(|hop| hop.open)?;
         let number = hop.inbox.due()?;
         let ahead = self.flights.iter().filter(|flight| flight.hop == at && flight.replay && flight.sent.is_some());
         let is_it = |flight: &&mut Flight| (flight.hop, flight.number, flight.sent) == (at, number, None);
         let busy = ahead.count() >= REPLAYS_AHEAD;
         let flight = self.flights.iter_mut().find(is_it);
-        if busy && flight.as_ref().is_some_and(|flight| flight.replay) {
+        let of_prompt = flight.as_ref().is_some_and(|flight| flight.of_prompt);
+        if (busy && flight.as_ref().is_some_and(|flight| flight.replay)) || (of_prompt && !may_prompt) {
             return None;
         }
         let Relayed { header, payload, .. } = hop.inbox.take()?;
@@ -144,12 +234,36 @@ impl Route {
             flight.sent = Some(now);
             header = if flight.predicted { header.predicted() } else { header };
         }
-        Some((header, payload))
+        Some(Due { header, payload, of_prompt })
     }
 
-    /// When the frame was sent that the node of this hop is to answer next.
-    pub(crate) fn asked_at(&self, hop: usize) -> Option<Duration> {
-        self.flights.iter().find(|flight| flight.hop == hop)?.sent
+    /// How a hop's rows travel on, whether rows of several frames may be put together, and all that its node was sent; nothing
+    /// while that owes an answer, or where something was forgotten.
+    pub(crate) fn history(&self, hop: usize) -> Option<History> {
+        let owes = self.flights.iter().any(|flight| flight.hop == hop && flight.sent.is_some());
+        let delta = self.hops.iter().rev().skip(1).any(|hop| hop.form.flags().contains(Flags::DELTA));
+        let hop = self.hops.get(hop).filter(|_| !owes)?;
+        Some((hop.form, !delta, hop.inbox.history()?))
+    }
+
+    /// Nothing that was computed counts any more; everything comes in anew, in the next epoch.
+    pub(crate) fn anew(&mut self, stages: &[Stage]) {
+        self.epoch = self.epoch.wrapping_add(1);
+        self.flights.clear();
+        self.logged = true;
+        self.lay(stages);
+    }
+
+    /// The frame that the node of this hop is to answer next.
+    pub(crate) fn asked(&self, hop: usize) -> Option<Asking> {
+        let flight = self.flights.iter().find(|flight| flight.hop == hop)?;
+        let what = match flight {
+            Flight { replay: true, .. } | Flight { answered: 1.., .. } => Asked::Other,
+            Flight { of_prompt: true, rows, .. } => Asked::Prompt(*rows),
+            Flight { rows: 1, .. } => Asked::Token,
+            Flight { .. } => Asked::Other,
+        };
+        Some(Asking { at: flight.sent?, what })
     }
 
     /// The flight that an answer of this hop belongs to; nothing where it comes from a node's time before.
@@ -216,7 +330,7 @@ impl Route {
 
     /// The oldest frame that each node has not answered: hop and time.
     pub(crate) fn unanswered(&self) -> impl Iterator<Item = (usize, Duration)> {
-        (0..self.hops.len()).filter_map(|hop| Some((hop, self.asked_at(hop)?)))
+        (0..self.hops.len()).filter_map(|hop| Some((hop, self.asked(hop)?.at)))
     }
 
     /// Bytes that are kept for replays, tokens not counted.
@@ -314,6 +428,7 @@ impl Flight {
             rows: header.rows,
             hop,
             predicted: false,
+            of_prompt: false,
             guesses: Vec::new(),
             answered: 0,
             rejected: false,
@@ -321,6 +436,12 @@ impl Flight {
             sent: None,
         }
     }
+}
+
+/// Whether a route whose hops send in these forms has frames that depend on those before. What the last one sends are
+/// outputs.
+fn is_delta(forms: impl DoubleEndedIterator<Item = Form>) -> bool {
+    forms.rev().skip(1).any(|form| form.flags().contains(Flags::DELTA))
 }
 
 /// Every request's first incarnation.
@@ -342,7 +463,8 @@ mod tests {
         let mut route = Route::new();
         route.lay(&stages(&[(0..2, None), (2..4, None)]));
         open(&mut route);
-        (0..frames).for_each(|position| route.enter(Header::tokens(1, 0, position, 1), vec![0; 4], Vec::new()));
+        (0..frames)
+            .for_each(|position| route.enter(Header::tokens(1, 0, position, 1), vec![0; 4], Cargo::Token(Vec::new())));
         route
     }
 
@@ -354,8 +476,8 @@ mod tests {
 
     /// Sends all that is due at a hop: positions, rows and epochs.
     fn send(route: &mut Route, hop: usize) -> Vec<(u32, u16, u8)> {
-        std::iter::from_fn(|| route.due(NOW, hop))
-            .map(|(header, _)| (header.position, header.rows, header.epoch))
+        std::iter::from_fn(|| route.due(NOW, hop, true))
+            .map(|Due { header, .. }| (header.position, header.rows, header.epoch))
             .collect()
     }
 

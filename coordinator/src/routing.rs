@@ -5,23 +5,34 @@ use std::time::Duration;
 
 use syn1_core::{Control, Flags, Header};
 
+use crate::access::Client;
 use crate::core::{Action, Core, CoreConfig, NodeId};
 use crate::request::{self, Closing, Generate, Next, Request};
+use crate::route::Due;
 use crate::text;
 use crate::update::{Finish, Finished, Update};
 
 impl Core {
-    pub(crate) fn request(&mut self, ask: Generate, is_proof: bool) -> Request {
-        self.last_request = self.last_request.wrapping_add(1).max(1);
+    pub(crate) fn request(&mut self, client: Client, ask: Generate, is_proof: bool) -> Request {
+        let id = self.next_request();
         let CoreConfig { spec, max_positions, tokenizer, .. } = &self.config;
         let eos = text::ends(&spec.eos, tokenizer.as_ref());
         let model = request::Model { vocab: spec.vocab, eos, max_positions: *max_positions };
-        Request::new(self.last_request, ask, is_proof, model, tokenizer.as_ref())
+        Request::new(id, client, ask, is_proof, model, tokenizer.as_ref())
+    }
+
+    pub(crate) fn next_request(&mut self) -> u32 {
+        self.last_request = self.last_request.wrapping_add(1).max(1);
+        self.last_request
     }
 
     pub(crate) fn start_waiting(&mut self, now: Duration) {
-        while self.chain.as_ref().is_some_and(|chain| chain.ready && self.requests.len() < chain.slots) {
-            let Some(request) = self.waiting.pop_front() else { return };
+        let has_room =
+            |core: &Self| core.chain.as_ref().is_some_and(|chain| chain.ready && core.requests.len() < chain.slots);
+        while !self.holds() && has_room(self) {
+            let running = |client: &Client| self.requests.values().filter(|request| request.client == *client).count();
+            let Some(mut request) = self.waiting.pop(running) else { return };
+            self.unpark(&mut request);
             self.start(now, request);
         }
     }
@@ -46,13 +57,24 @@ impl Core {
 
     /// Sends what is due at each hop whose node has its shard, where the request is opened if it is not.
     pub(crate) fn pump(&mut self, now: Duration, id: u32) {
+        self.follow_from_here(now, id);
+        let restraint = self.requests.get(&id).and_then(|request| self.restraint(request));
+        let (rows, mut free) = restraint.map_or((usize::MAX, None), |restraint| (restraint.rows, Some(restraint.free)));
         let Some(chain) = &self.chain else { return };
         let Some(request) = self.requests.get_mut(&id).filter(|request| request.closing.is_none()) else { return };
         let (mut opens, mut frames) = (Vec::new(), Vec::new());
         let last = chain.parts.len().saturating_sub(1);
         for (hop, (node, _)) in chain.parts.iter().enumerate().filter(|(_, part)| chain.loaded.contains(&part.0)) {
             opens.extend(request.open(hop).map(|open| (*node, open)));
-            while let Some((header, payload)) = request.route.due(now, hop) {
+            loop {
+                let may_prompt = free.as_ref().is_none_or(|free| free[hop]);
+                if hop == 0 && may_prompt {
+                    request.next_chunk(rows);
+                }
+                let Some(Due { header, payload, of_prompt }) = request.route.due(now, hop, may_prompt) else { break };
+                if let Some(free) = free.as_mut().filter(|_| of_prompt) {
+                    free[hop] = false;
+                }
                 request.figures.frames += 1;
                 request.figures.bytes += (Header::LEN + payload.len()) as u64;
                 frames.push((hop, *node, header, payload));
@@ -63,6 +85,7 @@ impl Core {
         }
         for (hop, node, header, payload) in frames {
             self.timings.sent(now, node, hop == last, &header, payload.len());
+            self.audits.sent(id, node, &header, &payload);
             self.actions.push_back(Action::Send(node, header, payload));
         }
         self.account(id);
@@ -78,19 +101,21 @@ impl Core {
             Next::Finish(updates, text, reason) => {
                 self.stamp(now, id);
                 self.tokens(now, id, updates);
-                self.finish(id, text, reason);
+                self.finish(now, id, text, reason);
             }
         }
     }
 
     /// Hands on tokens, which may be none: outputs of a guess that was wrong.
     pub(crate) fn tokens(&mut self, now: Duration, id: u32, updates: Vec<Update>) {
-        if updates.is_empty() {
+        let repeats = self.requests.get(&id).is_some_and(Request::repeats);
+        if updates.is_empty() && !repeats {
             return;
         }
         self.stamp(now, id);
-        if self.requests.get(&id).is_some_and(|request| !request.is_proof) {
-            self.actions.extend(updates.into_iter().map(|update| Action::Update(id, update)));
+        let told = self.requests.get(&id).filter(|request| !request.is_proof).map(|request| request.told);
+        if let Some(told) = told {
+            self.actions.extend(updates.into_iter().map(|update| Action::Update(told, update)));
             self.passed(now, None);
         }
     }
@@ -106,8 +131,12 @@ impl Core {
         }
     }
 
-    /// The request has its last token; its figures are complete when every node has closed it.
-    pub(crate) fn finish(&mut self, id: u32, text: String, reason: Finish) {
+    /// The request has its last token. Where its KV caches are not kept, its figures are complete when every node has closed
+    /// it.
+    pub(crate) fn finish(&mut self, now: Duration, id: u32, text: String, reason: Finish) {
+        if self.is_parkable(id) {
+            return self.park(now, id, text, reason);
+        }
         let here = |node: &NodeId| self.nodes.contains_key(node);
         let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().filter(here).collect();
         if let Some(request) = self.requests.get_mut(&id) {
@@ -143,7 +172,7 @@ impl Core {
         if !closing.nodes.remove(&from) {
             return;
         }
-        request.figures.compute += compute;
+        *request.figures.compute.get_or_insert_default() += compute;
         if closing.nodes.is_empty() {
             self.end(now, id);
         }
@@ -152,6 +181,7 @@ impl Core {
     /// The last of a request that has finished.
     pub(crate) fn end(&mut self, now: Duration, id: u32) {
         let Some(request) = self.remove(id) else { return };
+        self.turnover.ended(now.saturating_sub(request.started));
         if request.is_proof {
             self.passed(now, Some(request.figures.total));
         } else {
@@ -164,7 +194,7 @@ impl Core {
     pub(crate) fn finished(&mut self, request: Request) {
         if let Some(Closing { text, reason, .. }) = request.closing {
             let finished = Finished { text, reason, figures: request.figures };
-            self.actions.push_back(Action::Update(request.id, Update::Finished(finished)));
+            self.actions.push_back(Action::Update(request.told, Update::Finished(finished)));
         }
     }
 
@@ -176,7 +206,7 @@ impl Core {
         } else if request.closing.is_some() {
             self.finished(request);
         } else {
-            self.actions.push_back(Action::Update(id, Update::Failed(why)));
+            self.actions.push_back(Action::Update(request.told, Update::Failed(why)));
         }
         self.start_waiting(now);
         self.go_on(now);

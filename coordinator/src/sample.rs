@@ -148,9 +148,21 @@ impl Sampler {
         self.penalise(candidates);
         let chosen = if self.sampling.temperature == 0.0 { best(candidates) } else { self.draw(candidates) };
         let id = chosen.ok_or("no candidate token")?;
+        self.note(id);
+        Ok(id)
+    }
+
+    /// Takes note of a token that it has chosen before, in a run whose distributions are not known any more.
+    pub(crate) fn recall(&mut self, id: u32) {
+        if self.sampling.temperature != 0.0 {
+            uniform(&mut self.random);
+        }
+        self.note(id);
+    }
+
+    fn note(&mut self, id: u32) {
         self.seen.insert(id);
         *self.chosen.entry(id).or_default() += 1;
-        Ok(id)
     }
 
     /// `logit + bias - count * frequency_penalty - (count > 0) * presence_penalty`, as OpenAI's reference gives it.

@@ -3,7 +3,7 @@
 //! Everything that moves a token runs on this thread, so a frame goes from one node's socket to the next one's without
 //! waking another core.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -19,17 +19,20 @@ use syn1_model::plan::WeightFormat;
 use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 
 use crate::access::{Access, Client};
+use crate::audit::Checks;
 use crate::core::{Action, Core, CoreConfig, NodeId, Refusal};
-use crate::door::Door;
+use crate::door::{Door, Quarantined};
 use crate::feed::{Feed, Told};
 use crate::front::{Front, JoinLink};
-use crate::limits::{GOODBYE, MAX_LINKS, MAX_STRANGERS};
+use crate::limits::{GOODBYE, MAX_LINKS, MAX_MEMBERS, MAX_STRANGERS, RETRY_AFTER};
 use crate::metrics::Metrics;
+use crate::prefix::Prefixes;
 use crate::rate::Rate;
 use crate::recovery::Recovery;
 use crate::request::Generate;
+use crate::store::{Change, KnownNode, Remembered, Store, StoreError};
 use crate::tls::{Certificates, TlsError};
-use crate::update::{Event, Topology, Update};
+use crate::update::{Event, Evidence, Topology, Update};
 use crate::watch::Watch;
 use crate::{http, link};
 
@@ -53,6 +56,8 @@ pub struct ServerConfig {
     pub allow: Vec<Key>,
     /// Who may ask over HTTP, and how much.
     pub access: Access,
+    /// The folder of what is remembered over a restart; without one nothing is.
+    pub state: Option<PathBuf>,
 }
 
 /// Splits the model in a format. It blocks for as long as that takes, on a thread of its own; an error is one line that
@@ -91,6 +96,9 @@ pub enum StartError {
     /// The HTTP port has no certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// What was remembered cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// There is no join code.
     #[error("cannot make a join code: {0}")]
     Code(KeyFileError),
@@ -112,7 +120,7 @@ pub(crate) struct Shared {
     /// Largest payload a node may send: the bigger of a chunk of rows and the full logits.
     pub(crate) max_payload: u32,
     pub(crate) keys: Keys,
-    pub(crate) door: Door,
+    pub(crate) door: Arc<Door>,
     pub(crate) front: Front,
     pub(crate) certificates: Option<Certificates>,
     http: SocketAddr,
@@ -132,13 +140,24 @@ pub(crate) struct Shared {
     stop: Notify,
 }
 
+/// A node's link.
+struct Linked {
+    /// What it has proven to be.
+    key: Option<Key>,
+    outbox: mpsc::Sender<(Header, Vec<u8>)>,
+}
+
 struct State {
     core: Core,
     /// The folder that is served.
     shards: PathBuf,
     /// Formats that are to be packed.
     packs: mpsc::UnboundedSender<WeightFormat>,
-    links: HashMap<NodeId, mpsc::Sender<(Header, Vec<u8>)>>,
+    links: HashMap<NodeId, Linked>,
+    door: Arc<Door>,
+    store: Option<Arc<Store>>,
+    /// Nodes that have been here, by their keys.
+    known: BTreeMap<String, KnownNode>,
     requests: HashMap<u32, mpsc::UnboundedSender<Update>>,
     watch: Watch,
     watchers: Vec<mpsc::UnboundedSender<Event>>,
@@ -159,16 +178,27 @@ impl Server {
         let (tcp_address, http_address) = (address(&tcp, config.tcp), address(&http, config.http));
         config.core.http_port = http_address.port();
         let certificates = Certificates::open(&config.front.tls, &config.front.names)?;
-        let door = Door::new(config.allow, config.front.code.clone()).map_err(StartError::Code)?;
+        let since = unix_seconds();
+        let (store, remembered) = match &config.state {
+            Some(folder) => Store::open(folder).map(|(store, remembered)| (Some(Arc::new(store)), remembered))?,
+            None => (None, Remembered::default()),
+        };
+        let door = Door::new(config.allow, config.front.code.clone(), since, &remembered, store.clone());
+        let door = Arc::new(door.map_err(StartError::Code)?);
+        let mut core = Core::new(config.core);
+        if let Some(placement) = &remembered.placement {
+            core.return_to(placement);
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Runtime)?;
         let (packs, asked) = mpsc::unbounded_channel();
         let metrics = Metrics::default();
+        let max_payload = link::max_payload(core.config());
         let shared = Arc::new(Shared {
-            max_payload: link::max_payload(&config.core),
+            max_payload,
             pack: config.pack,
             keys: config.keys,
-            door,
+            door: door.clone(),
             front: config.front,
             certificates,
             http: http_address,
@@ -179,10 +209,13 @@ impl Server {
             metrics: metrics.clone(),
             linked: Arc::new(()),
             state: Mutex::new(State {
-                core: Core::new(config.core),
+                core,
                 shards: config.shards,
                 packs,
                 links: HashMap::new(),
+                door: door.clone(),
+                store,
+                known: remembered.nodes,
                 requests: HashMap::new(),
                 watch: Watch::new(metrics),
                 watchers: Vec::new(),
@@ -190,7 +223,7 @@ impl Server {
                 over: false,
             }),
             started: Instant::now(),
-            since: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            since,
             sooner: Notify::new(),
             stop: Notify::new(),
         });
@@ -216,12 +249,12 @@ impl Server {
         self.shared.join_link()
     }
 
-    /// Takes a request; see [`Core::submit`].
+    /// Takes a request of this program's own; see [`Core::submit`].
     ///
     /// # Errors
     /// What is wrong with it.
     pub fn generate(&self, ask: Generate) -> Result<Generation, Refusal> {
-        self.shared.generate(ask)
+        self.shared.generate(Client::Local, ask)
     }
 
     /// The swarm as it is now.
@@ -229,9 +262,19 @@ impl Server {
         self.shared.look(Core::topology)
     }
 
+    /// What came of spot checks since the start.
+    pub fn checks(&self) -> Checks {
+        self.shared.look(Core::checks)
+    }
+
     /// What was lost and regained since the start.
     pub fn recovery(&self) -> Recovery {
         self.shared.look(Core::recovery)
+    }
+
+    /// What is kept of requests that are over, and what it was good for.
+    pub fn prefixes(&self) -> Prefixes {
+        self.shared.look(Core::prefixes)
     }
 
     /// What happens in the swarm from now on.
@@ -293,15 +336,16 @@ impl Shared {
         result
     }
 
-    pub(crate) fn generate(self: &Arc<Self>, ask: Generate) -> Result<Generation, Refusal> {
+    pub(crate) fn generate(self: &Arc<Self>, client: Client, ask: Generate) -> Result<Generation, Refusal> {
         let (sender, updates) = mpsc::unbounded_channel();
         let mut state = self.lock();
         if state.over {
-            return Err(Refusal::Busy("the coordinator has ended: start it again".into()));
+            let why = "the coordinator has ended: start it again".into();
+            return Err(Refusal::Busy { why, retry_after: RETRY_AFTER });
         }
         let now = self.started.elapsed();
         let prompt_tokens = ask.prompt.len();
-        let id = state.core.submit(now, ask)?;
+        let id = state.core.submit(now, client, ask)?;
         // Before its first update can be acted on.
         state.requests.insert(id, sender);
         state.watch.asked(id, prompt_tokens, now);
@@ -314,12 +358,16 @@ impl Shared {
         &self,
         address: &str,
         negotiated: &Negotiated,
+        key: Option<Key>,
         outbox: mpsc::Sender<(Header, Vec<u8>)>,
     ) -> NodeId {
         let mut state = self.lock();
         let now = self.started.elapsed();
         let id = state.core.connected(now, address, negotiated);
-        state.links.insert(id, outbox);
+        if let Some(key) = key {
+            state.core.proven(id, key);
+        }
+        state.links.insert(id, Linked { key, outbox });
         state.act(now);
         id
     }
@@ -403,6 +451,11 @@ impl Shared {
         }
     }
 
+    /// Nodes that have been here, by their keys.
+    pub(crate) fn known(&self) -> BTreeMap<String, KnownNode> {
+        self.lock().known.clone()
+    }
+
     pub(crate) fn look<R>(&self, look: impl FnOnce(&Core) -> R) -> R {
         look(&self.lock().core)
     }
@@ -418,7 +471,8 @@ impl State {
             match action {
                 Action::Send(node, header, payload) => {
                     self.watch.sent(node, &header, now, || self.core.name(node));
-                    let stuck = self.links.get(&node).is_some_and(|link| link.try_send((header, payload)).is_err());
+                    let stuck =
+                        self.links.get(&node).is_some_and(|link| link.outbox.try_send((header, payload)).is_err());
                     if stuck {
                         self.links.remove(&node);
                         self.core.gone(now, node, "it does not take what is sent to it");
@@ -427,12 +481,13 @@ impl State {
                 Action::Close(node) => drop(self.links.remove(&node)),
                 Action::Update(id, update) => {
                     self.watch.update(id, &update, now);
-                    let last = !matches!(update, Update::Token { .. });
+                    let last = matches!(update, Update::Finished(_) | Update::Failed(_));
                     let told = self.requests.get(&id).is_some_and(|request| request.send(update).is_ok());
                     if last || !told {
                         self.requests.remove(&id);
                     }
                 }
+                Action::Quarantine(node, evidence) => self.quarantine(node, evidence),
                 Action::Event(event) => self.tell(event),
                 // Refused when the event loop has ended; then nobody waits for it either.
                 Action::Pack(format) => drop(self.packs.send(format)),
@@ -440,7 +495,44 @@ impl State {
         }
     }
 
+    /// Remembers what a node computed by its key; one without a key can come back under another name anyway.
+    fn quarantine(&mut self, node: NodeId, evidence: Evidence) {
+        let Some(key) = self.links.get(&node).and_then(|link| link.key) else { return };
+        let name = self.core.name(node);
+        self.door.quarantine(key, Quarantined { name, at: unix_seconds(), evidence });
+    }
+
+    /// Remembers what an event changes.
+    fn remember(&mut self, event: &Event) {
+        let Some(store) = &self.store else { return };
+        match event {
+            Event::Joined { node, device, memory_bytes, read_bytes_per_s, layer_ns } => {
+                let Some(key) = self.core.key_of(node) else { return };
+                let known = KnownNode {
+                    name: node.clone(),
+                    device: device.clone(),
+                    memory_bytes: *memory_bytes,
+                    layer_ns: *layer_ns,
+                    read_bytes_per_s: *read_bytes_per_s,
+                    seen: unix_seconds(),
+                };
+                if self.known.len() >= MAX_MEMBERS && !self.known.contains_key(&key.to_string()) {
+                    return;
+                }
+                self.known.insert(key.to_string(), known.clone());
+                store.put(Change::Node(key, known));
+            }
+            Event::Placed(_) => {
+                if let Some(placement) = self.core.placement() {
+                    store.put(Change::Placement(placement));
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn tell(&mut self, event: Event) {
+        self.remember(&event);
         tracing::info!(?event);
         self.watch.event(&event);
         self.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
@@ -459,6 +551,11 @@ impl Drop for Serving {
         state.requests.clear();
         state.watchers.clear();
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What chat templates that ask for the date are told: the time in UTC.
@@ -480,7 +577,7 @@ async fn serve(
         () = http::serve(shared.clone(), http) => {}
         () = shared.stop.notified() => {}
     }
-    shared.with(|core, _| core.shut_down("the coordinator is shutting down"));
+    shared.with(|core, _| core.shut_down("the coordinator is shutting down: repeat the request when it is back"));
     // The goodbyes are on their way; a node that does not take its own is not waited for.
     let begun = Instant::now();
     while Arc::strong_count(&shared.linked) > 1 && begun.elapsed() < GOODBYE {

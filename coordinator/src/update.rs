@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use syn1_model::plan::WeightFormat;
 
 use crate::timing::Traffic;
@@ -20,6 +20,9 @@ pub enum Update {
         /// Where they were asked for.
         logprobs: Option<Logprobs>,
     },
+    /// All that was told of the request so far is void: a node computed garbage, and another token than one of these is the
+    /// right one. They follow from the first on.
+    Again,
     /// The request is complete.
     Finished(Finished),
     /// The request failed; names the node or the rule.
@@ -63,20 +66,25 @@ pub enum Finish {
 pub struct Figures {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// How many of them an earlier request had left in the KV caches.
+    pub cached: usize,
     /// Tokens generated.
     pub tokens: usize,
     /// Tokens that were guessed ahead.
     pub guessed: usize,
     /// How many of the guesses were right.
     pub accepted: usize,
+    /// From its arrival to its start: behind others, or until the model was ready.
+    pub waited: Duration,
     /// From the request's start to its first token.
     pub first_token: Duration,
     /// From the first token to the last.
     pub decode: Duration,
     /// From the request's start to its last token.
     pub total: Duration,
-    /// Spent in the nodes' engines, as they report it.
-    pub compute: Duration,
+    /// Spent in the nodes' engines, as they report it when they give the KV caches back; `None` where these are kept for
+    /// another request.
+    pub compute: Option<Duration>,
     /// Spent in the coordinator: relaying, sampling, detokenizing.
     pub coordinator: Duration,
     /// SYN1 data frames sent and received by the coordinator.
@@ -93,8 +101,8 @@ impl Figures {
     }
 
     /// Time that was neither computing nor the coordinator's: sockets, schedulers and the wire.
-    pub fn wire(&self) -> Duration {
-        self.total.saturating_sub(self.compute).saturating_sub(self.coordinator)
+    pub fn wire(&self) -> Option<Duration> {
+        Some(self.total.saturating_sub(self.compute?).saturating_sub(self.coordinator))
     }
 }
 
@@ -133,6 +141,11 @@ pub enum Event {
     },
     /// The model is cut: every node's layers, in chain order.
     Placed(#[serde(serialize_with = "parts")] Vec<(String, Range<usize>)>),
+    /// Layers move while the model is served.
+    Rebalanced {
+        /// Who takes which, and what a token gains.
+        why: String,
+    },
     /// There is no chain.
     Unplaced {
         /// Why, and what would help.
@@ -172,11 +185,44 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// Two nodes computed the same rows and do not agree; a third one is asked as soon as there is one.
+    Disputed {
+        /// The node of the chain.
+        node: String,
+        /// The node that checked it.
+        checker: String,
+        /// What came of it, as these two see it.
+        evidence: Evidence,
+    },
+    /// A node computed garbage, as two others found: it is sent away, and its key is not let in again.
+    Quarantined {
+        /// Its name.
+        node: String,
+        /// The two that agree.
+        against: [String; 2],
+        /// What shows it.
+        evidence: Evidence,
+    },
     /// A real token has passed through every layer.
     Ready {
         /// Milliseconds that token took.
         token_ms: f64,
     },
+}
+
+/// What shows that a node computed something else than another one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// First layer and one behind the last.
+    pub layers: (usize, usize),
+    /// The request that was checked.
+    pub request: u32,
+    /// The first position at which they do not agree.
+    pub position: u32,
+    /// How far they lie apart there: a share of the values' usual size, or a difference of logits behind the last layer.
+    pub error: f32,
+    /// How far two nodes that compute the same may.
+    pub allowed: f32,
 }
 
 /// A node as others see it.
@@ -192,6 +238,8 @@ pub struct NodeView {
     pub read_bytes_per_s: u64,
     /// Microseconds a layer takes.
     pub layer_us: f64,
+    /// Microseconds that a frame to it and its answer take besides computing: its link's round trip, and what SYN1 takes.
+    pub hop_us: f64,
     /// First layer and one behind the last, where it has any.
     pub layers: Option<(usize, usize)>,
     /// `joining`, `spare`, `loading`, `loaded` or `unable`.
@@ -225,7 +273,7 @@ pub struct Topology {
     pub chat: bool,
     /// Why the layers lie where they lie, while they lie anywhere.
     pub reason: Option<String>,
-    /// Predicted microseconds of computing per token.
+    /// Predicted microseconds of a token of one text, computing and links.
     pub predicted_us: Option<f64>,
     /// Running requests.
     pub running: usize,

@@ -71,7 +71,10 @@ impl Watch {
                 }
                 return;
             }
+            // The tokens that follow are counted as well: they were generated.
+            Update::Again => return,
             Update::Finished(end) => {
+                self.metrics.waited.observe(end.figures.waited.as_secs_f64());
                 self.metrics.guessed.inc_by(end.figures.guessed as u64);
                 self.metrics.accepted.inc_by(end.figures.accepted as u64);
                 self.ended(match end.reason {

@@ -19,7 +19,13 @@ impl Core {
     /// What the model needs besides layers, with weights of this format.
     pub(crate) fn demand(&self, format: WeightFormat) -> Demand<'_> {
         let config = &self.config;
-        Demand { spec: &config.spec, format, max_positions: config.max_positions, slots: config.slots }
+        Demand {
+            spec: &config.spec,
+            format,
+            max_positions: config.max_positions,
+            slots: config.slots,
+            wire: &config.wire,
+        }
     }
 
     /// Whether the model may be placed: not while another format is being packed, nor while nodes measure themselves anew

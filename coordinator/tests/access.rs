@@ -10,6 +10,7 @@ use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
@@ -35,13 +36,14 @@ fn server(access: Access) -> Server {
         slots: 1,
         chunk: 8,
         relay_bytes: 1 << 20,
+        prefix_cache: PrefixCache::Off,
         tokenizer: None,
     };
     let (keys, allow) = (Keys::from_secret(&[1; 32]), Vec::new());
     let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
     let shards = std::env::temp_dir();
     let front = Front { names: vec!["syn1.example.org".into()], ..Front::default() };
-    let config = ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access };
+    let config = ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access, state: None };
     Server::start(config).unwrap()
 }
 
@@ -173,5 +175,53 @@ fn what_is_not_there_is_told_in_the_shape_of_the_api() {
     for (line, wanted) in [("GET /v1/nothing", 404), ("GET /v1/completions", 405), ("GET /v1/models/other", 404)] {
         let (status, answer) = ask(&server, line, &[], "");
         assert!(status == wanted && answer.contains("\"error\":{"), "{line}: {answer}");
+    }
+}
+
+/// Asks for text that nobody computes; the status and what the head says, and the connection, on which it is waited.
+fn wait(server: &Server, key: &str) -> (u16, String, TcpStream) {
+    let mut link = TcpStream::connect(server.http()).unwrap();
+    link.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let body = r#"{"ids": [1], "max_tokens": 1}"#;
+    let head = "POST /api/generate HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n";
+    let request = format!("{head}authorization: Bearer {key}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    link.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        link.read_exact(&mut byte).unwrap();
+        answer.extend(byte);
+    }
+    let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), head, link)
+}
+
+#[test]
+fn who_asks_for_too_much_is_turned_away_and_others_are_heard_until_all_lines_are_full() {
+    let users: Vec<String> = (0..5).map(|user| format!("user-key-000000000{user}")).collect();
+    let server = server(Access { users: users.iter().map(|key| key.parse().unwrap()).collect(), ..Access::default() });
+    let mut waiting = Vec::new();
+    for user in &users[..4] {
+        for _ in 0..64 {
+            let (status, head, link) = wait(&server, user);
+            assert_eq!(status, 200, "{head}");
+            waiting.push(link);
+        }
+        let (status, head, _) = wait(&server, user);
+        assert!(status == 429 && head.contains("retry-after: "), "{head}");
+    }
+    assert_eq!(server.topology().queued, 256);
+    let (status, head, _) = wait(&server, &users[4]);
+    assert!(status == 503 && head.contains("retry-after: "), "{head}");
+    // Whoever goes away makes room at once.
+    drop(waiting.pop());
+    while server.topology().queued == 256 {
+        std::thread::yield_now();
+    }
+    assert_eq!(wait(&server, &users[4]).0, 200);
+    let key = bearer(&users[0]);
+    let (_, figures) = ask(&server, "GET /metrics", &[("authorization", &key)], "");
+    for line in ["syn1_http_refused_total{status=\"429\"} 4", "syn1_http_refused_total{status=\"503\"} 1"] {
+        assert!(figures.contains(line), "{line} is not in {figures}");
     }
 }

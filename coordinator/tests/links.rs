@@ -9,6 +9,7 @@ use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Server, ServerConfig, StartError};
@@ -38,6 +39,7 @@ fn config() -> ServerConfig {
         slots: 1,
         chunk: 8,
         relay_bytes: 1 << 20,
+        prefix_cache: PrefixCache::Off,
         tokenizer: None,
     };
     let keys = Keys::from_secret(&[1; 32]);
@@ -52,6 +54,7 @@ fn config() -> ServerConfig {
         front: Front::default(),
         allow: Vec::new(),
         access: Access::default(),
+        state: None,
     }
 }
 

@@ -26,6 +26,7 @@ fn server() -> Server {
         keys: Keys::from_secret(&[1; 32]),
         allow: Vec::new(),
         access: Access::default(),
+        state: None,
     };
     Server::start(config).unwrap()
 }

@@ -39,6 +39,7 @@ fn server(front: Front) -> Server {
         keys,
         allow: Vec::new(),
         access: Access::default(),
+        state: None,
     })
     .unwrap()
 }

@@ -1,8 +1,8 @@
 //! WGSL files, their variants, and the pipelines made from them.
 //!
-//! A line that ends in a comment of `#` and tags is kept only where all of these tags are set, as in syn1-kernels. The
-//! bindings of a variant are read off its own text.
+//! One file gives several variants: see [`wgsl`].
 
+use syn1_kernels::wgsl;
 use wgpu::{
     BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType,
     ComputePipelineDescriptor, PipelineCompilationOptions, PipelineLayoutDescriptor, ShaderModuleDescriptor,
@@ -47,15 +47,7 @@ impl File {
 
     /// The text with the lines of `tags`.
     fn variant(self, tags: &[&str]) -> String {
-        let mut out = String::new();
-        for line in self.text().into_iter().flat_map(str::lines) {
-            let (code, wanted) = line.split_once(TAGS).unwrap_or((line, ""));
-            if wanted.split_whitespace().all(|tag| tags.contains(&tag)) {
-                out.push_str(code);
-                out.push('\n');
-            }
-        }
-        out
+        self.text().map(|text| wgsl::variant(text, tags)).concat()
     }
 }
 
@@ -71,12 +63,17 @@ impl Kernel {
     pub(crate) fn new(device: &wgpu::Device, file: File, tags: &[&str], overrides: &[(&str, f64)]) -> Self {
         let source = file.variant(tags);
         let label = format!("{file:?} {}", tags.join(" "));
-        let entries: Vec<BindGroupLayoutEntry> = bindings(&source)
+        let entries: Vec<BindGroupLayoutEntry> = wgsl::bindings(&source)
             .into_iter()
-            .map(|(binding, ty, has_dynamic_offset)| BindGroupLayoutEntry {
+            .map(|(binding, ty)| BindGroupLayoutEntry {
                 binding,
                 visibility: ShaderStages::COMPUTE,
-                ty: BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
+                ty: BindingType::Buffer {
+                    ty,
+                    // The token's uniform has one.
+                    has_dynamic_offset: ty == BufferBindingType::Uniform,
+                    min_binding_size: None,
+                },
                 count: None,
             })
             .collect();
@@ -104,27 +101,6 @@ impl Kernel {
     }
 }
 
-/// The bindings that a shader declares, one a line: number, type, and whether it has a dynamic offset, which the token's
-/// uniform has.
-fn bindings(source: &str) -> Vec<(u32, BufferBindingType, bool)> {
-    let mut found = Vec::new();
-    for line in source.lines() {
-        let Some((number, rest)) = line.strip_prefix("@group(0) @binding(").and_then(|rest| rest.split_once(')'))
-        else {
-            continue;
-        };
-        let Ok(number) = number.parse() else { continue };
-        let uniform = rest.contains("var<uniform>");
-        let ty = if uniform {
-            BufferBindingType::Uniform
-        } else {
-            BufferBindingType::Storage { read_only: rest.contains("var<storage, read>") }
-        };
-        found.push((number, ty, uniform));
-    }
-    found
-}
-
 /// A module without injected bounds checks and loop bounds: these would slow every arm down, some more than others.
 #[allow(unsafe_code)]
 fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderModule {
@@ -134,9 +110,6 @@ fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderMo
     // zero. The tests run every kernel at every width.
     unsafe { device.create_shader_module_trusted(descriptor, ShaderRuntimeChecks::unchecked()) }
 }
-
-/// What starts the tags at a line's end.
-const TAGS: &str = "//#";
 
 #[cfg(test)]
 mod tests {
@@ -184,9 +157,9 @@ mod tests {
                 let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32 | subgroups;
                 let valid = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
                 assert!(valid.is_ok(), "{file:?} {tags:?} {twin}: {}", valid.unwrap_err().emit_to_string(&source));
-                let found = bindings(&source);
+                let found = wgsl::bindings(&source);
                 assert_eq!(found.len(), source.matches("@binding(").count(), "{file:?} {tags:?}: one was overlooked");
-                let storage = found.iter().filter(|(_, ty, _)| *ty != BufferBindingType::Uniform).count();
+                let storage = found.iter().filter(|(_, ty)| *ty != BufferBindingType::Uniform).count();
                 assert!(storage <= 8, "{file:?} {tags:?} has {storage} storage bindings");
             }
         }

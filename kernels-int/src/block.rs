@@ -5,7 +5,7 @@ use core::fmt;
 #[cfg(feature = "rope")]
 use crate::attend::rotate;
 use crate::attend::{append, attend};
-use crate::dot::{Row, four};
+use crate::dot::{Row, arrange, dot_rows};
 use crate::layout::{BlockLayout, Product, padded};
 use crate::norm::normalise;
 use crate::row::quantise;
@@ -33,6 +33,7 @@ pub struct Scratch<'s> {
 }
 
 /// Why a block's bytes cannot be used.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockError {
     /// A shape that the kernels cannot run.
@@ -56,6 +57,7 @@ pub enum BlockError {
 }
 
 /// Why a step cannot be computed. The cache then holds what it held for the positions before.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepError {
     /// A row became infinite or NaN.
@@ -173,6 +175,7 @@ impl<'w> Block<'w> {
         let stride = padded(product.cols);
         let row = row.get_mut(..stride).ok_or(StepError::Buffer)?;
         let exponent = quantise(input.get(..product.cols).ok_or(StepError::Buffer)?, row)?;
+        arrange(row);
         let inputs: &[[i16; GROUP]] = row.as_chunks().0;
         let mut biases = self.floats(product.aux, 2 * product.rows).skip(1).step_by(2);
         let mut index = 0;
@@ -182,11 +185,13 @@ impl<'w> Block<'w> {
             out(index, value);
             index += 1;
         };
-        for begin in (0..product.rows).step_by(ROWS) {
-            // Behind the last row stand empty ones, whose sums nobody takes.
-            let row = |row: usize| (row < product.rows).then(|| self.row(product, row, inputs.len())).flatten();
-            let rows: [Row<'_>; ROWS] = core::array::from_fn(|of| row(begin + of).unwrap_or_default());
-            four(rows, inputs).into_iter().take(product.rows - begin).for_each(&mut finish);
+        let matrix = self.bytes.get(product.matrix..).ok_or(StepError::Buffer)?;
+        let rows = matrix.chunks(ROWS * product.row_bytes).take(product.rows / ROWS);
+        rows.flat_map(|rows| dot_rows(rows, product.row_bytes, inputs)).for_each(&mut finish);
+        // Fewer than four: one at a time, as if it stood there four times.
+        for row in product.rows / ROWS * ROWS..product.rows {
+            let row = matrix.get(row * product.row_bytes..).ok_or(StepError::Buffer)?;
+            dot_rows(row, 0, inputs).into_iter().take(1).for_each(&mut finish);
         }
         Ok(())
     }

@@ -3,8 +3,9 @@
 use crate::GROUP;
 
 /// A row of a packed matrix: its steps, then the f16 scale of each group.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Row<'w> {
+    #[cfg(not(kernel = "thumb2"))]
     steps: &'w [[u8; GROUP]],
     scales: &'w [[u8; 2]],
 }
@@ -12,9 +13,12 @@ pub(crate) struct Row<'w> {
 impl<'w> Row<'w> {
     /// The row of `groups` groups at the front of `bytes`.
     pub(crate) fn new(bytes: &'w [u8], groups: usize) -> Option<Self> {
-        let (steps, scales) = bytes.split_at_checked(groups.checked_mul(GROUP)?)?;
-        let scales = scales.get(..groups.checked_mul(2)?)?;
-        Some(Self { steps: steps.as_chunks().0, scales: scales.as_chunks().0 })
+        let parts = bytes.split_at_checked(groups.checked_mul(GROUP)?)?;
+        Some(Self {
+            #[cfg(not(kernel = "thumb2"))]
+            steps: parts.0.as_chunks().0,
+            scales: parts.1.get(..groups.checked_mul(2)?)?.as_chunks().0,
+        })
     }
 
     /// Whether every scale is one that the kernels take.
@@ -23,31 +27,69 @@ impl<'w> Row<'w> {
     }
 }
 
-/// `sum over groups of scale * (sum of weight * input)`, exact, in units of 2^-24 times those of the inputs, for four rows
-/// at a time: an input is loaded once for all of them. `rows` are packed rows of int8 weights, `inputs` whole groups; rows
-/// that are too short give zero.
-///
-/// ```
-/// use syn1_kernels_int::dot_rows;
-///
-/// // One group of 32 weights of 3 steps of 0.5 (f16 bits 0x3800), and as many inputs of 2.
-/// let mut row = [3u8; 48];
-/// row[32..34].copy_from_slice(&0x3800u16.to_le_bytes());
-/// assert_eq!(dot_rows([&row; 4], &[[2; 32]]), [96 << 24; 4]);
-/// ```
-#[must_use]
-pub fn dot_rows(rows: [&[u8]; 4], inputs: &[[i16; GROUP]]) -> [i64; 4] {
-    four(rows.map(|bytes| Row::new(bytes, inputs.len()).unwrap_or_default()), inputs)
+/// Puts quantised inputs into the order in which the kernel of this target takes them. It is another than that of the weights
+/// on processors that compute two products at once, and the same everywhere else. Twice is never.
+pub fn arrange(inputs: &mut [i16]) {
+    if IN_PAIRS {
+        for [_, b, c, _] in inputs.as_chunks_mut().0 {
+            core::mem::swap(b, c);
+        }
+    }
 }
 
-/// [`dot_rows`] over rows that are cut already.
+/// Whether inputs 0 and 2 of each four stand beside each other, and 1 and 3.
+const IN_PAIRS: bool = cfg!(kernel = "dsp");
+
+/// Where the input for the weight at `place` stands.
+#[cfg(not(kernel = "thumb2"))]
+const fn arranged(place: usize) -> usize {
+    match place % 4 {
+        1 if IN_PAIRS => place + 1,
+        2 if IN_PAIRS => place - 1,
+        _ => place,
+    }
+}
+
+/// `sum over groups of scale * (sum of weight * input)`, exact, in units of 2^-24 times those of the inputs, for four rows
+/// at a time: an input is loaded once for several of them. Packed rows of int8 weights begin at the front of `rows` and
+/// `row_bytes` behind each other, with scales that [`Block::new`](crate::Block::new) takes; `inputs` are whole groups that
+/// [`arrange`] has put in order. All sums are zero where `rows` ends before its fourth row does.
+///
+/// ```
+/// use syn1_kernels_int::{arrange, dot_rows};
+///
+/// // Rows of one group of 32 weights of 3 steps of 0.5 (f16 bits 0x3800), and as many inputs of 2.
+/// let mut row = [3u8; 48];
+/// row[32..34].copy_from_slice(&0x3800u16.to_le_bytes());
+/// let mut inputs = [[2; 32]];
+/// arrange(inputs.as_flattened_mut());
+/// assert_eq!(dot_rows([row; 4].as_flattened(), 48, &inputs), [96 << 24; 4]);
+/// ```
+#[must_use]
+pub fn dot_rows(rows: &[u8], row_bytes: usize, inputs: &[[i16; GROUP]]) -> [i64; 4] {
+    let least = || row_bytes.checked_mul(3)?.checked_add(inputs.len().checked_mul(GROUP + 2)?);
+    if inputs.is_empty() || least().is_none_or(|least| rows.len() < least) {
+        return [0; 4];
+    }
+    #[cfg(kernel = "dsp")]
+    let sums = crate::dsp::four(rows, row_bytes, inputs);
+    #[cfg(kernel = "thumb2")]
+    let sums = crate::thumb2::four(rows, row_bytes, inputs);
+    #[cfg(kernel = "portable")]
+    let sums = portable(rows, row_bytes, inputs, 0);
+    sums
+}
+
+/// [`dot_rows`] from a group on, on any machine.
+#[cfg(not(kernel = "thumb2"))]
 #[inline(never)]
-pub(crate) fn four(rows: [Row<'_>; 4], inputs: &[[i16; GROUP]]) -> [i64; 4] {
-    let [a, b, c, d] = rows;
+pub(crate) fn portable(rows: &[u8], row_bytes: usize, inputs: &[[i16; GROUP]], from: usize) -> [i64; 4] {
+    let row = |row: usize| Row::new(rows.get(row * row_bytes..)?, inputs.len());
+    let (Some(a), Some(b), Some(c), Some(d)) = (row(0), row(1), row(2), row(3)) else { return [0; 4] };
     let (mut of_a, mut of_b, mut of_c, mut of_d) = (0, 0, 0, 0);
     let steps = a.steps.iter().zip(b.steps).zip(c.steps.iter().zip(d.steps)).zip(inputs);
     let scales = a.scales.iter().zip(b.scales).zip(c.scales.iter().zip(d.scales));
-    for ((((a, b), (c, d)), inputs), ((scale_a, scale_b), (scale_c, scale_d))) in steps.zip(scales) {
+    for ((((a, b), (c, d)), inputs), ((scale_a, scale_b), (scale_c, scale_d))) in steps.zip(scales).skip(from) {
         let [sum_a, sum_b, sum_c, sum_d] = group([a, b, c, d], inputs);
         of_a += scaled(sum_a, scale_a);
         of_b += scaled(sum_b, scale_b);
@@ -58,29 +100,21 @@ pub(crate) fn four(rows: [Row<'_>; 4], inputs: &[[i16; GROUP]]) -> [i64; 4] {
 }
 
 /// The sums of one group of four rows.
+#[cfg(not(kernel = "thumb2"))]
 #[inline(always)]
 fn group([a, b, c, d]: [&[u8; GROUP]; 4], inputs: &[i16; GROUP]) -> [i32; 4] {
-    let (mut of_a, mut of_b, mut of_c, mut of_d) = (0, 0, 0, 0);
-    let mut at = 0;
-    // Eight inputs fit the registers of a Cortex-M beside what else is needed. They are written out: compilers that build for
-    // size would keep a loop of a few instructions with as many around them.
-    while at < GROUP {
-        macro_rules! places {
-            ($($place:literal)*) => {$({
-                let input = i32::from(inputs[at + $place]);
-                of_a += i32::from(a[at + $place].cast_signed()) * input;
-                of_b += i32::from(b[at + $place].cast_signed()) * input;
-                of_c += i32::from(c[at + $place].cast_signed()) * input;
-                of_d += i32::from(d[at + $place].cast_signed()) * input;
-            })*};
+    let mut sums = [0; 4];
+    for place in 0..GROUP {
+        let input = i32::from(inputs[arranged(place)]);
+        for (sum, row) in sums.iter_mut().zip([a, b, c, d]) {
+            *sum += i32::from(row[place].cast_signed()) * input;
         }
-        places!(0 1 2 3 4 5 6 7);
-        at += 8;
     }
-    [of_a, of_b, of_c, of_d]
+    sums
 }
 
 /// A group's sum times its scale.
+#[cfg(not(kernel = "thumb2"))]
 #[inline(always)]
 fn scaled(sum: i32, scale: &[u8; 2]) -> i64 {
     i64::from(sum) * i64::from(in_2_24ths(u16::from_le_bytes(*scale)))
@@ -112,6 +146,7 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
+    use crate::testing::checksum;
 
     #[test]
     fn every_scale_is_a_whole_number_of_units() {
@@ -141,7 +176,42 @@ mod tests {
         row.extend((0..groups).flat_map(|_| (SCALE_LIMIT - 1).to_le_bytes()));
         let inputs = std::vec![[i16::MIN; GROUP]; groups];
         let wanted = (groups * GROUP) as i64 * 128 * 32768 * i64::from(in_2_24ths(SCALE_LIMIT - 1));
-        assert_eq!(dot_rows([&row; 4], &inputs), [wanted; 4]);
+        assert_eq!(dot_rows(&row, 0, &inputs), [wanted; 4]);
+    }
+
+    #[test]
+    fn rows_that_end_too_early_give_zero() {
+        let (mut row, inputs) = ([3u8; 34], [[2; GROUP]]);
+        row[32..].copy_from_slice(&0x3800u16.to_le_bytes());
+        let rows = [row; 4];
+        let rows = rows.as_flattened();
+        assert_eq!(dot_rows(rows, 34, &inputs), [96 << 24; 4]);
+        assert_eq!(dot_rows(&rows[..135], 34, &inputs), [0; 4]);
+        assert_eq!(dot_rows(rows, usize::MAX, &inputs), [0; 4]);
+        assert_eq!(dot_rows(rows, 34, &[]), [0; 4]);
+    }
+
+    /// The vectors that microcontrollers compute, too.
+    #[test]
+    fn the_vectors_of_all_machines_give_what_the_formula_gives() {
+        let exact = |bytes: &[u8], inputs: &[[i16; GROUP]]| -> i64 {
+            let row = Row::new(bytes, inputs.len()).unwrap();
+            let group = |(group, inputs): (&[u8; GROUP], &[i16; GROUP])| -> i64 {
+                group.iter().zip(inputs).map(|(step, input)| i64::from(step.cast_signed()) * i64::from(*input)).sum()
+            };
+            let units = |scale: &[u8; 2]| (f16::from_le_bytes(*scale).to_f64() * 2f64.powi(24)) as i64;
+            row.steps.iter().zip(inputs).map(group).zip(row.scales).map(|(sum, scale)| sum * units(scale)).sum()
+        };
+        let exact = |rows: &[u8], row_bytes: usize, inputs: &[[i16; GROUP]]| -> [i64; 4] {
+            core::array::from_fn(|row| exact(&rows[row * row_bytes..], inputs))
+        };
+        let wanted = checksum(exact);
+        assert_eq!(checksum(dot_rows), wanted);
+        let mut first = true;
+        let wrong = |rows: &[u8], row_bytes: usize, inputs: &[[i16; GROUP]]| {
+            dot_rows(rows, row_bytes, inputs).map(|sum| sum ^ i64::from(core::mem::take(&mut first)))
+        };
+        assert_ne!(checksum(wrong), wanted);
     }
 
     proptest! {
@@ -163,7 +233,7 @@ mod tests {
                 }).sum()
             };
             let groups: &[[i16; GROUP]] = inputs.as_chunks().0;
-            let four = dot_rows([&rows[0][..], &rows[1], &rows[2], &rows[3]], groups);
+            let four = dot_rows(&rows.concat(), 64 + 4, groups);
             for (row, sum) in four.into_iter().enumerate() {
                 prop_assert_eq!(sum as f64 * 2f64.powi(-24), naive(row));
             }

@@ -23,9 +23,15 @@
 //!
 //! [`Shape`] says it: blocks of GPT-2's and of Llama's kind. Embedding and head stay with bigger nodes.
 //!
+//! # Kernels
+//!
+//! The sums of products are written in assembly for two kinds of Cortex-M, chosen by the target: with the DSP instructions and
+//! the unit for floats of `thumbv7em-none-eabihf` (`dsp.rs`), and for all others that have Thumb-2 (`thumb2.rs`). Everything
+//! else, and every other machine, takes Rust. All three give the same bits.
+//!
 //! Nothing here allocates, and no input makes it panic: buffers that are too short are errors.
 #![no_std]
-#![forbid(unsafe_code)]
+#![cfg_attr(kernel = "portable", forbid(unsafe_code))]
 
 #[cfg(test)]
 extern crate std;
@@ -34,13 +40,19 @@ mod activation;
 mod attend;
 mod block;
 mod dot;
+#[cfg(kernel = "dsp")]
+mod dsp;
 mod layout;
 mod norm;
 mod row;
 mod shape;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(kernel = "thumb2")]
+mod thumb2;
 
 pub use block::{Block, BlockError, Scratch, StepError};
-pub use dot::dot_rows;
+pub use dot::{arrange, dot_rows};
 pub use layout::BlockLayout;
 pub use row::{NotFinite, quantise};
 pub use shape::{Activation, Norm, Rope, Shape, ShapeError};

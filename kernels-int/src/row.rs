@@ -3,6 +3,7 @@
 use core::fmt;
 
 /// A row holds an infinity or a NaN.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFinite;
 

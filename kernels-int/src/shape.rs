@@ -57,6 +57,7 @@ pub struct Rope {
 }
 
 /// Why a shape cannot be run.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShapeError {
     /// A size is zero.

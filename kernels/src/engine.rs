@@ -1,6 +1,6 @@
 //! The boundary between a node and whatever computes: one trait, two engines.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, piece_bytes};
@@ -39,6 +39,28 @@ pub trait Engine {
     #[allow(async_fn_in_trait)]
     async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError>;
 
+    /// Runs steps of different slots together. `out` gets their values one behind the other, and `results` one entry for
+    /// each step, in their order (both are cleared first). What [`Engine::run`] says of a step holds for each of them: one
+    /// that is refused changes nothing for the others. Where the device fails, all that were to be computed with it fail.
+    ///
+    /// Engines that can compute rows of several slots at once read the weights once for all of them. This is for those that
+    /// cannot: a loop over [`Engine::run`], which gives the same and takes as long as that. Two steps of one slot are one
+    /// behind the other here; an engine with a way of its own may refuse the second with [`EngineError::Twice`].
+    #[allow(async_fn_in_trait)]
+    async fn run_many(&mut self, steps: &[Step<'_>], out: &mut Vec<f32>, results: &mut Vec<StepResult>) {
+        out.clear();
+        results.clear();
+        let mut values = Vec::new();
+        for step in steps {
+            let ran = self.run(*step, &mut values).await;
+            let begin = out.len();
+            if ran.is_ok() {
+                out.extend_from_slice(&values);
+            }
+            results.push(ran.map(|()| begin..out.len()));
+        }
+    }
+
     /// Runs the token loop on the device: feeds `decode.token` at `decode.position`, chooses the next token, feeds that, and
     /// so on. `sink` gets each chosen id, in order and as soon as it is known; the loop ends behind the first of
     /// `decode.stop`, when the sink breaks, or with `decode.count` ids. Afterwards the KV cache holds `decode.position`
@@ -72,6 +94,9 @@ pub struct Step<'a> {
     /// With a head: logits are computed for rows from this index on. `rows` or more: for none.
     pub wanted: usize,
 }
+
+/// What became of one step of several: where its values are, or why it has none.
+pub type StepResult = Result<Range<usize>, EngineError>;
 
 /// The rows that enter a layer range.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +161,9 @@ pub enum EngineError {
         /// The KV cache's size.
         max: usize,
     },
+    /// Two steps that are to be computed together have the same slot.
+    #[error("KV cache {0} is in two steps of one group: run them one behind the other")]
+    Twice(usize),
     /// No rows, or more than the engine is sized for.
     #[error("a step of {got} rows: 1 to {max} are possible")]
     Rows {

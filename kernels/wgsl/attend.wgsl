@@ -10,7 +10,7 @@
 // take the 8-element parts of a position and TEAMS such teams share the positions, so both read whole cache lines. The
 // running maximum is subtracted before every exponential (online softmax, Milakov and Gimelshein 2018).
 //
-// Tags: SG | NOSG, F16 | F32, as in gemv.wgsl.
+// Tags: SG | NOSG, F16 | F32, as in gemv.wgsl; TOGETHER where each token row has a position and a KV cache of its own.
 
 override THREADS: u32 = 128u;   // a power of two, at least HEAD8
 override HEAD8: u32 = 8u;       // head_dim / 8
@@ -42,6 +42,7 @@ struct Shape {
 @group(0) @binding(3) var<storage, read> state: State;
 @group(0) @binding(4) var<uniform> shape: Shape;
 @group(0) @binding(5) var<storage, read_write> parts: array<vec4<f32>>; // [head][split] 2 * HEAD8 vec4s, (maximum, sum, -, -)
+@group(0) @binding(6) var<storage, read> places: array<vec2<u32>>;      // [token rows] (position, eights in front of the cache) //#TOGETHER
 
 var<workgroup> scratch: array<f32, THREADS>;
 var<workgroup> probability: array<f32, THREADS>;
@@ -71,11 +72,13 @@ fn main(
 ) {
   let head = workgroup.x;
   let token = workgroup.y;
-  let count = state.position + token + 1u;
+  var count = state.position + token + 1u;
+  count = places[token].x + 1u; //#TOGETHER
   let seen = min(count, shape.window);
   let query = token * shape.q_stride + head * HEAD8 * 2u;
-  let keys = (head / shape.sharing) * shape.max_positions * HEAD8;
-  let values = (shape.kv_heads + head / shape.sharing) * shape.max_positions * HEAD8;
+  var keys = (head / shape.sharing) * shape.max_positions * HEAD8;
+  keys += places[token].y; //#TOGETHER
+  let values = keys + shape.kv_heads * shape.max_positions * HEAD8;
   // Whole tiles for every split; the last ones may have none.
   let share = (seen + THREADS * grid.z - 1u) / (THREADS * grid.z) * THREADS;
   let begin = count - seen + workgroup.z * share;

@@ -3,7 +3,8 @@
 // A token matrix larger than one binding comes in windows of rows, one dispatch each; a dispatch leaves the rows of
 // other windows alone.
 //
-// Tags: W32 | W16 | W8, format of the token matrix; LEARNED where positions have rows of their own, in F16 | F32.
+// Tags: W32 | W16 | W8, format of the token matrix; LEARNED where positions have rows of their own, in F16 | F32; TOGETHER
+// where each token row has a position of its own.
 
 override QUADS: u32 = 24u;      // groups of 4 elements in a row
 override ROW: u32 = 24u;        // elements of `tokens` in a row
@@ -31,6 +32,7 @@ struct Shape {
 @group(0) @binding(2) var<storage, read> state: State;
 @group(0) @binding(3) var<storage, read_write> x: array<vec4<f32>>;     // [token rows][QUADS]
 @group(0) @binding(4) var<uniform> shape: Shape;
+@group(0) @binding(5) var<storage, read> places: array<vec2<u32>>;      // [token rows] (position, -) //#LEARNED TOGETHER
 
 // Elements 4i to 4i+3 of the row of a token of this window.
 fn embedding(row: u32, i: u32) -> vec4<f32> {
@@ -53,7 +55,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let token = workgroup.y;
   let id = state.ids[token];
   if (id >= shape.row_base && id < shape.row_base + shape.rows) {
-    let position = min(state.position + token, shape.max_positions - 1u); //#LEARNED
+    var position = state.position + token; //#LEARNED
+    position = places[token].x; //#LEARNED TOGETHER
+    position = min(position, shape.max_positions - 1u); //#LEARNED
     for (var i = thread; i < QUADS; i += 64u) {
       var v = shape.scale * embedding(id - shape.row_base, i);
       v += learned(position, i); //#LEARNED

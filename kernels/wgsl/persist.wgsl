@@ -1,19 +1,23 @@
 // Whole tokens in one dispatch: every workgroup stays on the device and takes its share of every op.
 //
-// Workgroups wait for each other without a barrier: what one op hands to the next goes through `wire` as (value, flag)
-// pairs in one store of 16 bytes, and readers load until the flags are the ones they wait for (the idea of NCCL's LL
-// protocol). A flag is used once, so nothing is ever reset. Each product's first weights are loaded before its inputs are
-// waited for: weights do not depend on them.
+// Workgroups wait for each other without a barrier: what one op hands to the next goes through `wire`, and readers load it
+// until it is the one that they wait for. A row's value says so itself: its two lowest bits are those of a number that every
+// layer of every token has, its flag. Where not every slot is written in every layer, value and flag stand side by side (the
+// idea of NCCL's LL protocol). Flags are never reset. Each product's first weights are loaded before its inputs are waited
+// for: weights do not depend on them.
 //
 // This needs all workgroups to be on the device at once, which no API promises: the host asks the device beforehand,
 // every wait is bounded, and whoever gives up sets `status`, upon which all others stop waiting and the host falls back.
 //
-// A slot of `wire` is written once a layer (winners: once a token). Nobody overwrites what another may still have to
-// read: every workgroup has rows of every product, and every product reads all rows of the one before it.
+// Every row of `wire` is written once a layer, the winners once a token. Nobody overwrites what another may still have to
+// read: every workgroup has rows of every product, and every product reads all rows of the one before it. So whoever waits
+// for a row finds either this layer's or the last one's, whose flags differ by one or two, and never an older one.
 //
 // A product's shape is known when the pipeline is made: persist_product.wgsl is the text of one product, repeated for each.
 //
-// Tags: W32 | W16 | W8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
+// A row's bits cost what rounding costs: three units of the last place at most. Residuals are kept whole by their owners.
+//
+// Tags: REALS | DIGITS, how inputs are kept; W32 | W16 | W8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
 // ROTATED, how positions come in.
 
 override THREADS: u32 = 512u;
@@ -23,6 +27,8 @@ override GROUPS: u32 = 132u;    // workgroups
 override LAYERS: u32 = 12u;
 override BLOCK_STEP: u32 = 1u;  // vec4s from one block's piece to the next
 override QUADS: u32 = 192u;     // the most inputs of a product, in fours
+override DIGIT_QUADS: u32 = 144u; // the same as digits //#DIGITS
+override SPANS: u32 = 48u;      // the most chunks of such a product //#DIGITS
 override X_QUADS: u32 = 192u;   // the residual stream, in fours
 override OWNED: u32 = 3u;       // pairs of the residual stream that a workgroup owns at most
 override HEAD8: u32 = 8u;       // head_dim / 8, a power of two, at most a subgroup
@@ -43,13 +49,14 @@ override CENTER: f32 = 1.0;     // 1: layer norm; 0: RMS norm, whose mu is 0
 override INVERSE: f32 = 1.0;    // 1 / elements of the residual stream
 override ACTIVATION: u32 = 1u;  // 1: GELU; 2: SiLU
 override CAP: f32 = 0.0;        // of the logits; 0: none
-override AT_Q: u32 = 0u;        // places in `wire`: queries, keys, values
-override AT_PART: u32 = 0u;     // splits of the attention
-override AT_A: u32 = 0u;        // its output
+override AT_PART: u32 = 0u;     // places in `wire`, slots with flags: splits of the attention
+override AT_WIN: u32 = 0u;      // each workgroup's likeliest token
+override AT_Q: u32 = 0u;        // rows: queries, keys, values
+override AT_A: u32 = 0u;        // the attention's output
 override AT_X: u32 = 0u;        // the residual stream behind attention
 override AT_Y: u32 = 0u;        // the same behind the MLP
 override AT_H: u32 = 0u;        // the hidden row
-override AT_WIN: u32 = 0u;      // each workgroup's likeliest token
+override WARM: u32 = 0u;        // sectors of 32 bytes, from `up` on, that idle workgroups fetch while others attend
 override TOKENS: u32 = 0u;      // word of `tables` where the token embedding begins
 override TOKEN_ROW: u32 = 0u;   // words of its row
 override TOKEN_STRIDE: u32 = 0u; // elements of its row
@@ -58,8 +65,15 @@ override MODEL_POSITIONS: u32 = 1024u;
 override VOCAB: u32 = 0u;
 override EMBED_SCALE: f32 = 1.0;
 override KEPT: u32 = 16u;       // entries of `chosen`
+override LEFT_OUT: u32 = 0u;    // what a measurement leaves out: a sum of WAITS and so on
+
+const WAITS: u32 = 1u;          // flags are not looked at
+const ATTENTION: u32 = 4u;      // keys and values are not read
+const UP: u32 = 16u;            // nothing is fetched ahead for `up`; see KIND_LEFT for the products
 
 const NONE: u32 = 0xffffffffu;
+const HALVES: u32 = 0x0f0f0f0fu;
+const MARK: u32 = 3u;           // a row's bits that are its flag's
 
 struct Control {
   turns: u32,                   // tokens of this dispatch
@@ -81,7 +95,8 @@ struct State {
 @group(0) @binding(9) var<storage, read> block_words: array<u32>;                 // the same, by words
 @group(0) @binding(11) var<storage, read> tables: array<vec4<u32>>;               // the other pieces
 @group(0) @binding(12) var<storage, read> table_words: array<u32>;                // the same, by words
-@group(0) @binding(2) @coherent @volatile var<storage, read_write> wire: array<vec4<u32>>;
+@group(0) @binding(2) @coherent @volatile var<storage, read_write> wire: array<vec4<u32>>; // (value, flag, value, flag) or 4 of a row
+@group(0) @binding(13) @coherent @volatile var<storage, read_write> wire_pairs: array<vec2<u32>>; // the same, by halves
 @group(0) @binding(3) @coherent var<storage, read_write> kv: array<u32>;          // 2 f16 each //#F16
 @group(0) @binding(3) @coherent var<storage, read_write> kv: array<vec2<f32>>;    //#F32
 @group(0) @binding(10) @coherent var<storage, read_write> cache: array<vec4<u32>>; // the same buffer, 8 f16 each //#F16
@@ -92,7 +107,12 @@ struct State {
 @group(0) @binding(7) var<storage, read_write> status: atomic<u32>;               // 1: gave up
 @group(0) @binding(8) var<storage, read_write> chosen: array<u32>;                // [KEPT]
 
-var<workgroup> inputs: array<vec4<f32>, QUADS>;         // [part of a chunk][chunk], normed but for the statistics
+// A product's inputs, normed but for the statistics.
+var<workgroup> inputs: array<vec4<f32>, QUADS>;         // [part of a chunk][chunk] //#REALS
+// Inputs as whole numbers of three digits to the base 256, -128 to 127 each, so that four products of a byte and a digit
+// are one instruction. A chunk's inputs share the size of a step, which is 2^-23 of the largest.
+var<workgroup> digits: array<vec4<u32>, DIGIT_QUADS>;   // [digit, highest first][even, odd parts for 4 bits][chunk], 4 digits a word //#DIGITS
+var<workgroup> spans: array<vec2<f32>, SPANS>;          // (step, sum of the inputs) of each chunk //#DIGITS
 var<workgroup> stats: array<vec2<f32>, WARPS>;
 var<workgroup> partial: array<vec2<f32>, WARPS>;
 var<workgroup> residual: array<vec2<f32>, OWNED>;
@@ -110,14 +130,11 @@ var<private> gave_up: bool;
 // This turn.
 var<private> position: u32;
 var<private> best: vec2<u32>;
+var<private> fetched: u32;      // what was fetched for nobody
 
-// A step of a product: four chunks of two rows, and what its epilogue needs.
+// A step of a product: chunks of two rows, and what its epilogue needs. The line with SLOT is there for each chunk.
 struct Load {
-  a0: vec4<u32>, b0: vec4<u32>,
-  a1: vec4<u32>, b1: vec4<u32>,
-  a2: vec4<u32>, b2: vec4<u32>,
-  a3: vec4<u32>, b3: vec4<u32>,
-  sa0: u32, sb0: u32, sa1: u32, sb1: u32, sa2: u32, sb2: u32, sa3: u32, sb3: u32,
+  aSLOT: vec4<u32>, bSLOT: vec4<u32>, saSLOT: u32, sbSLOT: u32,
   aux: vec4<f32>,
   turn: vec4<f32>,
 }
@@ -133,26 +150,19 @@ fn f16s(q: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(q.x), unpack2x1
 
 fn bytes(word: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(word)); }
 
-// 1152 and the four signed bytes of a word: f16s from 1024 on are whole numbers, so a byte beside their exponent is one,
-// and converting f16s is several times as fast as converting integers.
-fn raised_bytes(word: u32) -> vec4<f32> {
-  let even = unpack2x16float((word & 0x00ff00ffu) ^ 0x64806480u);
-  let odd = unpack2x16float(((word >> 8u) & 0x00ff00ffu) ^ 0x64806480u);
-  return vec4(even.x, odd.x, even.y, odd.y);
-}
+// Four bytes times four digits, four times.
+fn dots(w: vec4<u32>, d: vec4<u32>) -> i32 { //#DIGITS
+  return dot4I8Packed(w.x, d.x) + dot4I8Packed(w.y, d.y) + dot4I8Packed(w.z, d.z) + dot4I8Packed(w.w, d.w); //#DIGITS
+} //#DIGITS
 
-// 1024 and the lower halves of the four bytes of a word.
-fn raised_halves(word: u32) -> vec4<f32> {
-  let even = unpack2x16float((word & 0x000f000fu) | 0x64006400u);
-  let odd = unpack2x16float(((word >> 8u) & 0x000f000fu) | 0x64006400u);
-  return vec4(even.x, odd.x, even.y, odd.y);
-}
+// What the sums of three digits' products are together: the upper two fit into a word.
+fn joined(high: i32, middle: i32, low: i32) -> f32 { return 256.0 * f32(256 * high + middle) + f32(low); } //#DIGITS
 
 fn total(v: vec4<f32>) -> f32 { return dot(v, vec4(1.0)); }
 
 // Whether a wait goes on: it gives up after `patience` loads, and when another has given up.
 fn patient(tries: u32) -> bool {
-  if (gave_up) { return false; }
+  if (gave_up || (LEFT_OUT & WAITS) != 0u) { return false; }
   if (tries % 256u == 255u) {
     if (tries >= control.patience || atomicLoad(&status) != 0u) {
       atomicStore(&status, 1u);
@@ -163,8 +173,31 @@ fn patient(tries: u32) -> bool {
   return true;
 }
 
-// The four values of two slots.
+// The values of four of a row, and of twice four.
 fn take(at: u32, flag: u32) -> vec4<f32> {
+  var a = wire[at];
+  var tries = 0u;
+  while (any((a & vec4(MARK)) != vec4(flag & MARK)) && patient(tries)) {
+    tries++;
+    a = wire[at];
+  }
+  return bitcast<vec4<f32>>(a & vec4(~MARK));
+}
+
+fn take_two(at: u32, other: u32, flag: u32) -> mat2x4<f32> {
+  var a = wire[at];
+  var b = wire[other];
+  var tries = 0u;
+  while (any((((a ^ vec4(flag)) | (b ^ vec4(flag))) & vec4(MARK)) != vec4(0u)) && patient(tries)) {
+    tries++;
+    a = wire[at];
+    b = wire[other];
+  }
+  return mat2x4<f32>(bitcast<vec4<f32>>(a & vec4(~MARK)), bitcast<vec4<f32>>(b & vec4(~MARK)));
+}
+
+// The four values of two slots.
+fn take_slots(at: u32, flag: u32) -> vec4<f32> {
   var a = wire[at];
   var b = wire[at + 1u];
   var tries = 0u;
@@ -174,23 +207,6 @@ fn take(at: u32, flag: u32) -> vec4<f32> {
     b = wire[at + 1u];
   }
   return bitcast<vec4<f32>>(vec4(a.xz, b.xz));
-}
-
-// The same of twice two.
-fn take_two(at: u32, other: u32, flag: u32) -> mat2x4<f32> {
-  var a = wire[at];
-  var b = wire[at + 1u];
-  var c = wire[other];
-  var d = wire[other + 1u];
-  var tries = 0u;
-  while ((any(vec4(a.yw, b.yw) != vec4(flag)) || any(vec4(c.yw, d.yw) != vec4(flag))) && patient(tries)) {
-    tries++;
-    a = wire[at];
-    b = wire[at + 1u];
-    c = wire[other];
-    d = wire[other + 1u];
-  }
-  return mat2x4<f32>(bitcast<vec4<f32>>(vec4(a.xz, b.xz)), bitcast<vec4<f32>>(vec4(c.xz, d.xz)));
 }
 
 // The two words of one slot.
@@ -204,8 +220,17 @@ fn take_pair(at: u32, flag: u32) -> vec2<u32> {
   return a.xz;
 }
 
-fn give(at: u32, v: vec2<u32>, flag: u32) {
+fn give_slot(at: u32, v: vec2<u32>, flag: u32) {
   wire[at] = vec4(v.x, flag, v.y, flag);
+}
+
+// Pair `i` of the row at `at`; four of it.
+fn give(at: u32, i: u32, v: vec2<f32>, flag: u32) {
+  wire_pairs[2u * at + i] = (bitcast<vec2<u32>>(v) & vec2(~MARK)) | vec2(flag & MARK);
+}
+
+fn give_four(at: u32, v: vec4<f32>, flag: u32) {
+  wire[at] = (bitcast<vec4<u32>>(v) & vec4(~MARK)) | vec4(flag & MARK);
 }
 
 // Elements 4i to 4i+3 of a token's embedding at `position`.
@@ -258,7 +283,7 @@ fn attend(l: u32, flag: u32) {
     let head = item / splits;
     let share = (seen + splits - 1u) / splits;
     let first = begin + item % splits * share;
-    let end = min(first + share, count);
+    let end = select(min(first + share, count), first, (LEFT_OUT & ATTENTION) != 0u);
     let kv_head = head / SHARING;
     let keys = layer / 4u + kv_head * CONTEXT * HEAD8;
     let values = keys + KV_HEADS * CONTEXT * HEAD8;
@@ -275,7 +300,7 @@ fn attend(l: u32, flag: u32) {
     if (thread < 3u * head_quads) {
       let which = thread / head_quads;
       let heads_before = select(head, HEADS + (which - 1u) * KV_HEADS + kv_head, which > 0u);
-      fresh[thread] = take(AT_Q + (heads_before * head_quads + thread % head_quads) * 2u, flag);
+      fresh[thread] = take(AT_Q + heads_before * head_quads + thread % head_quads, flag);
     }
     workgroupBarrier();
     let q0 = fresh[2u * part];
@@ -334,24 +359,38 @@ fn attend(l: u32, flag: u32) {
         value += merged[i * head_quads + thread] * fade;
       }
       if (splits == 1u) {
-        value /= sum;
-        give(AT_A + (head * head_quads + thread) * 2u, bitcast<vec2<u32>>(value.xy), flag);
-        give(AT_A + (head * head_quads + thread) * 2u + 1u, bitcast<vec2<u32>>(value.zw), flag);
+        give_four(AT_A + head * head_quads + thread, value / sum, flag);
       } else {
         let to = AT_PART + item * (2u * head_quads + 1u);
-        give(to + 2u * thread, bitcast<vec2<u32>>(value.xy), flag);
-        give(to + 2u * thread + 1u, bitcast<vec2<u32>>(value.zw), flag);
-        if (thread == 0u) { give(to + 2u * head_quads, bitcast<vec2<u32>>(vec2(most, sum)), flag); }
+        give_slot(to + 2u * thread, bitcast<vec2<u32>>(value.xy), flag);
+        give_slot(to + 2u * thread + 1u, bitcast<vec2<u32>>(value.zw), flag);
+        if (thread == 0u) { give_slot(to + 2u * head_quads, bitcast<vec2<u32>>(vec2(most, sum)), flag); }
       }
     }
   }
+  if (group >= HEADS * splits && (LEFT_OUT & UP) == 0u) { fetch(l, group - HEADS * splits, GROUPS - HEADS * splits); }
   if (splits > 1u) { combine(splits, flag); }
+}
+
+// Fetches a share of what `WARM` says into the device's cache, which is idle while some workgroups attend and the others
+// have to wait for them.
+fn fetch(l: u32, share: u32, shares: u32) {
+  let first = WARM * share / shares;
+  let end = WARM * (share + 1u) / shares;
+  var word = 0u;
+  for (var i = first + thread; i < end; i += 4u * THREADS) {
+    let last = end - 1u;
+    let base = 4u * (l * BLOCK_STEP + up_AT);
+    word ^= block_words[base + 8u * i] ^ block_words[base + 8u * min(i + THREADS, last)]
+      ^ block_words[base + 8u * min(i + 2u * THREADS, last)] ^ block_words[base + 8u * min(i + 3u * THREADS, last)];
+  }
+  fetched |= word;
 }
 
 // The splits of a head, by one workgroup.
 fn combine(splits: u32, flag: u32) {
   let head_quads = 2u * HEAD8;
-  // The last workGROUPS: the first ones have splits of their own to finish.
+  // The last workgroups: the first ones have splits of their own to finish.
   for (var head = GROUPS - 1u - group; head < HEADS; head += GROUPS) {
     if (thread < head_quads) {
       var most = -1.0e30;
@@ -359,7 +398,7 @@ fn combine(splits: u32, flag: u32) {
       var value = vec4(0.0);
       for (var i = 0u; i < splits; i++) {
         let source = AT_PART + (head * splits + i) * (2u * head_quads + 1u);
-        let v = take(source + 2u * thread, flag);
+        let v = take_slots(source + 2u * thread, flag);
         let stat = bitcast<vec2<f32>>(take_pair(source + 2u * head_quads, flag));
         let higher = max(most, stat.x);
         let fade = exp(most - higher);
@@ -368,18 +407,15 @@ fn combine(splits: u32, flag: u32) {
         value = value * fade + v * other;
         most = higher;
       }
-      value /= sum;
-      give(AT_A + (head * head_quads + thread) * 2u, bitcast<vec2<u32>>(value.xy), flag);
-      give(AT_A + (head * head_quads + thread) * 2u + 1u, bitcast<vec2<u32>>(value.zw), flag);
+      give_four(AT_A + head * head_quads + thread, value / sum, flag);
     }
   }
 }
 
-// Splits of a context: as many as there are workGROUPS for, of 64 positions at least.
+// Splits of a context: as many as there are workgroups for, of 64 positions at least.
 fn split_count(seen: u32) -> u32 {
   return clamp(min(GROUPS / HEADS, (seen + 127u) / 128u - 1u), 1u, SPLITS);
 }
-
 
 // Elements 8i to 8i+7 of the cache.
 fn eight(i: u32) -> mat2x4<f32> {
@@ -395,7 +431,7 @@ fn main(
   @builtin(subgroup_invocation_id) subgroup_lane: u32,
 ) {
   lane = subgroup_lane;
-    warp = subgroup;
+  warp = subgroup;
   thread = warp * LANES + lane;
   group = workgroup_id.x;
   position = state.position;
@@ -423,6 +459,8 @@ fn main(
     if (group == 0u && thread == 0u) { chosen[(made + turn) % KEPT] = id; }
     flag += LAYERS + 1u;
   }
+  // Nothing depends on it, but a compiler must not know.
+  if (fetched == NONE && turns == 0u) { atomicStore(&status, 1u); }
   if (group == 0u) {
     for (var i = thread; i < X_QUADS; i += THREADS) {
       let v = embedding(id, i);

@@ -1,7 +1,9 @@
-// One product of persist.wgsl: KIND is qkv, out, up, down or head, and so is a tag.
+// One product of persist.wgsl: KIND is qkv, out, up, down or head, and so is a tag. A line that says SLOT is there for each
+// chunk of a step, with its number.
 //
-// Further tags: W32 | W16 | W8 | W4, format of its matrix; GATED | PLAIN, whether its rows are pairs of gate and up;
-// NORMED | BARE, whether a norm precedes it; BLOCK for all but the head; OTHER for all but qkv; ADDS for out and down.
+// Further tags: W32 | W16 | W8 | W4, format of its matrix; REALS | DIGITS, how its inputs are kept; GATED | PLAIN, whether
+// its rows are pairs of gate and up; NORMED | BARE, whether a norm precedes it; BLOCK for all but the head; OTHER for all but
+// qkv; ADDS for out and down.
 
 override KIND_ROWS: u32 = 0u;
 override KIND_CHUNKS: u32 = 1u; // vec4s of a row, the scales behind them not counted
@@ -15,9 +17,16 @@ override KIND_UNITS: u32 = 1u;  // pairs of rows; GATED: pairs of pairs, since t
 override KIND_TEAMS: u32 = 16u; // subgroups or slices: what works on pairs of its own
 override KIND_SLICES: u32 = 1u; // subgroups that share a pair; more than one only where a team has one pair at most
 override KIND_STEPS: u32 = 1u;  // steps of a pair
+override KIND_PIECES: u32 = 4u;  // chunks of a row in a step
 override KIND_ROUNDS: u32 = 1u; // inputs of a thread, in fours
 override HEAD_AT: u32 = 0u; //#head
 override HEAD_EXTRA: u32 = 0u; //#head
+
+const KIND_LEFT: u32 = 2u; //#qkv
+const KIND_LEFT: u32 = 8u; //#out
+const KIND_LEFT: u32 = 16u; //#up
+const KIND_LEFT: u32 = 32u; //#down
+const KIND_LEFT: u32 = 64u; //#head
 
 const KIND_UNIT: u32 = 1u; //#PLAIN
 const KIND_UNIT: u32 = 2u; //#GATED
@@ -46,54 +55,32 @@ fn KIND_count() -> u32 {
   return (max(units + KIND_TEAMS - 1u, team) - team) / KIND_TEAMS;
 }
 
-// The first row of a pair.
-fn KIND_pair(unit: u32, half: u32) -> u32 {
-  return (group * KIND_UNITS / GROUPS + warp / KIND_SLICES + unit * KIND_TEAMS) * KIND_UNIT + half;
+// The pair with number `i` of this team.
+fn KIND_pair(i: u32) -> u32 {
+  let unit = group * KIND_UNITS / GROUPS + warp / KIND_SLICES + i / KIND_UNIT * KIND_TEAMS;
+  return unit * KIND_UNIT + i % KIND_UNIT;
 }
 
-fn KIND_chunk_at(step: u32, part: u32) -> u32 {
-  return ((step * 4u + part) * KIND_SLICES + warp % KIND_SLICES) * LANES + lane;
+// The chunk of a slot in a step of a pair.
+fn KIND_chunk_at(step: u32, slot: u32) -> u32 {
+  return ((step * KIND_PIECES + slot) * KIND_SLICES + warp % KIND_SLICES) * LANES + lane;
 }
 
-fn KIND_load(l: u32, pair: u32, step: u32, at: u32) {
+// Sets the step with number `i`, over all pairs of this team, on its way.
+fn KIND_load(l: u32, i: u32, at: u32) {
+  if ((LEFT_OUT & KIND_LEFT) != 0u) { return; }
+  let pair = KIND_pair(i / KIND_STEPS);
+  let step = i % KIND_STEPS;
   let row = KIND_AT + 2u * pair * KIND_ROW;
   let other = select(row, row + KIND_ROW, 2u * pair + 1u < KIND_ROWS);
-  let c0 = KIND_chunk_at(step, 0u);
-  let c1 = KIND_chunk_at(step, 1u);
-  let c2 = KIND_chunk_at(step, 2u);
-  let c3 = KIND_chunk_at(step, 3u);
-  if (c0 < KIND_CHUNKS) {
-    next.a0 = KIND_quad(l, row + c0);
-    next.b0 = KIND_quad(l, other + c0);
-    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0 / 4u); //#W8
-    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0 / 4u); //#W8
-    next.sa0 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c0); //#W4
-    next.sb0 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c0); //#W4
-  }
-  if (c1 < KIND_CHUNKS) {
-    next.a1 = KIND_quad(l, row + c1);
-    next.b1 = KIND_quad(l, other + c1);
-    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1 / 4u); //#W8
-    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1 / 4u); //#W8
-    next.sa1 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c1); //#W4
-    next.sb1 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c1); //#W4
-  }
-  if (c2 < KIND_CHUNKS) {
-    next.a2 = KIND_quad(l, row + c2);
-    next.b2 = KIND_quad(l, other + c2);
-    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2 / 4u); //#W8
-    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2 / 4u); //#W8
-    next.sa2 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c2); //#W4
-    next.sb2 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c2); //#W4
-  }
-  if (c3 < KIND_CHUNKS) {
-    next.a3 = KIND_quad(l, row + c3);
-    next.b3 = KIND_quad(l, other + c3);
-    next.sa3 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c3 / 4u); //#W8
-    next.sb3 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c3 / 4u); //#W8
-    next.sa3 = KIND_word(l, 4u * (row + KIND_CHUNKS) + c3); //#W4
-    next.sb3 = KIND_word(l, 4u * (other + KIND_CHUNKS) + c3); //#W4
-  }
+  let cSLOT = KIND_chunk_at(step, SLOTu);
+  if (cSLOT < KIND_CHUNKS) { next.aSLOT = KIND_quad(l, row + cSLOT); next.bSLOT = KIND_quad(l, other + cSLOT); }
+  let scales = 4u * (row + KIND_CHUNKS); //#W8
+  let rivals = 4u * (other + KIND_CHUNKS); //#W8
+  if (cSLOT < KIND_CHUNKS) { next.saSLOT = KIND_word(l, scales + cSLOT / 4u); next.sbSLOT = KIND_word(l, rivals + cSLOT / 4u); } //#W8
+  let scales = 4u * (row + KIND_CHUNKS); //#W4
+  let rivals = 4u * (other + KIND_CHUNKS); //#W4
+  if (cSLOT < KIND_CHUNKS) { next.saSLOT = KIND_word(l, scales + cSLOT); next.sbSLOT = KIND_word(l, rivals + cSLOT); } //#W4
   next.aux = KIND_extra(l, KIND_AUX + pair);
   let at_head = 2u * pair % (8u * HEAD8) / 4u; //#qkv
   if (at_head < ROPE_QUADS) { next.turn = rotations[at * ROPE_QUADS + at_head]; } //#qkv
@@ -101,43 +88,60 @@ fn KIND_load(l: u32, pair: u32, step: u32, at: u32) {
 
 // The first step, which waits for nobody.
 fn KIND_ahead(l: u32, at: u32) {
-  if (KIND_count() > 0u) { KIND_load(l, KIND_pair(0u, 0u), 0u, at); }
+  if (KIND_count() > 0u) { KIND_load(l, 0u, at); }
 }
 
 // Two rows' products with the inputs of chunk `c`.
 fn KIND_chunk(a: vec4<u32>, b: vec4<u32>, sa: u32, sb: u32, c: u32) -> vec2<f32> {
-  if (c >= KIND_CHUNKS) { return vec2(0.0); }
+  if (c >= KIND_CHUNKS || (LEFT_OUT & KIND_LEFT) != 0u) { return vec2(0.0); }
   let x0 = inputs[c]; //#W32
   return vec2(dot(bitcast<vec4<f32>>(a), x0), dot(bitcast<vec4<f32>>(b), x0)); //#W32
   let x0 = inputs[c]; //#W16
   let x1 = inputs[KIND_CHUNKS + c]; //#W16
   return vec2(dot(f16s(a.xy), x0) + dot(f16s(a.zw), x1), dot(f16s(b.xy), x0) + dot(f16s(b.zw), x1)); //#W16
-  let ga = unpack2x16float(sa); //#W8
-  let gb = unpack2x16float(sb); //#W8
+  let span = spans[c]; //#DIGITS
+  let ga = unpack2x16float(sa); //#DIGITS
+  let gb = unpack2x16float(sb); //#DIGITS
+  let d2 = digits[c]; //#W8
+  let d1 = digits[KIND_CHUNKS + c]; //#W8
+  let d0 = digits[2u * KIND_CHUNKS + c]; //#W8
   let scale = select(vec2(ga.x, gb.x), vec2(ga.y, gb.y), c / 2u % 2u == 1u); //#W8
-  let x0 = inputs[c]; //#W8
-  let x1 = inputs[KIND_CHUNKS + c]; //#W8
-  let x2 = inputs[2u * KIND_CHUNKS + c]; //#W8
-  let x3 = inputs[3u * KIND_CHUNKS + c]; //#W8
-  let all = 1152.0 * total(x0 + x1 + x2 + x3); //#W8
-  var da = dot(raised_bytes(a.x), x0) + dot(raised_bytes(a.y), x1); //#W8
-  var db = dot(raised_bytes(b.x), x0) + dot(raised_bytes(b.y), x1); //#W8
-  da += dot(raised_bytes(a.z), x2) + dot(raised_bytes(a.w), x3); //#W8
-  db += dot(raised_bytes(b.z), x2) + dot(raised_bytes(b.w), x3); //#W8
-  return scale * (vec2(da, db) - all); //#W8
-  let la = unpack2x16float(sa); //#W4
-  let lb = unpack2x16float(sb); //#W4
-  var sum = vec2(0.0); //#W4
-  var rest = vec4(0.0); //#W4
-  for (var i = 0u; i < 4u; i++) { //#W4
-    let x0 = inputs[2u * i * KIND_CHUNKS + c]; //#W4
-    let x1 = inputs[(2u * i + 1u) * KIND_CHUNKS + c]; //#W4
-    rest += x0 + x1; //#W4
-    sum.x += dot(raised_halves(a[i]), x0) + dot(raised_halves(a[i] >> 4u), x1); //#W4
-    sum.y += dot(raised_halves(b[i]), x0) + dot(raised_halves(b[i] >> 4u), x1); //#W4
+  let sum = vec2(joined(dots(a, d2), dots(a, d1), dots(a, d0)), joined(dots(b, d2), dots(b, d1), dots(b, d0))); //#W8
+  return span.x * scale * sum; //#W8
+  var sums: array<vec2<i32>, 3>; //#W4
+  for (var i = 0u; i < 3u; i++) { //#W4
+    let even = digits[2u * i * KIND_CHUNKS + c]; //#W4
+    let odd = digits[(2u * i + 1u) * KIND_CHUNKS + c]; //#W4
+    sums[i].x = dots(a & vec4(HALVES), even) + dots((a >> vec4(4u)) & vec4(HALVES), odd); //#W4
+    sums[i].y = dots(b & vec4(HALVES), even) + dots((b >> vec4(4u)) & vec4(HALVES), odd); //#W4
   } //#W4
-  let all = total(rest); //#W4
-  return vec2(la.x, lb.x) * (sum - 1024.0 * all) + vec2(la.y, lb.y) * all; //#W4
+  let sum = span.x * vec2(joined(sums[0].x, sums[1].x, sums[2].x), joined(sums[0].y, sums[1].y, sums[2].y)); //#W4
+  return vec2(ga.x, gb.x) * sum + vec2(ga.y, gb.y) * span.y; //#W4
+}
+
+// Keeps inputs 4i to 4i+3. All threads call it, whether they have some or not.
+fn KIND_keep(i: u32, v: vec4<f32>) {
+  if (i < KIND_QUADS) { inputs[i % KIND_PARTS * KIND_CHUNKS + i / KIND_PARTS] = v; } //#REALS
+  let sizes = abs(v); //#DIGITS
+  var largest = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w)); //#DIGITS
+  var sum = total(v); //#DIGITS
+  for (var apart = 1u; apart < KIND_PARTS; apart *= 2u) { //#DIGITS
+    largest = max(largest, subgroupShuffleXor(largest, apart)); //#DIGITS
+    sum += subgroupShuffleXor(sum, apart); //#DIGITS
+  } //#DIGITS
+  if (i >= KIND_QUADS) { return; } //#DIGITS
+  let part = i % KIND_PARTS; //#DIGITS
+  let c = i / KIND_PARTS; //#DIGITS
+  // Three digits reach to 8355711; what is left is for rounding.
+  largest = max(largest, 1.0e-30); //#DIGITS
+  var whole = vec4<i32>(round(v * (8355000.0 / largest))); //#DIGITS
+  for (var d = 0u; d < 3u; d++) { //#DIGITS
+    let word = pack4xI8(whole); //#DIGITS
+    digits[(2u - d) * KIND_CHUNKS + c][part] = word; //#W8
+    digits[(2u * (2u - d) + part % 2u) * KIND_CHUNKS + c][part / 2u] = word; //#W4
+    whole = (whole + vec4(128)) >> vec4(8u); //#DIGITS
+  } //#DIGITS
+  if (part == 0u) { spans[c] = vec2(largest / 8355000.0, sum); } //#DIGITS
 }
 
 // Brings the inputs into workgroup memory: from `source` in `wire`, `x` (NONE) or the embedding of `id` (HERE).
@@ -161,28 +165,26 @@ fn KIND_stage(l: u32, source: u32, flag: u32, id: u32) {
       if (j < KIND_QUADS) { v[1] = embedding(id, j); } //#qkv
     } else { //#qkv
       if (j < KIND_QUADS) { //#qkv
-        v = take_two(source + 2u * i, source + 2u * j, flag); //#qkv
+        v = take_two(source + i, source + j, flag); //#qkv
       } else if (i < KIND_QUADS) { //#qkv
-        v[0] = take(source + 2u * i, flag); //#qkv
+        v[0] = take(source + i, flag); //#qkv
       } //#qkv
     } //#qkv
     if (j < KIND_QUADS) { //#OTHER
-      v = take_two(source + 2u * i, source + 2u * j, flag); //#OTHER
+      v = take_two(source + i, source + j, flag); //#OTHER
     } else if (i < KIND_QUADS) { //#OTHER
-      v[0] = take(source + 2u * i, flag); //#OTHER
+      v[0] = take(source + i, flag); //#OTHER
     } //#OTHER
-    if (i < KIND_QUADS) {
-      stat += vec2(dot(v[0], vec4(1.0)), dot(v[0], v[0])); //#NORMED
-      if (source >= HERE) { own(i, v[0]); } //#qkv
-      v[0] *= g0; //#NORMED
-      inputs[i % KIND_PARTS * KIND_CHUNKS + i / KIND_PARTS] = v[0];
-    }
-    if (j < KIND_QUADS) {
-      stat += vec2(dot(v[1], vec4(1.0)), dot(v[1], v[1])); //#NORMED
-      if (source >= HERE) { own(j, v[1]); } //#qkv
-      v[1] *= g1; //#NORMED
-      inputs[j % KIND_PARTS * KIND_CHUNKS + j / KIND_PARTS] = v[1];
-    }
+    stat += vec2(dot(v[0], vec4(1.0)), dot(v[0], v[0])); //#NORMED
+    stat += vec2(dot(v[1], vec4(1.0)), dot(v[1], v[1])); //#NORMED
+    if (source >= HERE) { //#qkv
+      if (i < KIND_QUADS) { own(i, v[0]); } //#qkv
+      if (j < KIND_QUADS) { own(j, v[1]); } //#qkv
+    } //#qkv
+    v[0] *= g0; //#NORMED
+    v[1] *= g1; //#NORMED
+    KIND_keep(i, v[0]);
+    if (round + 1u < KIND_ROUNDS) { KIND_keep(j, v[1]); }
   }
   let total = subgroupAdd(stat); //#NORMED
   if (lane == 0u) { stats[warp] = total; } //#NORMED
@@ -206,13 +208,13 @@ fn KIND_finish(l: u32, pair: u32, v: vec2<f32>, turn: vec4<f32>, flag: u32) {
     kv[to] = packed; //#qkv F16
     kv[to] = r; //#qkv F32
   } //#qkv
-  give(AT_Q + pair, bitcast<vec2<u32>>(r), flag); //#qkv
-  give(AT_H + pair, bitcast<vec2<u32>>(activated(v)), flag); //#up PLAIN
+  give(AT_Q, pair, r, flag); //#qkv
+  give(AT_H, pair, activated(v), flag); //#up PLAIN
   let own = pair - own_first(); //#ADDS
   let sum = residual[own] + v; //#ADDS
   residual[own] = sum; //#ADDS
-  give(AT_X + pair, bitcast<vec2<u32>>(sum), flag); //#out
-  give(AT_Y + pair, bitcast<vec2<u32>>(sum), flag); //#down
+  give(AT_X, pair, sum, flag); //#out
+  give(AT_Y, pair, sum, flag); //#down
 }
 
 fn KIND_run(l: u32, source: u32, wanted: u32, flag: u32, id: u32) {
@@ -229,46 +231,39 @@ fn KIND_run(l: u32, source: u32, wanted: u32, flag: u32, id: u32) {
   } //#NORMED
   var aux = vec4(0.0);
   var turn = vec4(0.0);
-  for (var unit = 0u; unit < count; unit++) {
-    var held = 0.0; //#GATED
-    for (var half = 0u; half < KIND_UNIT; half++) {
-      let pair = KIND_pair(unit, half);
-      var acc = vec2(0.0);
-      for (var step = 0u; step < KIND_STEPS; step++) {
-        let now = next;
-        if (step + 1u < KIND_STEPS) {
-          KIND_load(l, pair, step + 1u, position);
-        } else if (half + 1u < KIND_UNIT) {
-          KIND_load(l, KIND_pair(unit, half + 1u), 0u, position);
-        } else if (unit + 1u < count) {
-          KIND_load(l, KIND_pair(unit + 1u, 0u), 0u, position);
-        } else {
-          KIND_follow(l);
-        }
-        acc += KIND_chunk(now.a0, now.b0, now.sa0, now.sb0, KIND_chunk_at(step, 0u));
-        acc += KIND_chunk(now.a1, now.b1, now.sa1, now.sb1, KIND_chunk_at(step, 1u));
-        acc += KIND_chunk(now.a2, now.b2, now.sa2, now.sb2, KIND_chunk_at(step, 2u));
-        acc += KIND_chunk(now.a3, now.b3, now.sa3, now.sb3, KIND_chunk_at(step, 3u));
-        aux = now.aux;
-        turn = now.turn;
-      }
-      var v = subgroupAdd(acc);
-      if (KIND_SLICES == 1u) {
-        v = rs * (v - mu * aux.xz) + aux.yw; //#NORMED
-        v += aux.yw; //#BARE
-        let h = activated(v).x * v.y; //#GATED
-        if (half == 1u && lane == 0u) { give(AT_H + pair / 2u, bitcast<vec2<u32>>(vec2(held, h)), flag); } //#GATED
-        held = h; //#GATED
-        if (CAP > 0.0) { v = CAP * safe_tanh(v / CAP); } //#head
-        if (v.x > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.x), 2u * pair); } //#head
-        if (2u * pair + 1u < VOCAB && v.y > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.y), 2u * pair + 1u); } //#head
-        if (lane == 0u) { KIND_finish(l, pair, v, turn, flag); }
-      } else if (lane == 0u) {
-        partial[warp] = v;
-      }
+  var acc = vec2(0.0);
+  var held = 0.0; //#GATED
+  // Who has no pair sets the next product on its way, too.
+  let steps = max(count * KIND_UNIT, 1u) * KIND_STEPS;
+  for (var i = 0u; i < steps; i++) {
+    let now = next;
+    if (i + 1u < steps && count > 0u) {
+      KIND_load(l, i + 1u, position);
+    } else if (i + 1u == steps) {
+      KIND_follow(l);
+    }
+    let step = i % KIND_STEPS;
+    acc += KIND_chunk(now.aSLOT, now.bSLOT, now.saSLOT, now.sbSLOT, KIND_chunk_at(step, SLOTu));
+    aux = now.aux;
+    turn = now.turn;
+    if (step + 1u < KIND_STEPS || count == 0u) { continue; }
+    var v = subgroupAdd(acc);
+    acc = vec2(0.0);
+    if (KIND_SLICES == 1u) {
+      let pair = KIND_pair(i / KIND_STEPS);
+      v = rs * (v - mu * aux.xz) + aux.yw; //#NORMED
+      v += aux.yw; //#BARE
+      let h = activated(v).x * v.y; //#GATED
+      if (pair % 2u == 1u && lane == 0u) { give(AT_H, pair / 2u, vec2(held, h), flag); } //#GATED
+      held = h; //#GATED
+      if (CAP > 0.0) { v = CAP * safe_tanh(v / CAP); } //#head
+      if (v.x > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.x), 2u * pair); } //#head
+      if (2u * pair + 1u < VOCAB && v.y > bitcast<f32>(best.x)) { best = vec2(bitcast<u32>(v.y), 2u * pair + 1u); } //#head
+      if (lane == 0u) { KIND_finish(l, pair, v, turn, flag); }
+    } else if (lane == 0u) {
+      partial[warp] = v;
     }
   }
-  if (count == 0u) { KIND_follow(l); }
   if (KIND_SLICES > 1u) {
     workgroupBarrier();
     if (count > 0u && warp % KIND_SLICES == 0u && lane == 0u) {
@@ -276,7 +271,7 @@ fn KIND_run(l: u32, source: u32, wanted: u32, flag: u32, id: u32) {
       for (var i = 0u; i < KIND_SLICES; i++) { v += partial[warp + i]; }
       v = rs * (v - mu * aux.xz) + aux.yw; //#NORMED
       v += aux.yw; //#BARE
-      KIND_finish(l, KIND_pair(0u, 0u), v, turn, flag);
+      KIND_finish(l, KIND_pair(0u), v, turn, flag);
     }
   }
   if (lane == 0u) { winner[warp] = best; } //#head
@@ -287,6 +282,6 @@ fn KIND_run(l: u32, source: u32, wanted: u32, flag: u32, id: u32) {
       let higher = bitcast<f32>(rival.x) > bitcast<f32>(best.x); //#head
       if (higher || (rival.x == best.x && rival.y < best.y)) { best = rival; } //#head
     } //#head
-    give(AT_WIN + group, best, flag); //#head
+    give_slot(AT_WIN + group, best, flag); //#head
   } //#head
 }

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use pollster::block_on;
+use syn1_kernels::TokenTimes;
 use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
-use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, OpenError, Persistence, RoundTrip, TokenTimes};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step, StepResult};
+use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions, LoopTimes, OpenError, Persistence, RoundTrip};
 use syn1_model::{PieceBytes, Plan};
 
 use crate::tuned::with_tuning;
@@ -149,6 +150,15 @@ impl Device {
         matches!(self.kind, Kind::Gpu(_)).then(syn1_kernels::cpu::memory_bytes)
     }
 
+    /// Rows of a prompt that it takes at a time while nobody else waits for it: as many as its matrix units want, few enough
+    /// on a CPU that whoever gives up waiting is soon heard.
+    pub fn prompt_rows(&self) -> usize {
+        match &self.kind {
+            Kind::Gpu(gpu) if !gpu.is_software() => 512,
+            Kind::Gpu(_) | Kind::Cpu { .. } => 64,
+        }
+    }
+
     /// Bytes per second that the device reads; the CPU from a buffer of `bytes`, whose size decides which cache it is in.
     ///
     /// # Errors
@@ -230,14 +240,26 @@ impl Device {
 }
 
 impl AnyEngine {
-    /// Where a GPU's time goes for a token at `position`, op by op: see [`GpuEngine::op_times`]. Nothing for the CPU.
+    /// Where the time goes for a token at `position`, op by op: see [`GpuEngine::op_times`] and [`CpuEngine::op_times`].
     ///
     /// # Errors
-    /// As [`GpuEngine::op_times`].
-    pub fn op_times(&mut self, position: usize, samples: usize) -> Result<Option<TokenTimes>, EngineError> {
+    /// As there.
+    pub fn op_times(&mut self, position: usize, samples: usize) -> Result<TokenTimes, EngineError> {
+        match self {
+            Self::Cpu(engine) => engine.op_times(position, samples),
+            Self::Gpu(engine) => engine.op_times(position, samples),
+        }
+    }
+
+    /// Where the time of the loop in one dispatch goes for tokens from `position` on: see [`GpuEngine::loop_times`]. Nothing
+    /// where the loop is no single dispatch.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::loop_times`].
+    pub fn loop_times(&mut self, position: usize, samples: usize) -> Result<Option<LoopTimes>, EngineError> {
         match self {
             Self::Cpu(_) => Ok(None),
-            Self::Gpu(engine) => engine.op_times(position, samples).map(Some),
+            Self::Gpu(engine) => engine.loop_times(position, samples),
         }
     }
 
@@ -283,6 +305,13 @@ impl Engine for AnyEngine {
         match self {
             Self::Cpu(engine) => engine.run(step, out).await,
             Self::Gpu(engine) => engine.run(step, out).await,
+        }
+    }
+
+    async fn run_many(&mut self, steps: &[Step<'_>], out: &mut Vec<f32>, results: &mut Vec<StepResult>) {
+        match self {
+            Self::Cpu(engine) => engine.run_many(steps, out, results).await,
+            Self::Gpu(engine) => engine.run_many(steps, out, results).await,
         }
     }
 

@@ -65,6 +65,17 @@ impl Host for Laptop<'_> {
         }
     }
 
+    async fn wait_us(&self, us: u64) {
+        let end = Instant::now() + Duration::from_micros(us);
+        if us >= TIMER_US {
+            return tokio::time::sleep_until(end.into()).await;
+        }
+        // The runtime looks at the socket between two turns.
+        while Instant::now() < end {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn stopped(&self) {
         if self.stopped.clone().wait_for(|stop| *stop).await.is_err() {
             // Nobody is left who could stop this node.
@@ -209,6 +220,8 @@ enum News {
 
 /// What KV caches may take beside a small model's weights.
 const ROOM_FOR_KV_BYTES: u64 = 4 << 30;
+/// Waits from here on are left to the runtime's timer, whose unit is a millisecond.
+const TIMER_US: u64 = 2_000;
 /// Steps that warm an engine up and time its layers.
 const WARM_UP_STEPS: usize = 8;
 

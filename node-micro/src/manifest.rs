@@ -20,6 +20,7 @@ pub struct Manifest {
 }
 
 /// Why a model cannot be run here.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManifestError {
     /// The text is not that of a manifest, or it is of another version.

@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step, StepResult};
 use syn1_kernels::gpu::{self, GpuDevice, GpuEngine, GpuOptions};
 use syn1_model::Plan;
 use web_time::Instant;
@@ -296,6 +296,16 @@ impl Engine for TabEngine {
             Kind::Gpu(engine, _) => engine.run(step, out).await,
         };
         self.seen(done)
+    }
+
+    async fn run_many(&mut self, steps: &[Step<'_>], out: &mut Vec<f32>, results: &mut Vec<StepResult>) {
+        match &mut self.kind {
+            Kind::Cpu(engine) => engine.run_many(steps, out, results).await,
+            Kind::Gpu(engine, _) => engine.run_many(steps, out, results).await,
+        }
+        if results.iter().any(|result| matches!(result, Err(EngineError::Device { .. }))) {
+            self.failed.raise();
+        }
     }
 
     async fn decode(

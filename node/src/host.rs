@@ -27,6 +27,12 @@ pub trait Host {
     /// Waits until [`Host::now`] has reached `time`.
     async fn sleep_until(&self, time: Millis);
 
+    /// Waits for `us` microseconds while frames come in, for others to be computed together with those that are there. A
+    /// machine that cannot wait for so short a time does not wait at all, as here: it then computes what there is.
+    async fn wait_us(&self, us: u64) {
+        let _ = us;
+    }
+
     /// Ready when the node should leave. Asked again and again, so it stays ready.
     async fn stopped(&self);
 

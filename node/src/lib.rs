@@ -11,6 +11,7 @@ mod assignment;
 mod error;
 mod host;
 mod json;
+mod linger;
 mod requests;
 pub mod room;
 mod run;

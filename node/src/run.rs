@@ -16,8 +16,9 @@ use syn1_kernels::engine::Engine as _;
 use crate::assignment;
 use crate::error::{Ended, NodeError};
 use crate::host::{Assignment, Host, Loaded, ModelInfo, NodeConfig, NodeEvent, ProfileFigures, Progress, before};
+use crate::linger::Linger;
 use crate::requests::RequestError;
-use crate::shard::Shard;
+use crate::shard::{Shard, Taken};
 
 /// Serves a coordinator over `link` until one of the two leaves.
 ///
@@ -41,8 +42,20 @@ pub async fn run<L: Link, H: Host>(link: L, host: &H, config: &NodeConfig) -> Re
     };
     let nonce = host.nonce().map_err(NodeError::Random)?;
     let session = Session::new(session, host.identity(), nonce, host.now());
-    let mut node =
-        Node { host, config, session, tx, model: None, profiled: false, newest: None, load: None, shard: None };
+    let mut node = Node {
+        host,
+        config,
+        session,
+        tx,
+        model: None,
+        profiled: false,
+        newest: None,
+        load: None,
+        shard: None,
+        group: Vec::new(),
+        linger: Linger::default(),
+        waiting_since: None,
+    };
     let mut result = node.converse(&mut rx).await;
     let bye = match &result {
         Ok(Ended::Stopped) => Some((Reason::Shutdown, "the node was stopped".to_owned())),
@@ -94,6 +107,11 @@ struct Node<'h, H: Host, T> {
     newest: Option<u32>,
     load: Option<Load>,
     shard: Option<Shard<H::Engine>>,
+    /// Data frames that were taken and not answered, of requests that are all different.
+    group: Vec<Taken>,
+    linger: Linger,
+    /// Since when, in microseconds of the host's, the group waits for more.
+    waiting_since: Option<u64>,
 }
 
 /// The assignment that is served or being loaded, and when its progress was last told.
@@ -161,22 +179,40 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
             };
             match wake {
                 Wake::Frame(frame) => {
-                    let frame = frame.map_err(|err| NodeError::link(&err))?;
-                    let control = frame.header.kind == Kind::Control;
-                    match self.take(frame).await? {
-                        Next::Wait => {}
-                        Next::Start(next) => {
-                            // The old one is cancelled first; the host lets the new one wait until it is gone.
-                            drop(job.take());
-                            progress.set(Progress::default());
-                            job = Some(Box::pin(perform(host, next, &progress)));
+                    let mut frame = frame.map_err(|err| NodeError::link(&err))?;
+                    // Until the frames that are there make no group any more.
+                    loop {
+                        let control = frame.header.kind == Kind::Control;
+                        if !self.joins(&frame.header) {
+                            self.settle().await?;
                         }
-                        Next::Drop => drop(job.take()),
-                        Next::End(ended) => return Ok(ended),
+                        match self.take(frame).await? {
+                            Next::Wait => {}
+                            Next::Start(next) => {
+                                // The old one is cancelled first; the host lets the new one wait until it is gone.
+                                drop(job.take());
+                                progress.set(Progress::default());
+                                job = Some(Box::pin(perform(host, next, &progress)));
+                            }
+                            Next::Drop => drop(job.take()),
+                            Next::End(ended) => return Ok(ended),
+                        }
+                        if control {
+                            rx.set_limits(self.session.limits());
+                        }
+                        if self.group.is_empty() {
+                            break;
+                        }
+                        match self.more(rx).await {
+                            Some(Ok(next)) => frame = next,
+                            Some(Err(err)) => {
+                                self.settle().await?;
+                                return Err(NodeError::link(&err));
+                            }
+                            None => break,
+                        }
                     }
-                    if control {
-                        rx.set_limits(self.session.limits());
-                    }
+                    self.settle().await?;
                 }
                 Wake::Done(done) => {
                     job = None;
@@ -211,8 +247,7 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
         match event {
             Event::Control(control) => self.control(control).await,
             Event::Data(frame) => {
-                self.data(&frame).await?;
-                self.session.done();
+                self.gather(&frame);
                 Ok(Next::Wait)
             }
             Event::Established(_) => self.met(),
@@ -260,6 +295,7 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
             }
             Control::Close { request } => {
                 let compute_us = self.shard.as_mut().map_or(0, |shard| shard.close(request));
+                self.linger.closed(request);
                 self.tell(&Control::Closed(Closed { request, compute_us })).await?;
                 Ok(Next::Wait)
             }
@@ -365,36 +401,96 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
         Ok(())
     }
 
-    /// One data frame: decode, compute, answer.
-    async fn data(&mut self, frame: &Frame<'_>) -> Result<(), NodeError> {
-        let Header { request, epoch, .. } = frame.header;
-        let Negotiated { max_payload, .. } = self.negotiated()?;
-        let outcome = match &mut self.shard {
+    /// Whether a frame can be computed together with those that were taken: a few rows of another request. Longer frames
+    /// would hold up the answers of the others, and a second frame of a request follows from the first one's answer.
+    fn joins(&self, header: &Header) -> bool {
+        let Some(shard) = &self.shard else { return self.group.is_empty() };
+        let rows = usize::from(header.rows);
+        let taken: usize = self.group.iter().map(|taken| taken.rows).sum();
+        self.group.is_empty()
+            || matches!(header.kind, Kind::Tokens | Kind::Activation)
+                && rows <= SHORT_ROWS
+                && taken + rows <= shard.max_rows()
+                && self.group.iter().all(|taken| taken.request != header.request)
+    }
+
+    /// Decodes a data frame, to be computed with those that were taken before.
+    fn gather(&mut self, frame: &Frame<'_>) {
+        let Header { request, epoch, rows, .. } = frame.header;
+        let work = match &mut self.shard {
             None => Err(RequestError::NoShard),
             Some(shard) => match shard.take(frame) {
                 Err(err) => Err(err),
-                Ok(None) => Ok(()),
-                Ok(Some(mut work)) => {
-                    let begun = self.host.elapsed_us();
-                    let computed = shard.compute(&work).await;
-                    shard.spent(&work, self.host.elapsed_us().saturating_sub(begun));
-                    match computed {
-                        Err(err) => Err(err),
-                        Ok(()) => loop {
-                            match shard.answer(&mut work, max_payload) {
-                                Err(err) => break Err(err),
-                                Ok(None) => break Ok(()),
-                                Ok(Some((header, payload))) => send(self.host, &mut self.tx, &header, payload).await?,
-                            }
-                        },
-                    }
-                }
+                // Of an older route: there is no answer to it.
+                Ok(None) => return self.session.done(),
+                Ok(Some(work)) => Ok(work),
             },
         };
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(err) => self.failed(request, epoch, &err).await,
+        self.group.push(Taken { request, epoch, rows: rows.into(), work });
+    }
+
+    /// The next frame if it is there, or if one comes in the little time for which others may be waited for.
+    async fn more<'r, R: Receive>(&mut self, rx: &'r mut R) -> Option<Result<Frame<'r>, R::Error>> {
+        let patience_us = self.linger.patience_us(|request| self.group.iter().any(|taken| taken.request == request));
+        let waits = patience_us > 0;
+        let mut left_us = 0;
+        if waits {
+            let now_us = self.host.elapsed_us();
+            let since_us = *self.waiting_since.get_or_insert(now_us);
+            left_us = (since_us + patience_us).saturating_sub(now_us);
         }
+        let mut recv = pin!(rx.recv());
+        let mut waited = pin!(self.host.wait_us(left_us));
+        let next = std::future::poll_fn(|cx| match recv.as_mut().poll(cx) {
+            Poll::Ready(frame) => Poll::Ready(Some(frame)),
+            Poll::Pending if left_us == 0 => Poll::Ready(None),
+            Poll::Pending => waited.as_mut().poll(cx).map(|()| None),
+        })
+        .await;
+        if waits && next.is_none() {
+            self.linger.in_vain();
+        }
+        next
+    }
+
+    /// Computes the frames that were taken and answers them in their order.
+    async fn settle(&mut self) -> Result<(), NodeError> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        let Negotiated { max_payload, .. } = self.negotiated()?;
+        if self.waiting_since.take().is_some() {
+            self.linger.waited();
+        }
+        let mut group = std::mem::take(&mut self.group);
+        let begun = self.host.elapsed_us();
+        if let Some(shard) = &mut self.shard {
+            shard.compute(&mut group).await;
+            let spent = self.host.elapsed_us().saturating_sub(begun);
+            shard.spent(&group, spent);
+            let is_short = group.iter().all(|taken| taken.rows <= SHORT_ROWS);
+            self.linger.passed(group.iter().filter(|_| is_short).map(|taken| taken.request), spent);
+        }
+        for taken in group.drain(..) {
+            let Taken { request, epoch, work, .. } = taken;
+            let outcome = match (work, &mut self.shard) {
+                (Err(err), _) => Err(err),
+                (Ok(_), None) => Err(RequestError::NoShard),
+                (Ok(mut work), Some(shard)) => loop {
+                    match shard.answer(&mut work, max_payload) {
+                        Err(err) => break Err(err),
+                        Ok(None) => break Ok(()),
+                        Ok(Some((header, payload))) => send(self.host, &mut self.tx, &header, payload).await?,
+                    }
+                },
+            };
+            if let Err(err) = outcome {
+                self.failed(request, epoch, &err).await?;
+            }
+            self.session.done();
+        }
+        self.group = group;
+        Ok(())
     }
 
     async fn failed(&mut self, request: u32, epoch: u8, err: &RequestError) -> Result<(), NodeError> {
@@ -472,6 +568,8 @@ async fn send<H: Host, T: Transmit>(host: &H, tx: &mut T, header: &Header, paylo
     }
 }
 
+/// Rows of a frame that others are computed with at most: a token, or some guesses.
+const SHORT_ROWS: usize = 8;
 /// Loading messages go out this often at most.
 const PROGRESS_EVERY_MS: u64 = 500;
 /// A goodbye that takes longer is not waited for.

@@ -1,11 +1,11 @@
-//! A loaded shard at work: a data frame in, the engine's step, the answer frames out. All buffers are reused.
+//! A loaded shard at work: data frames in, the engine's step for all of them, the answer frames out. All buffers are reused.
 
 use std::collections::BTreeMap;
 
 use syn1_core::activation::{Inbound, Outbound, Place};
 use syn1_core::control::{Open, Output};
 use syn1_core::{Codec, CodecError, Flags, Form, Frame, Header, Kind, Negotiated, codec, encoded_len, output};
-use syn1_kernels::engine::{Engine, Input, Step};
+use syn1_kernels::engine::{Engine, Input, Step, StepResult};
 
 use crate::requests::{Request, RequestError, Requests, is_newer};
 
@@ -15,9 +15,11 @@ pub(crate) struct Shard<E> {
     max_rows: usize,
     requests: Requests,
     boundaries: BTreeMap<u32, Boundaries>,
+    /// What enters, of all frames that were taken and not computed.
     ids: Vec<u32>,
     rows: Vec<f32>,
     result: Vec<f32>,
+    results: Vec<StepResult>,
     payload: Vec<u8>,
 }
 
@@ -27,12 +29,30 @@ struct Boundaries {
     outbound: Outbound<Vec<f32>, Vec<u8>>,
 }
 
-/// A frame that was taken, and how much of its result was sent.
+/// A frame that was taken and is to be answered, with what became of it so far.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// The request that it belongs to.
+    pub(crate) request: u32,
+    /// Its route's epoch.
+    pub(crate) epoch: u8,
+    /// Its rows.
+    pub(crate) rows: usize,
+    /// What is to be done, or why it cannot be.
+    pub(crate) work: Result<Work, RequestError>,
+}
+
+/// What a frame asks for, and how much of its result was sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Work {
     request: Request,
     position: u32,
     rows: usize,
+    /// Its first row among those that were taken.
+    first: usize,
+    /// Where its values begin in the result, and how many they are.
+    begin: usize,
+    len: usize,
     /// Index of the first row that gives logits, on a shard with the head.
     wanted: usize,
     /// Index of the next row whose logits are to be sent.
@@ -53,6 +73,7 @@ impl<E: Engine> Shard<E> {
             ids: Vec::new(),
             rows: Vec::new(),
             result: Vec::new(),
+            results: Vec::new(),
             payload: Vec::new(),
         }
     }
@@ -103,28 +124,40 @@ impl<E: Engine> Shard<E> {
         request.compute_us
     }
 
-    /// Adds to what the engine has spent on a frame's request.
-    pub(crate) fn spent(&mut self, work: &Work, compute_us: u64) {
-        self.requests.spent(work.request.id, compute_us);
+    /// Rows that can be computed at a time.
+    pub(crate) fn max_rows(&self) -> usize {
+        self.max_rows
     }
 
-    /// Decodes a frame into the shard's own buffers; nothing where it belongs to an older route.
+    /// Adds to what the engine has spent on the requests of a group: to each by its rows.
+    pub(crate) fn spent(&mut self, group: &[Taken], compute_us: u64) {
+        let computed = || group.iter().filter(|taken| taken.work.is_ok());
+        let rows: usize = computed().map(|taken| taken.rows).sum();
+        for taken in computed() {
+            self.requests.spent(taken.request, compute_us * taken.rows as u64 / rows as u64);
+        }
+    }
+
+    /// Decodes a frame into the shard's own buffers, behind those that were taken and not computed; nothing where it belongs
+    /// to an older route.
     pub(crate) fn take(&mut self, frame: &Frame<'_>) -> Result<Option<Work>, RequestError> {
         let Header { kind, flags, epoch, position, request, rows, cols, .. } = frame.header;
         let Some(&request) = self.requests.for_frame(request, epoch)? else {
             return Ok(None);
         };
         let embeds = self.engine.plan().embeds();
+        let first = if embeds { self.ids.len() } else { self.rows.len() / self.engine.plan().spec.width };
         match kind {
-            Kind::Tokens if embeds => {
-                self.ids.clear();
-                self.ids.extend(codec::ids(frame.payload));
-            }
+            Kind::Tokens if embeds => self.ids.extend(codec::ids(frame.payload)),
             Kind::Activation if !embeds => {
-                self.rows.resize(usize::from(rows) * usize::from(cols), 0.0);
                 let boundaries = self.boundaries.get_mut(&request.id).ok_or(RequestError::NotOpen(request.id))?;
-                let decoded = boundaries.inbound.decode(frame, &mut self.rows);
-                decoded.map_err(|source| RequestError::Decode { position, source })?;
+                let begin = self.rows.len();
+                self.rows.resize(begin + usize::from(rows) * usize::from(cols), 0.0);
+                let decoded = boundaries.inbound.decode(frame, self.rows.get_mut(begin..).unwrap_or_default());
+                if let Err(source) = decoded {
+                    self.rows.truncate(begin);
+                    return Err(RequestError::Decode { position, source });
+                }
             }
             Kind::Tokens => return Err(RequestError::Kind { want: "activations", got: "tokens" }),
             _ => return Err(RequestError::Kind { want: "tokens", got: "activations" }),
@@ -139,6 +172,9 @@ impl<E: Engine> Shard<E> {
             request,
             position,
             rows,
+            first,
+            begin: 0,
+            len: 0,
             wanted,
             next: wanted,
             answered: false,
@@ -146,13 +182,34 @@ impl<E: Engine> Shard<E> {
         }))
     }
 
-    /// Computes the step.
-    pub(crate) async fn compute(&mut self, work: &Work) -> Result<(), RequestError> {
-        let input = if self.engine.plan().embeds() { Input::Tokens(&self.ids) } else { Input::Rows(&self.rows) };
-        let position = usize::try_from(work.position).unwrap_or(usize::MAX);
-        let step = Step { slot: work.request.slot, position, input, wanted: work.wanted };
-        self.engine.run(step, &mut self.result).await?;
-        Ok(())
+    /// Computes the steps of all frames that were taken, in one pass where the engine can do that. One that fails leaves its
+    /// error in the frame's place.
+    pub(crate) async fn compute(&mut self, group: &mut [Taken]) {
+        let width = (!self.engine.plan().embeds()).then_some(self.engine.plan().spec.width);
+        let mut works = group.iter().filter_map(|taken| taken.work.as_ref().ok());
+        match (works.next(), works.next()) {
+            (None, _) => self.results.clear(),
+            // The usual single frame needs no list.
+            (Some(work), None) => {
+                let ran = self.engine.run(work.step(&self.ids, &self.rows, width), &mut self.result).await;
+                self.results.clear();
+                self.results.push(ran.map(|()| 0..self.result.len()));
+            }
+            (Some(a), Some(b)) => {
+                let steps = [a, b].into_iter().chain(works);
+                let steps: Vec<Step<'_>> = steps.map(|work| work.step(&self.ids, &self.rows, width)).collect();
+                self.engine.run_many(&steps, &mut self.result, &mut self.results).await;
+            }
+        }
+        let computed = group.iter_mut().filter(|taken| taken.work.is_ok());
+        for (taken, result) in computed.zip(self.results.drain(..)) {
+            match (&mut taken.work, result) {
+                (Ok(work), Ok(range)) => (work.begin, work.len) = (range.start, range.len()),
+                (work, result) => *work = Err(result.err().map_or(RequestError::NoShard, RequestError::from)),
+            }
+        }
+        self.ids.clear();
+        self.rows.clear();
     }
 
     /// The next frame of the answer; nothing when all are made.
@@ -180,8 +237,8 @@ impl<E: Engine> Shard<E> {
             Output::Top(k) => rows_a_frame(k, max_payload).min(work.rows - work.next),
         };
         let begin = (work.next - work.wanted) * vocab;
-        let short = RequestError::Result { position, got: self.result.len(), want: begin + rows * vocab };
-        let logits = self.result.get(begin..begin + rows * vocab).ok_or(short)?;
+        let short = RequestError::Result { position, got: work.len, want: begin + rows * vocab };
+        let logits = work.values(&self.result).get(begin..begin + rows * vocab).ok_or(short)?;
         let failed = |source| RequestError::Output { position, source };
         let header = match output {
             Output::Full => Header::full(id, epoch, position, u32::try_from(vocab).unwrap_or(u32::MAX)),
@@ -206,7 +263,8 @@ impl<E: Engine> Shard<E> {
     fn activation(&mut self, work: &Work) -> Result<(Header, &[u8]), RequestError> {
         let Work { request: Request { id, epoch, form, .. }, position, rows, predicted, .. } = *work;
         let width = self.engine.plan().spec.width;
-        let (got, want) = (self.result.len(), rows * width);
+        let values = work.values(&self.result);
+        let (got, want) = (values.len(), rows * width);
         if got != want {
             return Err(RequestError::Result { position, got, want });
         }
@@ -219,7 +277,7 @@ impl<E: Engine> Shard<E> {
         let boundaries = self.boundaries.get_mut(&id).ok_or(RequestError::NotOpen(id))?;
         let place = Place { request: id, epoch, position };
         let payload = sized(&mut self.payload, longest);
-        let header = boundaries.outbound.encode(form, place, predicted, &self.result, cols, payload).map_err(failed)?;
+        let header = boundaries.outbound.encode(form, place, predicted, values, cols, payload).map_err(failed)?;
         Ok((header, payload.get(..header.payload_len as usize).unwrap_or_default()))
     }
 
@@ -238,6 +296,22 @@ impl<E: Engine> Shard<E> {
 }
 
 impl Work {
+    /// The engine's step: ids and rows are those of all frames that were taken, rows `width` wide where the range takes them.
+    fn step<'a>(&self, ids: &'a [u32], rows: &'a [f32], width: Option<usize>) -> Step<'a> {
+        let range = self.first..self.first + self.rows;
+        let input = match width {
+            None => Input::Tokens(ids.get(range).unwrap_or_default()),
+            Some(width) => Input::Rows(rows.get(range.start * width..range.end * width).unwrap_or_default()),
+        };
+        let position = usize::try_from(self.position).unwrap_or(usize::MAX);
+        Step { slot: self.request.slot, position, input, wanted: self.wanted }
+    }
+
+    /// Its part of the engine's result.
+    fn values<'a>(&self, result: &'a [f32]) -> &'a [f32] {
+        result.get(self.begin..self.begin + self.len).unwrap_or_default()
+    }
+
     /// The header of an answer, which is as certain as the frame that it answers.
     fn mark(&self, header: Header) -> Header {
         if self.predicted { header.predicted() } else { header }

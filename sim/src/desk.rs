@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId};
-use syn1_coordinator::update::{Event, Update};
+use syn1_coordinator::update::{Event, Evidence, Update};
 use syn1_core::limits::MAX_CONTROL;
 use syn1_core::{
     Anonymous, CodecSet, Event as SessionEvent, Flags, Frame, Header, Kind, Link as _, Millis, Role, Session,
@@ -20,6 +20,9 @@ use crate::world::World;
 pub(crate) struct Desk {
     pub(crate) core: Core,
     pub(crate) updates: BTreeMap<u32, Vec<Update>>,
+    /// When each request ended, and each machine was found to lie.
+    pub(crate) ended: BTreeMap<u32, u64>,
+    pub(crate) convicted: Vec<(usize, u64)>,
     world: World,
     door: Door,
     ports: Vec<Port>,
@@ -48,6 +51,8 @@ impl Desk {
         Self {
             core: Core::new(config),
             updates: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            convicted: Vec::new(),
             world: world.clone(),
             door,
             ports: Vec::new(),
@@ -145,6 +150,7 @@ impl Desk {
         match (event, port.node) {
             (SessionEvent::Control(message), Some(node)) => self.core.control(now, node, &message),
             (SessionEvent::Data(frame), Some(node)) => self.core.data(now, node, &frame.header, frame.payload),
+            (SessionEvent::Rtt { ms }, Some(node)) => self.core.round_trip(node, Duration::from_millis(ms)),
             (SessionEvent::Bye(bye), _) => return Err(format!("it said goodbye: {}", bye.text)),
             _ => {}
         }
@@ -187,15 +193,27 @@ impl Desk {
                     }
                 }
                 Action::Update(id, update) => {
+                    if matches!(update, Update::Finished(_) | Update::Failed(_)) {
+                        self.ended.insert(id, self.world.now_us());
+                    }
                     if !matches!(update, Update::Token { .. }) {
                         self.world.note(|| format!("request {id}: {update:?}"));
                     }
                     self.updates.entry(id).or_default().push(update);
                 }
+                Action::Quarantine(node, evidence) => self.quarantined(node, evidence),
                 Action::Event(Event::Loading { .. }) => {}
                 Action::Event(event) => self.world.note(|| format!("{event:?}")),
                 Action::Pack(_) => {}
             }
+        }
+    }
+
+    fn quarantined(&mut self, node: NodeId, evidence: Evidence) {
+        let port = self.ports.iter().find(|port| port.node == Some(node));
+        if let Some(machine) = port.map(|port| port.machine) {
+            self.world.note(|| format!("n{machine} is quarantined: {evidence:?}"));
+            self.convicted.push((machine, self.world.now_us()));
         }
     }
 

@@ -12,7 +12,7 @@ use syn1_kernels::engine::Engine as _;
 use syn1_node::{Assignment, Ended, Host, Loaded, ModelInfo, NodeConfig, NodeEvent, ProfileFigures, Progress};
 
 use crate::net::{Cable, End, cable};
-use crate::toy::Toy;
+use crate::toy::{Lie, Toy};
 use crate::world::World;
 
 /// Ends of cables that nobody has taken yet, at the coordinator.
@@ -29,6 +29,8 @@ pub(crate) struct Traits {
     pub(crate) latency_us: u64,
     /// Microseconds that loading a shard takes.
     pub(crate) load_us: u64,
+    /// What it computes in place of the right thing.
+    pub(crate) lie: Lie,
 }
 
 /// A machine with a node.
@@ -155,7 +157,14 @@ impl Host for Machine {
             self.world.sleep_until(self.world.now_us() + self.traits.load_us / 4).await;
         }
         let Assignment { layers, engine, .. } = assignment.clone();
-        let engine = Toy::new(&self.world, self.layers, layers, engine, self.traits.row_us, self.open.clone());
+        let engine = Toy::new(
+            &self.world,
+            self.layers,
+            layers,
+            engine,
+            (self.traits.row_us, self.traits.lie),
+            self.open.clone(),
+        );
         let fetched_bytes = engine.plan().layers.len() as u64;
         Ok(Loaded { engine, fetched_bytes, layer_ns: self.traits.row_us * 1000 })
     }

@@ -1,13 +1,14 @@
 //! What happens in a simulation, and when: made from the seed before it begins.
 
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::{Candidate, Need, Sampler, Sampling};
 use syn1_core::Form;
 use syn1_model::plan::{Plan, WeightFormat, all_pieces, piece_bytes};
 
 use crate::machine::Traits;
-use crate::toy::{Kv, MAX_POSITIONS, VOCAB, embed, logits, spec};
+use crate::toy::{Kv, Lie, MAX_POSITIONS, VOCAB, embed, logits, spec};
 use crate::world::World;
 
 /// One simulation.
@@ -18,6 +19,7 @@ pub(crate) struct Plot {
     pub(crate) slots: usize,
     pub(crate) chunk: usize,
     pub(crate) relay_bytes: usize,
+    pub(crate) prefix_cache: PrefixCache,
     pub(crate) machines: Vec<Traits>,
     /// The first machine holds the whole model and is left alone, and so is the coordinator's clock.
     pub(crate) rock: bool,
@@ -61,6 +63,7 @@ impl Plot {
             row_us: world.between(20, 3_000),
             latency_us: world.one_of(&[50, 300, 5_000, 20_000, 60_000]),
             load_us: world.between(1_000, 2_000_000),
+            lie: Lie::None,
         };
         let policy = match world.between(0, 2) {
             0 => Policy::Auto,
@@ -72,10 +75,16 @@ impl Plot {
         machines.extend((0..world.between(0, 2)).map(|_| traits(world.happens(50))));
         let mut scenes = Vec::new();
         let asks = world.between(3, 14);
+        let mut before = Vec::new();
         for number in 0..asks {
             // Some at once; and with a rock, when it is there.
             let at = world.between(u64::from(rock), 6) * 10_000_000 + world.between(0, 1_000_000);
-            scenes.push((at, Scene::Ask(ask(world))));
+            let mut next = ask(world);
+            if !before.is_empty() && world.happens(60) {
+                next.prompt = continued(world, layers, &world.one_of(&before));
+            }
+            before.push(next.clone());
+            scenes.push((at, Scene::Ask(next)));
             if world.happens(15) {
                 scenes.push((at + world.between(0, 3_000_000), Scene::Cancel(number as usize)));
             }
@@ -94,16 +103,28 @@ impl Plot {
             slots,
             chunk: world.between(1, 12) as usize,
             relay_bytes: world.one_of(&[0, 2_000, 20_000, 1 << 20]),
+            prefix_cache: world.one_of(&[PrefixCache::Own, PrefixCache::Own, PrefixCache::Shared, PrefixCache::Off]),
             machines,
             rock,
             scenes,
         }
     }
 
+    /// The same with a machine among them that computes something else, and three that hold everything beside it: one to check
+    /// it, one to judge, and one to take its place.
+    pub(crate) fn with_liar(world: &World) -> Self {
+        let mut plot = Self::new(world);
+        let lie = world.one_of(&[Lie::Noise(100), Lie::Noise(10), Lie::Skip, Lie::Weights]);
+        let latency_us = world.one_of(&[50, 300, 5_000, 20_000]);
+        plot.machines.insert(1, Traits { lie, latency_us, ..plot.strong() });
+        plot.machines.extend([Traits { latency_us, ..plot.strong() }; 3]);
+        plot
+    }
+
     /// A machine that holds everything and is fast.
     pub(crate) fn strong(&self) -> Traits {
         let memory_bytes = bytes(self.layers, 0..self.layers, self.slots);
-        Traits { memory_bytes, row_us: 10, latency_us: 50, load_us: 1000 }
+        Traits { memory_bytes, row_us: 10, latency_us: 50, load_us: 1000, lie: Lie::None }
     }
 }
 
@@ -140,6 +161,15 @@ pub(crate) fn ask(world: &World) -> Generate {
         ignore_eos: world.happens(70),
         speculate: world.one_of(&[0, 0, 1, 4]),
     }
+}
+
+/// A prompt that begins as an earlier request did, answer included: all of it, or some, and something new.
+fn continued(world: &World, layers: usize, earlier: &Generate) -> Vec<u32> {
+    let mut ids = [earlier.prompt.clone(), answer(layers, earlier)].concat();
+    ids.truncate(world.between(1, ids.len() as u64) as usize);
+    ids.extend((0..world.between(0, 8)).map(|_| world.between(1, VOCAB as u64 - 1) as u32));
+    ids.truncate(MAX_POSITIONS - 20);
+    ids
 }
 
 /// What an undisturbed run answers.

@@ -1,14 +1,18 @@
 //! One seed, from its first frame to the silence at its end.
 
 use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 
+use syn1_coordinator::access::Client;
+use syn1_coordinator::audit::Checks;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::Prefixes;
 use syn1_coordinator::recovery::Recovery;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::update::Update;
@@ -18,7 +22,7 @@ use syn1_model::plan::WeightFormat;
 use crate::desk::Desk;
 use crate::machine::{Door, Machine, Traits, process};
 use crate::plot::{Plot, Scene, answer, ask};
-use crate::toy::{MAX_POSITIONS, spec};
+use crate::toy::{Lie, MAX_POSITIONS, spec};
 use crate::world::World;
 
 /// What came of a simulation in which all went as it must.
@@ -32,8 +36,18 @@ pub struct Outcome {
     pub cancelled: usize,
     /// Tokens that were told.
     pub tokens: usize,
+    /// Times that a machine or a clock was disturbed, or one joined.
+    pub events: usize,
+    /// Requests that finished with other tokens, before the node that made them up was found.
+    pub deceived: usize,
+    /// Nodes that were found to compute garbage.
+    pub convicted: usize,
+    /// What came of spot checks.
+    pub checks: Checks,
     /// Losses, and what was done about them.
     pub recovery: Recovery,
+    /// KV caches that were kept, and taken over.
+    pub prefixes: Prefixes,
     /// Simulated microseconds.
     pub took_us: u64,
 }
@@ -55,7 +69,20 @@ pub struct Failure {
 /// The first rule that was broken, with the trace.
 pub fn run(seed: u64) -> Result<Outcome, Box<Failure>> {
     let world = World::new(seed);
-    let mut stage = Stage::new(&world);
+    played(seed, &world, Plot::new(&world))
+}
+
+/// The same with a node among the others that computes something else.
+///
+/// # Errors
+/// The first rule that was broken, with the trace.
+pub fn run_with_liar(seed: u64) -> Result<Outcome, Box<Failure>> {
+    let world = World::new(seed);
+    played(seed, &world, Plot::with_liar(&world))
+}
+
+fn played(seed: u64, world: &World, plot: Plot) -> Result<Outcome, Box<Failure>> {
+    let mut stage = Stage::new(world, plot);
     stage.play().map_err(|what| Box::new(Failure { seed, what, trace: world.trace() }))
 }
 
@@ -67,6 +94,7 @@ struct Stage {
     door: Door,
     actors: Vec<Actor>,
     asked: Vec<Asked>,
+    events: usize,
 }
 
 /// A process and its machine.
@@ -105,9 +133,8 @@ impl Flag {
 }
 
 impl Stage {
-    fn new(world: &World) -> Self {
-        let plot = Plot::new(world);
-        let Plot { layers, policy, form, slots, chunk, relay_bytes, .. } = plot;
+    fn new(world: &World, plot: Plot) -> Self {
+        let Plot { layers, policy, form, slots, chunk, relay_bytes, prefix_cache, .. } = plot;
         let config = CoreConfig {
             name: "hashes".into(),
             spec: spec(layers),
@@ -121,17 +148,29 @@ impl Stage {
             slots,
             chunk,
             relay_bytes,
+            prefix_cache,
             tokenizer: None,
         };
         world.note(|| {
-            format!("{layers} layers, {policy:?}, {form}, {slots} slots, chunks of {chunk}, {relay_bytes} bytes kept")
+            format!(
+                "{layers} layers, {policy:?}, {form}, {slots} slots, chunks of {chunk}, {relay_bytes} bytes kept, \
+                 prefixes: {prefix_cache:?}"
+            )
         });
         let (door, desk_flag) = (Door::default(), Flag::new());
         let desk = Desk::new(world, config, door.clone(), Waker::from(desk_flag.clone()));
-        let mut stage =
-            Self { world: world.clone(), plot, desk, desk_flag, door, actors: Vec::new(), asked: Vec::new() };
+        let mut stage = Self {
+            world: world.clone(),
+            plot,
+            desk,
+            desk_flag,
+            door,
+            actors: Vec::new(),
+            asked: Vec::new(),
+            events: 0,
+        };
         for (index, traits) in stage.plot.machines.clone().into_iter().enumerate() {
-            stage.join(traits, stage.plot.rock && index == 0);
+            stage.join(traits, (stage.plot.rock && index == 0) || traits.lie != Lie::None);
         }
         stage
     }
@@ -226,6 +265,7 @@ impl Stage {
     }
 
     fn scene(&mut self, scene: Scene) {
+        self.events += usize::from(!matches!(scene, Scene::Ask(_) | Scene::Cancel(_)));
         match scene {
             Scene::Ask(ask) => self.submit(ask),
             Scene::Cancel(number) => {
@@ -287,7 +327,9 @@ impl Stage {
     }
 
     fn submit(&mut self, ask: Generate) {
-        let id = self.desk.core.submit(self.desk.now(), ask.clone()).ok();
+        // Several people, so that there are turns to be had.
+        let client = Client::Address(IpAddr::V4(Ipv4Addr::from(self.asked.len() as u32 % 3)));
+        let id = self.desk.core.submit(self.desk.now(), client, ask.clone()).ok();
         self.world.note(|| {
             let Generate { prompt, max_tokens, speculate, .. } = &ask;
             format!("request {id:?}: {} prompt tokens, {max_tokens} to come, {speculate} guessed", prompt.len())
@@ -319,32 +361,60 @@ impl Stage {
         if self.desk.queued() > 0 {
             return Err(format!("{} data frames wait for nobody", self.desk.queued()));
         }
+        let kept = self.desk.core.prefixes().kept;
+        if kept > self.plot.slots {
+            return Err(format!("{kept} KV caches are kept, a node has {}", self.plot.slots));
+        }
         for actor in self.actors.iter().filter(|actor| actor.process.is_some()) {
             let open = actor.machine.open.get();
-            if open > 0 && self.world.now_us() >= actor.frozen_until {
-                return Err(format!("{open} KV caches of n{} are open for nobody", actor.machine.number));
+            if open > kept && self.world.now_us() >= actor.frozen_until {
+                let number = actor.machine.number;
+                return Err(format!("{open} KV caches of n{number} are open, {kept} are kept"));
             }
         }
         Ok(())
     }
 
     fn outcome(&self) -> Result<Outcome, String> {
-        let recovery = self.desk.core.recovery();
-        let mut outcome = Outcome { recovery, took_us: self.world.now_us(), ..Outcome::default() };
+        let (recovery, checks) = (self.desk.core.recovery(), self.desk.core.checks());
+        let convicted = self.desk.convicted.len();
+        let prefixes = self.desk.core.prefixes();
+        let mut outcome = Outcome {
+            recovery,
+            prefixes,
+            checks,
+            convicted,
+            events: self.events,
+            took_us: self.world.now_us(),
+            ..Outcome::default()
+        };
+        let lies = |machine: usize| self.actors[machine].machine.traits.lie != Lie::None;
+        if let Some((machine, _)) = self.desk.convicted.iter().find(|(machine, _)| !lies(*machine)) {
+            return Err(format!("n{machine} was quarantined, which computes what it should"));
+        }
+        // The liar is known by the end; before that it may deceive.
+        let known_at = self.desk.convicted.first().map_or(u64::MAX, |(_, at)| *at);
+        let deceives = (0..self.actors.len()).any(lies);
         for asked in &self.asked {
             let Some(id) = asked.id else { return Err(format!("{:?} was refused", asked.ask)) };
             let updates = self.desk.updates.get(&id).map_or(&[][..], |updates| updates);
-            let told = updates.iter().filter_map(|update| match update {
+            let void = updates.iter().rposition(|update| matches!(update, Update::Again)).map_or(0, |at| at + 1);
+            let told = updates[void..].iter().filter_map(|update| match update {
                 Update::Token { id, .. } => Some(*id),
                 _ => None,
             });
             let ids: Vec<u32> = told.collect();
             outcome.tokens += ids.len();
             let expected = answer(self.plot.layers, &asked.ask);
+            if deceives && ids != expected && self.desk.ended.get(&id).is_none_or(|ended| *ended <= known_at) {
+                outcome.deceived += 1;
+                continue;
+            }
             if !expected.starts_with(&ids) {
                 return Err(format!("request {id} gave {ids:?}, alone it gives {expected:?}"));
             }
-            let ends = updates.iter().filter(|update| !matches!(update, Update::Token { .. })).count();
+            let ends =
+                updates.iter().filter(|update| matches!(update, Update::Finished(_) | Update::Failed(_))).count();
             match updates.last() {
                 _ if ends > 1 => return Err(format!("request {id} ended {ends} times")),
                 Some(Update::Finished(_)) if ids != expected => {
@@ -362,7 +432,7 @@ impl Stage {
                 _ => return Err(format!("request {id} has not ended")),
             }
         }
-        if self.plot.rock && recovery.restarted > 0 {
+        if self.plot.rock && !deceives && recovery.restarted > 0 {
             return Err(format!("{} requests had to be computed once more", recovery.restarted));
         }
         Ok(outcome)

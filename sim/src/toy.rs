@@ -78,9 +78,23 @@ fn mix(hash: u64, value: u64) -> u64 {
     mixed ^ (mixed >> 29) ^ (mixed >> 47)
 }
 
+/// What a machine computes that does not compute what it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// Nothing wrong.
+    None,
+    /// Something is added now and then, to so many rows of a hundred.
+    Noise(u64),
+    /// Its first layer is left out.
+    Skip,
+    /// Its weights are those of another model.
+    Weights,
+}
+
 /// An engine for some layers of it, which takes its time.
 #[derive(Debug)]
 pub(crate) struct Toy {
+    lie: Lie,
     world: WorldRef,
     plan: Plan,
     config: EngineConfig,
@@ -104,12 +118,12 @@ impl Toy {
         layers: usize,
         range: Range<usize>,
         config: EngineConfig,
-        row_us: u64,
+        (row_us, lie): (u64, Lie),
         open: Rc<Cell<usize>>,
     ) -> Self {
         let plan = Plan::new(&spec(layers), WeightFormat::F32, range);
         open.set(0);
-        Self { world: WorldRef(world.clone()), plan, config, slots: BTreeMap::new(), row_us, open }
+        Self { lie, world: WorldRef(world.clone()), plan, config, slots: BTreeMap::new(), row_us, open }
     }
 }
 
@@ -156,7 +170,12 @@ impl Engine for Toy {
                     std::array::from_fn(|column| values[column].round() as u8)
                 }
             };
-            let row = kv.row(position, row);
+            let row = match self.lie {
+                Lie::Skip => kv.row(position, row.map(|value| value.wrapping_add(1))),
+                Lie::Weights => kv.row(position, row).map(|value| !value),
+                Lie::Noise(percent) if self.world.0.happens(percent) => kv.row(position, row).map(|value| value ^ 64),
+                Lie::None | Lie::Noise(_) => kv.row(position, row),
+            };
             if !self.plan.heads() {
                 out.extend(row.map(f32::from));
             } else if index >= step.wanted {

@@ -125,6 +125,27 @@ pub trait Transmit {
     /// The connection is gone, an earlier send was dropped, or `payload` is not as long as `header` says.
     #[allow(async_fn_in_trait)]
     async fn send(&mut self, header: &Header, payload: &[u8]) -> Result<(), Self::Error>;
+
+    /// Sends frames in their order, as [`send`](Self::send) does one by one. A link over a byte stream puts several into one
+    /// write.
+    ///
+    /// ```
+    /// use syn1_core::{Header, Transmit};
+    ///
+    /// async fn relay<T: Transmit>(tx: &mut T, frames: &[(Header, Vec<u8>)]) -> Result<(), T::Error> {
+    ///     tx.send_all(frames).await
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send), of the first frame that fails; those in front of it were sent.
+    #[allow(async_fn_in_trait)]
+    async fn send_all<P: AsRef<[u8]>>(&mut self, frames: &[(Header, P)]) -> Result<(), Self::Error> {
+        for (header, payload) in frames {
+            self.send(header, payload.as_ref()).await?;
+        }
+        Ok(())
+    }
 }
 
 /// What callers need to know of a link's error.

@@ -42,10 +42,12 @@ pub struct Writer<'s, const RX: usize, const TX: usize>(&'s Serial<RX, TX>);
 pub struct Runner<'s, const RX: usize, const TX: usize>(&'s Serial<RX, TX>);
 
 /// The stream is broken: the other end has started anew, or reads no more.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
 /// The line itself has failed; it is not the noise on it that the packets are for.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost<R, W> {
     /// Reading from it failed.

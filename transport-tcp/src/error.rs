@@ -7,6 +7,7 @@ use embedded_io_async::ErrorKind;
 use syn1_core::{DecodeError, EncodeError, HeaderError, LinkError, LinkErrorKind};
 
 /// Why sending or receiving over a byte stream failed; `E` is the stream's own error.
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamError<E> {
     /// The peer ended the stream between two frames.

@@ -96,7 +96,44 @@ where
         if self.broken {
             return Err(StreamError::Broken);
         }
-        let mut rest = encode_frame(header, payload, self.buffer.as_mut())?;
+        let len = encode_frame(header, payload, self.buffer.as_mut())?.len();
+        self.write(len).await
+    }
+
+    /// Up to [`WRITE_BYTES`] go out in one write, or as much as the buffer holds.
+    async fn send_all<P: AsRef<[u8]>>(&mut self, frames: &[(Header, P)]) -> Result<(), Self::Error> {
+        if self.broken {
+            return Err(StreamError::Broken);
+        }
+        let most = self.buffer.as_ref().len().min(WRITE_BYTES);
+        let mut filled = 0;
+        for (header, payload) in frames {
+            if filled > 0 && filled + header.frame_len() > most {
+                self.write(filled).await?;
+                filled = 0;
+            }
+            let rest = self.buffer.as_mut().get_mut(filled..).unwrap_or_default();
+            match encode_frame(header, payload.as_ref(), rest) {
+                Ok(frame) => filled += frame.len(),
+                Err(error) => {
+                    self.write(filled).await?;
+                    return Err(error.into());
+                }
+            }
+        }
+        self.write(filled).await
+    }
+}
+
+impl<W, B> StreamTx<W, B>
+where
+    W: Write,
+    W::Error: 'static,
+    B: AsRef<[u8]> + AsMut<[u8]>,
+{
+    /// Writes the first `len` bytes of the buffer, whole frames.
+    async fn write(&mut self, len: usize) -> Result<(), StreamError<W::Error>> {
+        let mut rest = self.buffer.as_ref().get(..len).unwrap_or_default();
         self.broken = true;
         // embedded-io-async's write_all panics when a writer takes nothing; a closed peer is no reason to panic.
         while !rest.is_empty() {
@@ -108,3 +145,6 @@ where
         Ok(())
     }
 }
+
+/// Bytes of several frames that one write takes: a system call costs little beside them, and they stay in the cache.
+const WRITE_BYTES: usize = 64 * 1024;

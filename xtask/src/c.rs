@@ -97,10 +97,21 @@ fn arm(folder: &Path) -> Result<()> {
             let mut command = compiler(folder, &arm);
             command.args(["--specs=rdimon.specs", "-T"]).arg(folder.join("mps2/mps2.ld"));
             command.arg(folder.join("mps2/startup.c")).arg(folder.join(program)).arg(&library);
+            if program == NODE {
+                command.arg(folder.join("mps2/stack.c")).arg("-Wl,--wrap=printf");
+            }
             run(command.arg("-o").arg(built.join(stem(program)).with_extension("elf")))?;
         }
         println!("on QEMU's {}, {}:", arm.machine, arm.target);
-        emulate(&arm, &built.join("node.elf"), None)?;
+        let said = emulate(&arm, &built.join("node.elf"), None)?;
+        let stack = stack(&said).with_context(|| format!("the node does not say how deep its stack was:\n{said}"))?;
+        println!("{}: at most {stack} of {MOST_STACK} bytes of stack in a whole conversation", arm.target);
+        if stack > MOST_STACK {
+            complaints.push(format!(
+                "{}: the node in C took {stack} bytes of stack, {MOST_STACK} are its budget",
+                arm.target
+            ));
+        }
         emulate(&arm, &built.join("vectors.elf"), Some(&list(&built)?))?;
         let bare = without_rusts_library(&library, &built)?;
         for measured in MEASURED {
@@ -122,15 +133,25 @@ fn compiler(folder: &Path, arm: &Arm) -> Command {
     command
 }
 
-/// Runs a program that ends the emulator itself; `argument` is what it is started with beside its name.
-fn emulate(arm: &Arm, elf: &Path, argument: Option<&Path>) -> Result<()> {
+/// Runs a program that ends the emulator itself, and gives what it printed; `argument` is what it is started with beside its
+/// name.
+fn emulate(arm: &Arm, elf: &Path, argument: Option<&Path>) -> Result<String> {
     let mut semihosting = "enable=on,target=native,arg=program".to_owned();
     if let Some(argument) = argument {
         let _ = write!(semihosting, ",arg={}", argument.display());
     }
     let mut command = Command::new("timeout");
     command.args([PATIENCE_S, "qemu-system-arm", "-M", arm.machine, "-nographic", "-semihosting-config", &semihosting]);
-    run(command.arg("-kernel").arg(elf))
+    let output = command.arg("-kernel").arg(elf).output().with_context(|| format!("cannot run {command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    print!("{said}");
+    ensure!(output.status.success(), "{} ended with {}", elf.display(), output.status);
+    Ok(said)
+}
+
+/// The depth of the stack in what a node printed.
+fn stack(said: &str) -> Option<u64> {
+    said.lines().find_map(|line| line.strip_prefix("stack: ")?.split(' ').next()?.parse().ok())
 }
 
 /// A copy of the library that leaves memcpy and arithmetic of floats to those of C's compiler, which are smaller.
@@ -283,7 +304,11 @@ const MEASURED: [Measured; 2] = [
 const FRAME_BUFFER: u64 = 24 + 1024;
 
 /// The programs that run.
-const PROGRAMS: [&str; 2] = ["examples/node.c", "tests/vectors.c"];
+const PROGRAMS: [&str; 2] = [NODE, "tests/vectors.c"];
+const NODE: &str = "examples/node.c";
+
+/// Bytes of stack that a conversation in C may take.
+const MOST_STACK: u64 = 2560;
 
 const WARNINGS: [&str; 5] = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror"];
 
@@ -303,6 +328,12 @@ mod tests {
             "   text\t   data\t    bss\t    dec\t    hex\tfilename\n   6300\t      4\t   1384\t   7688\t   1e08\tx\n";
         assert_eq!(Size::read(said), Some(Size { flash: 6304, ram: 1388 }));
         assert_eq!(Size::read("no such file"), None);
+    }
+
+    #[test]
+    fn the_depth_of_the_stack_is_read_from_what_a_node_prints() {
+        assert_eq!(stack("1 bytes heard\nstack: 712 bytes at most\n"), Some(712));
+        assert_eq!(stack("1 bytes heard\n"), None);
     }
 
     #[test]

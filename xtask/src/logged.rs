@@ -1,5 +1,7 @@
 //! Every public type of `syn1-core` can be logged on a microcontroller: it has `defmt::Format` behind the feature `defmt`.
 //!
+//! So has every error of the crates that firmware links beside it: their other types are buffers and tasks, which nobody logs.
+//!
 //! What the feature `testing` brings is exempt: it runs on hosts only.
 
 use anyhow::{Result, ensure};
@@ -16,8 +18,29 @@ pub(crate) fn check() -> Result<()> {
     let missing: Vec<_> = types.iter().filter(|(_, logged)| !logged).map(|(name, _)| *name).collect();
     ensure!(!types.is_empty(), "no public type was found");
     ensure!(missing.is_empty(), "these public types have no defmt::Format: {}", missing.join(", "));
-    println!("{} public types, each with defmt::Format", types.len());
+    let mut errors = 0;
+    for folder in ["transport-tcp", "transport-serial", "kernels-int", "node-micro"] {
+        let mut sources = Vec::new();
+        collect(root()?, &root()?.join(folder).join("src"), &mut sources)?;
+        for (path, text) in &sources {
+            let all = self::types(text);
+            for error in self::errors(text) {
+                let logged = all.iter().find(|(name, _)| *name == error).is_some_and(|(_, logged)| *logged);
+                ensure!(logged, "{path}: the error {error} has no defmt::Format");
+                errors += 1;
+            }
+        }
+    }
+    ensure!(errors > 0, "no error was found");
+    println!("{} public types and {errors} errors, each with defmt::Format", types.len());
     Ok(())
+}
+
+/// The names of the types that a source makes errors.
+fn errors(source: &str) -> Vec<&str> {
+    let made = source.lines().filter(|line| line.starts_with("impl")).filter_map(|line| line.split_once("Error for "));
+    let made = made.filter(|(before, _)| before.ends_with("core::error::") || before.ends_with([' ', '>']));
+    made.map(|(_, name)| name.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default()).collect()
 }
 
 /// The names of the public types that a source declares, and whether their attributes derive `defmt::Format`.
@@ -36,6 +59,17 @@ fn types(source: &str) -> Vec<(&str, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_told_from_other_traits() {
+        let source = "\
+impl core::error::Error for A {}
+impl<E: Error + 'static> Error for B<E> {
+impl embedded_io_async::Error for C {
+impl fmt::Display for D {}
+";
+        assert_eq!(errors(source), ["A", "B"]);
+    }
 
     #[test]
     fn a_type_without_the_derive_is_seen() {

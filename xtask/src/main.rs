@@ -40,7 +40,7 @@ Usage: cargo xtask <COMMAND>
                 over a tab costs beside one over a native node, as JSON
   fuzz [ARGS]   fuzz the protocol crate: [--minutes N] [TARGET..], by default every target for one minute each
   sim [ARGS]    a swarm in one thread, with nodes that die, hang and come back: [--seeds N] [--from SEED], by default 10,000;
-                `test` plays 1,000
+                --liars puts a node among them that computes garbage; `test` plays 1,000, and 300 with one
   benchmarks    make the tables and plots of docs/benchmarks from docs/benchmarks/raw (--check: fail if they are stale)
   footprint     prove that no panic can be reached in the protocol crate on two microcontrollers and in WebAssembly, nor
                 in its library for C, and measure its code and stack

@@ -213,8 +213,8 @@ async fn split(args: &Args, prepared: &Prepared, counts: &[usize], wire: &Wire) 
             nodes: *nodes,
             tokens_per_second: median(pace.clone()),
             of_one_node,
-            compute_us_per_token: per_token(|f| f.compute),
-            wire_us_per_token: per_token(|f| f.wire()),
+            compute_us_per_token: per_token(|f| f.compute.unwrap_or_default()),
+            wire_us_per_token: per_token(|f| f.wire().unwrap_or_default()),
             coordinator_us_per_token: per_token(|f| f.coordinator),
         }
     });

@@ -1,10 +1,11 @@
-//! `syn1 bench kernels`: where a token's time goes on a GPU, op by op.
+//! `syn1 bench kernels`: where a token's time goes, op by op.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde::Serialize;
 use syn1_kernels::engine::EngineConfig;
-use syn1_kernels::gpu::{OpTime, TokenTimes};
+use syn1_kernels::{OpTime, TokenTimes};
 
+use super::loop_parts;
 use super::shape::Subject;
 use crate::interrupt::blocking;
 use crate::model::Prepared;
@@ -14,12 +15,18 @@ use crate::show;
 /// Options of `syn1 bench kernels`.
 #[derive(clap::Args)]
 #[command(after_help = "\
-A token of the loop on the device, as a dispatch an op. The dispatches of all ops of a kind run again and again in one
+On a GPU a token of the loop as a dispatch an op. The dispatches of all ops of a kind run again and again in one
 submit, each behind the one before as in a token, and in front of every round the device reads as many bytes as the
 token's other ops do, so that its caches hold what they hold then. The submit and that read are taken away.
-GB/s are the bytes that an op must read, a second; the limit is what the device reads, measured in the same run.
+On the CPU a clock is read behind every op of whole tokens; dispatches are how often the threads wait for each other.
+GB/s are the bytes that an op must read, a second; the limit is what the device reads, measured in the same run (on
+the CPU from a buffer as large as the weights of a token, before and behind: the faster one).
 A model that caches hold can be above it. `bench decode` measures the loop as users have it, in one dispatch where that is
-faster.")]
+faster.
+
+With --loop, tokens in one dispatch. There is no clock inside: the kernel runs without the weights of one kind of op, then
+without those of one more, and so on, and each difference is a line. What is left in the end is the exchange of rows between
+workgroups, which ends every op.")]
 pub(crate) struct Args {
     #[command(flatten)]
     subject: Subject,
@@ -31,6 +38,9 @@ pub(crate) struct Args {
     /// Measurements of each op; medians are printed
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
+    /// The parts of the token loop in one dispatch, where the device runs it so
+    #[arg(long = "loop", conflicts_with = "no_tune")]
+    in_one_dispatch: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -65,6 +75,12 @@ struct OpReport {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let (prepared, _folder) = args.subject.prepare().await?;
     let json = args.json;
+    if args.in_one_dispatch {
+        let measure = move || loop_parts::measure(&args.device, &prepared, args.position, args.runs);
+        let report = blocking(measure).await?;
+        let text = if json { serde_json::to_string(&report)? + "\n" } else { loop_parts::table(&report) };
+        return Ok(show::out(&text)?);
+    }
     let report = blocking(move || measure(&args, &prepared)).await?;
     if json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
@@ -75,17 +91,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
     let device = args.device.open()?;
     let (plan, pieces) = prepared.whole()?;
+    let weight_bytes = plan.bytes_per_token();
     let config = EngineConfig { max_positions: prepared.max_positions, slots: 1, max_rows: 1 };
     let mut engine = device.engine(plan, &pieces, config)?;
     drop(pieces);
-    let Some(TokenTimes { ops, token }) = engine.op_times(args.position, args.runs.into())? else {
-        bail!(
-            "{}: ops have times of their own on GPUs only: --device chooses one, and `syn1 bench decode` measures tokens \
-             on any device",
-            device.name()
-        );
-    };
-    let limit = device.read_bandwidth(0)? as f64;
+    // A CPU's share changes with whatever else the machine does, so its limit is measured on both sides.
+    let before = device.read_bandwidth(weight_bytes)?;
+    let TokenTimes { ops, token } = engine.op_times(args.position, args.runs.into())?;
+    let limit = device.read_bandwidth(weight_bytes)?.max(before) as f64;
     let ops: Vec<OpReport> = ops.iter().map(|op| line(op, limit)).collect();
     let of_token = || ops.iter().filter(|op| op.op != "embed");
     let (dispatches, sum_us) = (of_token().map(|op| op.dispatches).sum(), of_token().map(|op| op.us).sum());

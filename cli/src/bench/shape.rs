@@ -6,12 +6,14 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use syn1_model::digest::Digest;
+use syn1_model::folder::ModelFolder;
 use syn1_model::manifest::{Manifest, ManifestPiece, Origin};
 use syn1_model::plan::{WeightFormat, all_pieces};
 use syn1_model::random::random_piece;
 use syn1_model::spec::Spec;
 use tempfile::TempDir;
 
+use crate::context;
 use crate::interrupt::blocking;
 use crate::model::{self, Prepared};
 use crate::options::{ModelOptions, Weights};
@@ -103,7 +105,33 @@ pub(crate) struct Subject {
     shape: Option<Shape>,
 }
 
+/// What is known of a model without its weights.
+pub(crate) struct Sketch {
+    pub(crate) name: String,
+    pub(crate) spec: Spec,
+    pub(crate) format: WeightFormat,
+    /// Positions a request may take.
+    pub(crate) max_positions: usize,
+}
+
 impl Subject {
+    /// The model without its weights: nothing is split or written.
+    pub(crate) async fn sketch(&self) -> Result<Sketch> {
+        let ModelOptions { model, weights, context } = self.model.clone();
+        if let Some(shape) = self.shape {
+            let (name, spec) = (shape.name().into(), shape.spec());
+            let max_positions = context::positions(context, &spec)?;
+            return Ok(Sketch { name, spec, format: shape.format(weights), max_positions });
+        }
+        blocking(move || {
+            let folder = ModelFolder::open(&model::find(model.as_deref())?)?;
+            let format = weights.format(folder.manifest().map(|manifest| manifest.format));
+            let max_positions = context::positions(context, folder.spec())?;
+            Ok(Sketch { name: folder.name().to_owned(), spec: folder.spec().clone(), format, max_positions })
+        })
+        .await
+    }
+
     /// The model, split, and the folder of its random weights, which are deleted with it.
     pub(crate) async fn prepare(&self) -> Result<(Prepared, TempDir)> {
         let folder = tempfile::tempdir().context("cannot make a folder for random weights")?;

@@ -274,6 +274,20 @@ class Refused(unittest.TestCase):
         self.assertGreater(int(refused.exception.response.headers["retry-after"]), 0)
 
 
+class PrefixCache(unittest.TestCase):
+    def test_a_second_turn_says_how_much_of_it_was_there(self):
+        first = text(prompt="Once more about prefixes: ", max_tokens=16)
+        self.assertEqual(first.usage.prompt_tokens_details.cached_tokens, 0)
+        prompt = "Once more about prefixes: " + first.choices[0].text + " and so on"
+        again = text(prompt=prompt)
+        cached = again.usage.prompt_tokens_details.cached_tokens
+        self.assertGreater(cached, 8)
+        self.assertLess(cached, again.usage.prompt_tokens)
+        parts = list(text(prompt=prompt, stream=True, stream_options={"include_usage": True}))
+        self.assertEqual(parts[-1].usage.prompt_tokens_details.cached_tokens, again.usage.prompt_tokens - 1)
+        self.assertEqual(streamed(parts)[0][0], again.choices[0].text)
+
+
 class Cancelled(unittest.TestCase):
     """Asks for far more than both KV caches give before the client is gone."""
 

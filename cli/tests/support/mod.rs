@@ -14,6 +14,7 @@ use syn1_coordinator::access::Access;
 use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Generation, Server, ServerConfig};
@@ -61,6 +62,8 @@ pub struct Model {
     pub manifest: Manifest,
     pub shards: tempfile::TempDir,
     pub format: WeightFormat,
+    /// For the servers that are started.
+    pub prefix_cache: PrefixCache,
 }
 
 impl Model {
@@ -68,7 +71,8 @@ impl Model {
         let dir = repository(model);
         let shards = tempfile::tempdir().expect("a folder");
         let manifest = split(&dir, shards.path(), format, &mut |_| {}).expect("a split");
-        Self { folder: ModelFolder::open(&dir).expect("a model"), manifest, shards, format }
+        let folder = ModelFolder::open(&dir).expect("a model");
+        Self { folder, manifest, shards, format, prefix_cache: PrefixCache::Own }
     }
 
     pub fn server(&self, policy: Policy, wire: Form, slots: usize) -> Server {
@@ -105,13 +109,25 @@ impl Model {
             slots,
             chunk: 16,
             relay_bytes: 16 << 20,
+            prefix_cache: self.prefix_cache,
             tokenizer: self.folder.tokenizer().cloned(),
         };
         let shards = self.shards.path().to_owned();
         let keys = coordinator_keys();
         let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-        Server::start(ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access })
-            .expect("free ports")
+        Server::start(ServerConfig {
+            core,
+            shards,
+            pack,
+            tcp: local,
+            http: local,
+            front,
+            keys,
+            allow,
+            access,
+            state: None,
+        })
+        .expect("free ports")
     }
 }
 
@@ -198,6 +214,7 @@ pub async fn collect(mut generation: Generation) -> Result<(Vec<u32>, String, Fi
                 answer.push_str(&end.text);
                 return Ok((ids, answer, end));
             }
+            Update::Again => (ids, answer) = (Vec::new(), String::new()),
             Update::Failed(why) => return Err(why),
         }
     }

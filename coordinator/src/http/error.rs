@@ -79,7 +79,12 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Invalid(why) => Self::invalid(why),
-            Refusal::Busy(why) => Self::later(StatusCode::TOO_MANY_REQUESTS, "busy", why, RETRY_AFTER),
+            Refusal::TooMany { why, retry_after } => {
+                Self::later(StatusCode::TOO_MANY_REQUESTS, "too_many_waiting", why, retry_after)
+            }
+            Refusal::Busy { why, retry_after } => {
+                Self::later(StatusCode::SERVICE_UNAVAILABLE, "busy", why, retry_after)
+            }
         }
     }
 }

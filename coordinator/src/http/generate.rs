@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use syn1_model::chat::Message;
 
+use crate::access::Client;
 use crate::core::Refusal;
+use crate::http::error::ApiError;
+use crate::limits::RETRY_AFTER;
 use crate::request::Generate;
 use crate::sample::Sampling;
 use crate::server::{Generation, Shared, today};
@@ -48,9 +51,23 @@ fn default_max_tokens() -> usize {
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Token { id: u32, text: String },
-    Finished { text: String, reason: Finish, prompt_tokens: usize, tokens: usize, tokens_per_second: Option<f64> },
-    Failed { error: String },
+    Token {
+        id: u32,
+        text: String,
+    },
+    /// What came before is void; it follows from the first token on.
+    Again {},
+    Finished {
+        text: String,
+        reason: Finish,
+        prompt_tokens: usize,
+        cached_tokens: usize,
+        tokens: usize,
+        tokens_per_second: Option<f64>,
+    },
+    Failed {
+        error: String,
+    },
 }
 
 impl From<Update> for Line {
@@ -58,10 +75,12 @@ impl From<Update> for Line {
         match update {
             // Log-probabilities are not among what can be asked for here.
             Update::Token { id, text, logprobs: _ } => Self::Token { id, text },
+            Update::Again => Self::Again {},
             Update::Finished(end) => Self::Finished {
                 text: end.text,
                 reason: end.reason,
                 prompt_tokens: end.figures.prompt_tokens,
+                cached_tokens: end.figures.cached,
                 tokens: end.figures.tokens,
                 tokens_per_second: end.figures.tokens_per_second(),
             },
@@ -71,16 +90,20 @@ impl From<Update> for Line {
 }
 
 /// Starts a request and streams it.
-pub(super) async fn generate(State(shared): State<Arc<Shared>>, ask: Result<Json<Ask>, JsonRejection>) -> Response {
+pub(super) async fn generate(
+    State(shared): State<Arc<Shared>>,
+    Extension(client): Extension<Client>,
+    ask: Result<Json<Ask>, JsonRejection>,
+) -> Response {
     let started = async {
         let Json(ask) = ask.map_err(|rejection| Refusal::Invalid(rejection.body_text()))?;
         let prompt = prompt(&shared, ask.prompt, ask.ids, ask.messages).await?;
         let Ask { max_tokens, stop, ignore_eos, speculate, sampling, .. } = ask;
-        shared.generate(Generate { prompt, max_tokens, sampling, stop, ignore_eos, speculate })
+        shared.generate(client, Generate { prompt, max_tokens, sampling, stop, ignore_eos, speculate })
     };
     match started.await {
         Ok(generation) => stream(generation),
-        Err(refusal) => refuse(&refusal),
+        Err(refusal) => refuse(refusal),
     }
 }
 
@@ -115,7 +138,7 @@ pub(super) async fn encoded<T: Send + 'static, E: ToString + Send + 'static>(
 ) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(encode).await {
         Ok(ids) => ids.map_err(|error| Refusal::Invalid(error.to_string())),
-        Err(error) => Err(Refusal::Busy(error.to_string())),
+        Err(error) => Err(Refusal::Busy { why: error.to_string(), retry_after: RETRY_AFTER }),
     }
 }
 
@@ -129,10 +152,12 @@ fn stream(generation: Generation) -> Response {
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response()
 }
 
-fn refuse(refusal: &Refusal) -> Response {
-    let status = match refusal {
-        Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
-        Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    (status, Json(serde_json::json!({ "error": refusal.to_string() }))).into_response()
+/// One line of why, with the status and the `Retry-After` that OpenAI's clients are told.
+fn refuse(refusal: Refusal) -> Response {
+    let body = Json(serde_json::json!({ "error": refusal.to_string() }));
+    let (parts, _) = ApiError::from(refusal).into_response().into_parts();
+    let retry_after = parts.headers.get(header::RETRY_AFTER).cloned();
+    let mut response = (parts.status, body).into_response();
+    response.headers_mut().extend(retry_after.map(|after| (header::RETRY_AFTER, after)));
+    response
 }

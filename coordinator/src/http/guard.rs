@@ -73,12 +73,15 @@ pub(super) fn cors(shared: &Arc<Shared>) -> CorsLayer {
 pub(super) async fn keys(
     State(shared): State<Arc<Shared>>,
     Extension(asker): Extension<Asker>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let realm = Access::realm(request.uri().path());
     let response = match admit(&shared, realm, request.headers(), Client::at(asker.peer.ip())) {
-        Ok(()) => next.run(request).await,
+        Ok(client) => {
+            request.extensions_mut().insert(client);
+            next.run(request).await
+        }
         Err(error) => error.into_response(),
     };
     let status = response.status();
@@ -88,9 +91,10 @@ pub(super) async fn keys(
     response
 }
 
-fn admit(shared: &Shared, realm: Realm, headers: &HeaderMap, address: Client) -> Result<(), ApiError> {
+/// Whose request it is.
+fn admit(shared: &Shared, realm: Realm, headers: &HeaderMap, address: Client) -> Result<Client, ApiError> {
     if realm == Realm::Open {
-        return Ok(());
+        return Ok(address);
     }
     let mut client = address;
     if !shared.access.is_open() {
@@ -108,7 +112,10 @@ fn admit(shared: &Shared, realm: Realm, headers: &HeaderMap, address: Client) ->
         };
         client = known;
     }
-    if realm == Realm::User { within_rate(shared, client) } else { Ok(()) }
+    if realm == Realm::User {
+        within_rate(shared, client)?;
+    }
+    Ok(client)
 }
 
 fn within_rate(shared: &Shared, client: Client) -> Result<(), ApiError> {

@@ -10,10 +10,7 @@ use crate::server::Shared;
 
 /// OpenMetrics text, which Prometheus reads.
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    shared.look(|core| {
-        let slots = core.chain.as_ref().map_or(0, |chain| chain.slots);
-        shared.metrics.read(&core.topology(), slots, &core.recovery());
-    });
+    shared.look(|core| shared.metrics.read(core));
     let text = shared.metrics.encode();
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }

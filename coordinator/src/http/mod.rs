@@ -1,6 +1,7 @@
 //! What the coordinator answers over HTTP, a file per subject: pages for people, shards for nodes, the swarm's state and
 //! events, text, nodes that join by WebSocket, and how a device comes in.
 
+mod admin;
 mod asker;
 mod error;
 mod events;
@@ -35,6 +36,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/health", get(swarm::health))
         .route("/ready", get(swarm::ready))
         .route("/api/topology", get(swarm::topology))
+        .route("/api/plan", get(swarm::plan))
         .route("/api/events", get(events::events))
         .route("/api/generate", post(generate::generate))
         .route("/api/join", get(join::join))
@@ -44,6 +46,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: TcpListener) {
         .route("/web/{name}", get(web::web))
         .route("/metrics", get(metrics::metrics))
         .nest("/v1", openai::routes())
+        .nest("/api/admin", admin::routes(&shared))
         .layer(DefaultBodyLimit::max(body))
         .layer(axum::middleware::map_request(serve::impatient))
         // The last is the outermost.

@@ -45,3 +45,12 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 pub(super) async fn topology(State(shared): State<Arc<Shared>>) -> Response {
     Json(shared.look(|core| core.topology())).into_response()
 }
+
+/// Who takes which layers, what a token takes by prediction, and why; 503 while there is no plan.
+pub(super) async fn plan(State(shared): State<Arc<Shared>>) -> Response {
+    let (outline, waits_for) = shared.look(|core| (core.outline(), core.topology().waiting_for));
+    match outline {
+        Some(outline) => Json(outline).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", waits_for.unwrap_or_default())).into_response(),
+    }
+}

@@ -4,8 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use syn1_coordinator::access::Client;
 use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId};
 use syn1_coordinator::placement::Policy;
+use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::update::{Event, Update};
@@ -24,7 +26,10 @@ pub struct Stage {
     pub silent: BTreeSet<NodeId>,
     pub never_closed: BTreeSet<NodeId>,
     pub sent: Vec<(NodeId, Kind)>,
+    /// Rows of data frames that went to each node.
+    pub rows: BTreeMap<NodeId, usize>,
     pub closed: Vec<NodeId>,
+    pub quarantined: Vec<NodeId>,
     pub updates: BTreeMap<u32, Vec<Update>>,
     pub events: Vec<Event>,
     /// Formats that were to be packed.
@@ -36,6 +41,8 @@ pub struct Stage {
 pub struct Toy {
     /// The name and the bytes that it answers a Model with.
     profile: Option<(String, u64)>,
+    /// Nanoseconds a layer, before it has one and with it; 1000 and 1 where a test does not say.
+    layer_ns: Option<u64>,
     is_last: bool,
     pub open: BTreeMap<u32, Open>,
 }
@@ -53,7 +60,9 @@ impl Stage {
             silent: BTreeSet::new(),
             never_closed: BTreeSet::new(),
             sent: Vec::new(),
+            rows: BTreeMap::new(),
             closed: Vec::new(),
+            quarantined: Vec::new(),
             updates: BTreeMap::new(),
             events: Vec::new(),
             packs: Vec::new(),
@@ -71,18 +80,32 @@ impl Stage {
         id
     }
 
+    /// A node of this pace, whose link has this round trip.
+    pub fn join_at(&mut self, name: &str, memory_bytes: u64, layer_ns: u64, round_trip: Duration) -> NodeId {
+        let id = self.core.connected(self.now, name, &negotiated());
+        self.core.round_trip(id, round_trip);
+        let profile = Some((name.into(), memory_bytes));
+        self.toys.insert(id, Toy { profile, layer_ns: Some(layer_ns), ..Toy::default() });
+        self.run();
+        id
+    }
+
     /// Does what the core asks for, and lets the toys answer, until nothing is left.
     pub fn run(&mut self) {
         while let Some(action) = self.core.poll_action() {
             match action {
                 Action::Send(node, header, payload) => {
                     self.sent.push((node, header.kind));
+                    if header.kind != Kind::Control {
+                        *self.rows.entry(node).or_default() += usize::from(header.rows);
+                    }
                     if !self.silent.contains(&node) {
                         self.answer(node, &header, &payload);
                     }
                 }
                 Action::Close(node) => self.closed.push(node),
                 Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
+                Action::Quarantine(node, _) => self.quarantined.push(node),
                 Action::Event(event) => self.events.push(event),
                 Action::Pack(format) => self.packs.push(format),
             }
@@ -98,13 +121,23 @@ impl Stage {
         match Control::decode(payload).unwrap() {
             Control::Model(_) => {
                 let Some((name, memory_bytes)) = toy.profile.clone() else { return };
-                let profile = Profile { name: &name, device: "toy", memory_bytes, read_bytes_per_s: 1, layer_ns: 1000 };
+                let profile = Profile {
+                    name: &name,
+                    device: "toy",
+                    memory_bytes,
+                    read_bytes_per_s: 1,
+                    layer_ns: toy.layer_ns.unwrap_or(1000),
+                };
                 self.core.control(self.now, node, &Control::Profile(profile));
             }
             Control::Assign(assign) => {
                 toy.is_last = assign.end_layer == 4;
-                let loaded =
-                    Loaded { generation: assign.generation, fetched_bytes: 0, layer_ns: 1, slots: assign.slots };
+                let loaded = Loaded {
+                    generation: assign.generation,
+                    fetched_bytes: 0,
+                    layer_ns: toy.layer_ns.unwrap_or(1),
+                    slots: assign.slots,
+                };
                 self.core.control(self.now, node, &Control::Loaded(loaded));
             }
             Control::Open(open) => drop(toy.open.insert(open.request, open)),
@@ -127,7 +160,7 @@ impl Stage {
     }
 
     pub fn ask(&mut self, prompt: usize, max_tokens: usize) -> u32 {
-        let id = self.core.submit(self.now, ask(prompt, max_tokens)).unwrap();
+        let id = self.core.submit(self.now, Client::Local, ask(prompt, max_tokens)).unwrap();
         self.run();
         id
     }
@@ -179,6 +212,7 @@ pub fn config(policy: Policy) -> CoreConfig {
         slots: 2,
         chunk: 4,
         relay_bytes: 1 << 20,
+        prefix_cache: PrefixCache::Off,
         tokenizer: None,
     }
 }

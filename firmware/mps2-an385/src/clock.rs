@@ -1,4 +1,4 @@
-//! Embassy's clock on the core's own timer: a tick each millisecond.
+//! Embassy's clock on the core's own timer, a tick each millisecond, and a finer one for figures.
 
 use core::cell::{Cell, RefCell};
 use core::task::Waker;
@@ -9,7 +9,7 @@ use critical_section::{CriticalSection, Mutex};
 use embassy_time_driver::Driver;
 use embassy_time_queue_utils::Queue;
 
-use crate::map::HZ;
+use crate::map::{COUNTER, HZ, PRESCALE};
 
 struct SysTickClock {
     ticks: Mutex<Cell<u64>>,
@@ -28,6 +28,11 @@ const _: () = assert!(embassy_time_driver::TICK_HZ == 1000);
 const CYCLES_A_TICK: u32 = HZ / 1000;
 
 pub(crate) fn start(mut timer: SYST) {
+    // SAFETY: AN385 has the counter and its divider there.
+    unsafe {
+        core::ptr::with_exposed_provenance_mut::<u32>(PRESCALE).write_volatile(HZ / 1_000_000 - 1);
+        core::ptr::with_exposed_provenance_mut::<u32>(COUNTER).write_volatile(0);
+    }
     timer.set_clock_source(SystClkSource::Core);
     timer.set_reload(CYCLES_A_TICK - 1);
     timer.clear_current();
@@ -35,20 +40,16 @@ pub(crate) fn start(mut timer: SYST) {
     timer.enable_counter();
 }
 
-/// Microseconds since the start, finer than embassy's clock.
+/// Microseconds since the start, by a counter of the board's that needs no interrupt: ticks come late while interrupts are held
+/// back, and in an emulator whenever its host has no time.
 #[must_use]
 pub fn micros() -> u64 {
-    critical_section::with(|cs| {
-        let before = SYST::get_current();
-        let mut ticks = CLOCK.ticks.borrow(cs).get();
-        // A tick that is due and not yet counted, because this section keeps its interrupt waiting.
-        let mut left = before;
-        if cortex_m::peripheral::SCB::is_pendst_pending() {
-            (ticks, left) = (ticks + 1, SYST::get_current());
-        }
-        let cycles = CYCLES_A_TICK.saturating_sub(left);
-        ticks * 1000 + u64::from(cycles / (HZ / 1_000_000))
-    })
+    let coarse = CLOCK.now() * 1000;
+    // SAFETY: AN385 has a counter there.
+    let fine = unsafe { core::ptr::with_exposed_provenance::<u32>(COUNTER).read_volatile() };
+    // The counter begins anew after 71 minutes; ticks say how often it has.
+    let ahead = fine.wrapping_sub(coarse as u32).cast_signed();
+    coarse.saturating_add_signed(ahead.into())
 }
 
 impl Driver for SysTickClock {

@@ -1,5 +1,6 @@
 //! What syn1's firmware needs of a board, for Arm's MPS2 with the image AN385: a Cortex-M3 at 25 MHz with 4 MiB of memory for
-//! code, 4 MiB for data, and an Ethernet controller. QEMU emulates it as `-machine mps2-an385`.
+//! code, 4 MiB for data, and an Ethernet controller. QEMU emulates it as `-machine mps2-an385`, and as `mps2-an386` the same board
+//! with a Cortex-M4, whose images differ in the target that they are built for alone.
 //!
 //! | file | what it gives | on another board |
 //! | --- | --- | --- |

@@ -11,6 +11,9 @@ pub(crate) const SETTINGS: usize = 0x003f_f000;
 pub(crate) const UART0: usize = 0x4000_4000;
 /// The UART of the logs.
 pub(crate) const UART1: usize = 0x4000_5000;
+/// The board's counter, and by what its clock is divided.
+pub(crate) const COUNTER: usize = 0x4002_8018;
+pub(crate) const PRESCALE: usize = 0x4002_801c;
 /// The LAN9118.
 pub(crate) const ETHERNET: usize = 0x4020_0000;
 

@@ -11,11 +11,40 @@ use tempfile::TempDir;
 
 use crate::{logs, until};
 
+/// A board of QEMU's.
+#[derive(Clone, Copy)]
+pub(crate) struct Kind {
+    /// What people call it.
+    pub(crate) name: &'static str,
+    /// What its images are built for.
+    pub(crate) target: &'static str,
+    machine: &'static str,
+    cpu: &'static str,
+}
+
+pub(crate) const M3: Kind =
+    Kind { name: "Cortex-M3", target: "thumbv7m-none-eabi", machine: "mps2-an385", cpu: "cortex-m3" };
+pub(crate) const M4: Kind =
+    Kind { name: "Cortex-M4", target: "thumbv7em-none-eabihf", machine: "mps2-an386", cpu: "cortex-m4" };
+
 /// A built image.
 pub(crate) struct Image {
+    pub(crate) kind: Kind,
     pub(crate) path: PathBuf,
-    /// Whether it serves over its UART.
-    pub(crate) serial: bool,
+    pub(crate) uart: Uart,
+    pub(crate) ethernet: bool,
+}
+
+/// What a board's UART leads to.
+#[derive(Clone)]
+pub(crate) enum Uart {
+    Nothing,
+    /// A pseudo-terminal: what a host sees of a UART.
+    Terminal,
+    /// A socket at this path, which this board makes.
+    Offers(PathBuf),
+    /// The UART of the board that makes the socket at this path.
+    Joins(PathBuf),
 }
 
 /// A running board. Dropping it is pulling its plug.
@@ -38,8 +67,8 @@ impl Machine {
             fs::write(&file, weights)?;
             command.arg("-device").arg(format!("loader,file={},addr={WEIGHTS},force-raw=on", file.display()));
         }
-        command.args(if image.serial { ["-nic", "none"] } else { ["-nic", "user,model=lan9118"] });
-        Self::spawn(command, folder, image.serial)
+        command.args(["-nic", if image.ethernet { "user,model=lan9118" } else { "none" }]);
+        Self::spawn(command, folder, matches!(image.uart, Uart::Terminal))
     }
 
     /// Starts an image whose clock counts instructions.
@@ -52,9 +81,14 @@ impl Machine {
 
     fn command(image: &Image, folder: &TempDir) -> Command {
         let mut command = Command::new("qemu-system-arm");
-        command.args(["-machine", "mps2-an385", "-cpu", "cortex-m3", "-display", "none", "-monitor", "none"]);
-        // A pseudo-terminal: what a host sees of a UART.
-        command.args(["-serial", if image.serial { "pty" } else { "null" }]);
+        let Kind { machine, cpu, .. } = image.kind;
+        command.args(["-machine", machine, "-cpu", cpu, "-display", "none", "-monitor", "none", "-serial"]);
+        command.arg(match &image.uart {
+            Uart::Nothing => "null".to_owned(),
+            Uart::Terminal => "pty".to_owned(),
+            Uart::Offers(path) => format!("unix:{},server=on,wait=off", path.display()),
+            Uart::Joins(path) => format!("unix:{}", path.display()),
+        });
         command.arg("-serial").arg(format!("file:{}", folder.path().join("log").display()));
         command.arg("-kernel").arg(&image.path).stdin(Stdio::null()).stdout(Stdio::piped());
         command

@@ -1,48 +1,80 @@
-//! Power cuts: the board loses its power at a random moment of a request, again and again.
+//! Power cuts: the board loses its power at random moments of requests, again and again.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::machine::{Image, Machine};
-use crate::settings;
 use crate::swarm::Swarm;
+use crate::{settings, until};
 
-/// Cuts the power `count` times, each time during a request, and gives it back. Every request ends with the right ids or with
-/// an error that names the board, and the next one passes.
-pub(crate) fn cut(swarm: &Swarm, mut machine: Machine, image: &Image, wanted: &[u64], count: u32) -> Result<()> {
-    let (mut recovered, mut failed) = (0, 0);
-    let mut random = Random(0x5117_2026);
-    for number in 1..=count {
-        swarm.ready()?;
-        let outcome = std::thread::scope(|scope| -> Result<_> {
-            let request = scope.spawn(|| swarm.try_ask());
-            std::thread::sleep(Duration::from_millis(random.below(LONGEST_MS)));
-            machine.cut();
-            std::thread::sleep(Duration::from_millis(random.below(LONGEST_MS)));
-            machine = Machine::start(image, &settings(swarm), None)?;
-            let outcome = request.join().map_err(|_| anyhow::anyhow!("the request's thread panicked"))?;
-            Ok((outcome?, machine))
-        });
-        let (outcome, again) = outcome.with_context(|| format!("power cut {number}"))?;
-        machine = again;
-        match outcome {
+/// What became of the requests.
+#[derive(Default)]
+struct Requests {
+    recovered: u32,
+    failed: u32,
+}
+
+/// Cuts the power `count` times, each time while a request runs through the board, and gives it back. The coordinator
+/// notices every cut; every request ends with the right ids or with an error that names the board, and the last one passes.
+pub(crate) fn cut(swarm: &Swarm, machine: Machine, image: &Image, wanted: &[u64], count: u32) -> Result<()> {
+    let over = AtomicBool::new(false);
+    let begun = Instant::now();
+    let (requests, _machine) = std::thread::scope(|scope| -> Result<_> {
+        // One request after the other; more than one cut falls into some of them.
+        let asking = scope.spawn(|| ask(swarm, wanted, &over));
+        let cutting = (|| -> Result<Machine> {
+            let (mut machine, mut random) = (machine, Random(0x5117_2026));
+            for number in 1..=count {
+                swarm.ready()?;
+                std::thread::sleep(Duration::from_millis(random.below(LONGEST_MS)));
+                ensure!(!asking.is_finished(), "a request went wrong before power cut {number}");
+                let noticed = swarm.losses()? + 1;
+                machine.cut();
+                until(&format!("power cut {number} is noticed"), PATIENCE, || {
+                    Ok((swarm.losses()? >= noticed).then_some(()))
+                })?;
+                std::thread::sleep(Duration::from_millis(random.below(LONGEST_MS)));
+                machine = Machine::start(image, &settings(swarm), None)?;
+                if number % 50 == 0 {
+                    println!("{number} power cuts, {} s", begun.elapsed().as_secs());
+                }
+            }
+            Ok(machine)
+        })();
+        over.store(true, Ordering::Relaxed);
+        let requests = asking.join().map_err(|_| anyhow!("the requests' thread panicked"))?;
+        // What went wrong with a request is the reason why the cuts ended, too.
+        let requests = requests?;
+        Ok((requests, cutting?))
+    })?;
+    ensure!(swarm.ask()? == wanted, "the ids differ after the last power cut");
+    let Requests { recovered, failed } = requests;
+    println!(
+        "{count} power cuts in {} s, each noticed: {recovered} requests with the right ids, {failed} that ended with an \
+         error which names the board",
+        begun.elapsed().as_secs()
+    );
+    Ok(())
+}
+
+/// Asks again and again, until it is over.
+fn ask(swarm: &Swarm, wanted: &[u64], over: &AtomicBool) -> Result<Requests> {
+    let mut requests = Requests::default();
+    while !over.load(Ordering::Relaxed) {
+        match swarm.try_ask()? {
             Ok(ids) => {
-                ensure!(ids == wanted, "power cut {number}: the request went on with other ids: {ids:?}");
-                recovered += 1;
+                ensure!(ids == wanted, "a request went on with other ids: {ids:?}");
+                requests.recovered += 1;
             }
             Err(why) => {
-                ensure!(why.contains("ethernet"), "power cut {number}: the error does not name the board: {why}");
-                failed += 1;
+                ensure!(why.contains("ethernet"), "the error does not name the board: {why}");
+                requests.failed += 1;
             }
         }
-        if number % 50 == 0 {
-            println!("{number} power cuts: {recovered} requests recovered, {failed} ended with an error");
-        }
     }
-    ensure!(swarm.ask()? == wanted, "the ids differ after the last power cut");
-    println!("{count} power cuts: {recovered} requests recovered, {failed} ended with an error that names the board");
-    Ok(())
+    Ok(requests)
 }
 
 /// SplitMix64 (Steele, Lea and Flood 2014).
@@ -57,5 +89,8 @@ impl Random {
     }
 }
 
-/// A request takes about half a second; the cut falls into it, and now and then behind it.
-const LONGEST_MS: u64 = 600;
+/// A request takes about half a second without a cut.
+const LONGEST_MS: u64 = 300;
+
+/// A link that breaks is noticed at once; one that falls silent, within the session's 15 s.
+const PATIENCE: Duration = Duration::from_secs(30);

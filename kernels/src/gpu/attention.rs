@@ -1,8 +1,8 @@
 //! Attention as dispatches: the fused projection with norms and rotation of heads, and the softmax over the KV cache.
 
-use syn1_model::plan::{Gemv, Plan, QkNorm};
+use syn1_model::plan::{Gemv, Plan, QkNorm, padded};
 use syn1_model::spec::Rope;
-use wgpu::BufferUsages;
+use wgpu::{Buffer, BufferUsages};
 
 use super::activations::Strides;
 use super::device::GpuDevice;
@@ -138,33 +138,52 @@ impl Builder<'_> {
         let (strides, activations) = (Strides::of(self.plan), self.activations);
         let (x, qkv) = ((&activations.x, strides.x), (&activations.qkv, strides.qkv));
         self.product(gemv, Epilogue::Store { cap: None }, x, qkv);
+        let (kernel, views) = self.heads(&activations.qkv, Some(norms), rope, None);
+        let one = Shot::new(&kernel, Grid::Tokens { each: (spec.heads + 2 * spec.kv_heads) as u32 });
+        let binds = self.per_slot(kernel, views, HEADS_CACHE, layer);
+        self.program.body.push(Launch { one, many: None, tiled: None, binds });
+    }
 
+    /// What stores the projection's results in `qkv`, and its views but the cache; `places` where each row has its own.
+    pub(super) fn heads(
+        &mut self,
+        qkv: &Buffer,
+        norms: Option<&QkNorm>,
+        rope: Option<usize>,
+        places: Option<&View>,
+    ) -> (Kernel, Vec<(u32, View)>) {
+        let (spec, strides, activations) = (&self.plan.spec, Strides::of(self.plan), self.activations);
         let rotation = rope.map(|index| self.rotations[index].clone());
-        let tags: &[&str] = if rotation.is_some() { &["ROPE"] } else { &[] };
-        let overrides = [("HEAD4", (spec.head_dim / 4) as f64), ("CENTER", center(norms.norm.kind))];
-        let kernel = self.kernels.kernel(File::Heads, tags, &overrides);
+        let tags = [norms.map(|_| "NORM"), rotation.as_ref().map(|_| "ROPE"), places.map(|_| "TOGETHER")];
+        let tags: Vec<&str> = tags.into_iter().flatten().collect();
+        let centered = norms.map_or(0.0, |norms| center(norms.norm.kind));
+        let overrides = [("HEAD4", (spec.head_dim / 4) as f64), ("CENTER", centered)];
+        let kernel = self.kernels.kernel(File::Heads, &tags, &overrides);
         let shape = HeadsShape {
-            stride: (strides.qkv / 4) as u32,
+            stride: (padded(spec.qkv_rows()) / 4) as u32,
             q_stride: (strides.q / 4) as u32,
             heads: spec.heads as u32,
             kv_heads: spec.kv_heads as u32,
             max_positions: self.config.max_positions as u32,
             rope_quads: rotation.as_ref().map_or(0, |rotation| rotation.quads),
-            eps: norms.norm.eps,
+            eps: norms.map_or(0.0, |norms| norms.norm.eps),
             pad: 0,
         };
         let mut views = vec![
-            (0, View::whole(&activations.qkv)),
-            (1, self.weights.view(norms.q)),
-            (2, self.weights.view(norms.k)),
+            (0, View::whole(qkv)),
             (3, View::whole(&activations.state)),
             (4, self.uniforms.slot(&shape)),
             (6, View::whole(&activations.q)),
         ];
+        views.extend(
+            norms
+                .into_iter()
+                .flat_map(|norms| [(1, norms.q), (2, norms.k)])
+                .map(|(binding, gamma)| (binding, self.weights.view(gamma))),
+        );
         views.extend(rotation.map(|rotation| (5, rotation.table.clone())));
-        let one = Shot::new(&kernel, Grid::Tokens { each: (spec.heads + 2 * spec.kv_heads) as u32 });
-        let binds = self.per_slot(kernel, views, 7, layer);
-        self.program.body.push(Launch { one, many: None, tiled: None, binds });
+        views.extend(places.map(|places| (9, places.clone())));
+        (kernel, views)
     }
 
     /// The kernel for many token rows, and its tile of rows.
@@ -218,9 +237,42 @@ impl Builder<'_> {
             let (heads, kv_heads) = (spec.heads, spec.kv_heads);
             return Err(self.device.unsupported(format!("{heads} query heads that share {kv_heads} KV heads")));
         }
+        let (kernel, views) = self.attend_each((scale, cap, window), None);
+        let heads = spec.heads as u32;
+        let rows = self.attend_rows(spec.head_dim);
+        let tiled = rows.map(|(rows, tile)| {
+            let shot = Shot::new(&rows, Grid::Heads { heads, tile });
+            let mut views: Vec<(u32, View)> = views.iter().filter(|(binding, _)| *binding != 5).cloned().collect();
+            if self.units.is_some() {
+                views[1] = (2, View::whole(&self.activations.halves.a));
+            }
+            Tiled { shot, binds: Some(self.per_slot(rows, views, ATTEND_CACHE, layer)) }
+        });
+        let one = Shot::new(&kernel, Grid::Attend { heads });
+        let binds = self.per_slot(kernel, views, ATTEND_CACHE, layer);
+        self.program.body.push(Launch { one, many: None, tiled, binds });
+
+        let kernel = self.kernels.kernel(File::Combine, &[], &[("HEAD8", parts as f64)]);
+        let views = [(0, View::whole(&self.activations.parts)), (1, View::whole(&self.activations.a))];
+        let one = Shot::new(&kernel, Grid::Combine { heads: spec.heads as u32 });
+        let binds = Binds::Shared(bind(self.device, &kernel, &views));
+        self.program.body.push(Launch { one, many: None, tiled: None, binds });
+        Ok(())
+    }
+
+    /// Attention of one row at a time, and its views but the cache; `places` where each row has its own. The heads must be
+    /// such as the kernels can do.
+    pub(super) fn attend_each(
+        &mut self,
+        (scale, cap, window): (f32, Option<f32>, Option<usize>),
+        places: Option<&View>,
+    ) -> (Kernel, Vec<(u32, View)>) {
+        let spec = &self.plan.spec;
+        let parts = spec.head_dim / 8;
         let overrides =
             [("THREADS", ATTEND_THREADS as f64), ("HEAD8", parts as f64), ("TEAMS", (ATTEND_THREADS / parts) as f64)];
-        let kernel = self.kernels.kernel(File::Attend, &[], &overrides);
+        let tags: &[&str] = if places.is_some() { &["TOGETHER"] } else { &[] };
+        let kernel = self.kernels.kernel(File::Attend, tags, &overrides);
         let stride = (Strides::of(self.plan).q / 4) as u32;
         let shape = AttendShape {
             q_stride: stride,
@@ -237,30 +289,18 @@ impl Builder<'_> {
             (2, View::whole(&self.activations.a)),
             (3, View::whole(&self.activations.state)),
             (4, self.uniforms.slot(&shape)),
+            (5, View::whole(&self.activations.parts)),
         ];
-        let heads = spec.heads as u32;
-        let rows = self.attend_rows(spec.head_dim);
-        let tiled = rows.map(|(rows, tile)| {
-            let shot = Shot::new(&rows, Grid::Heads { heads, tile });
-            let mut views = views.clone();
-            if self.units.is_some() {
-                views[1] = (2, View::whole(&self.activations.halves.a));
-            }
-            Tiled { shot, binds: Some(self.per_slot(rows, views, 1, layer)) }
-        });
-        views.push((5, View::whole(&self.activations.parts)));
-        let one = Shot::new(&kernel, Grid::Attend { heads });
-        let binds = self.per_slot(kernel, views, 1, layer);
-        self.program.body.push(Launch { one, many: None, tiled, binds });
-
-        let kernel = self.kernels.kernel(File::Combine, &[], &[("HEAD8", parts as f64)]);
-        let views = [(0, View::whole(&self.activations.parts)), (1, View::whole(&self.activations.a))];
-        let one = Shot::new(&kernel, Grid::Combine { heads: spec.heads as u32 });
-        let binds = Binds::Shared(bind(self.device, &kernel, &views));
-        self.program.body.push(Launch { one, many: None, tiled: None, binds });
-        Ok(())
+        views.extend(places.map(|places| (6, places.clone())));
+        (kernel, views)
     }
 }
+
+/// Binding of the KV cache in heads.wgsl.
+pub(super) const HEADS_CACHE: u32 = 7;
+
+/// The same in attend.wgsl and its forms for many rows.
+pub(super) const ATTEND_CACHE: u32 = 1;
 
 /// Whether attend_rows.wgsl has a thread for every 8 elements of a head.
 pub(super) fn attends_rows(head_dim: usize) -> bool {

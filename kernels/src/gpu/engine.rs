@@ -4,27 +4,29 @@ use std::ops::ControlFlow;
 
 use syn1_model::piece::PieceBytes;
 use syn1_model::plan::Plan;
-use wgpu::{BindGroup, Buffer, BufferUsages, CommandBuffer, CommandEncoder, ComputePass};
+use wgpu::{BindGroup, Buffer, CommandBuffer, CommandEncoder, ComputePass};
 
 use super::activations::{Activations, StepState, Strides};
+use super::bank::Bank;
 use super::carry::Carry;
 use super::device::GpuDevice;
 use super::inbox::{Inbox, Mail};
-use super::launch::Extent;
+use super::launch::{Extent, Launch};
 use super::logits::Logits;
-use super::memory::buffer;
 use super::patience::Patience;
 use super::persist::{self, Persist, Size};
 use super::prepared::{Prepared, Shape, StepTimes, Stopwatch};
 use super::program::Program;
 use super::readback::Readback;
 use super::teardown::{Begin, End};
+use super::together::Place;
 use super::token_loop::Loop;
 use super::tune::tune;
 use super::tuning::Tuning;
 use super::upload::Upload;
 use super::weights::Weights;
-use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step};
+use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step, StepResult};
+use crate::group::Group;
 
 /// Runs a [`Plan`] on a GPU.
 pub struct GpuEngine {
@@ -38,6 +40,7 @@ pub struct GpuEngine {
     pub(super) activations: Activations,
     inbox: Inbox,
     carry: Carry,
+    banks: Vec<Bank>,
     slots: Vec<Option<Request>>,
     /// KV caches of closed slots: the next request takes one without waiting for fresh memory.
     spare: Vec<Request>,
@@ -49,6 +52,11 @@ pub struct GpuEngine {
     pub(super) token_loop: Loop,
     /// The loop's state as words: kept to be filled again.
     words: Vec<u32>,
+    /// The steps of a pass, where their rows stand and what enters: kept to be filled again.
+    group: Group,
+    places: Vec<Place>,
+    ids: Vec<u32>,
+    values: Vec<f32>,
     patience: Patience,
     last_step: StepTimes,
     /// Keeps the buffers that the bind groups name.
@@ -108,8 +116,18 @@ pub(super) struct Request {
     pub(super) have: usize,
     /// Commands of the step that most likely comes next.
     prepared: Option<Prepared>,
-    /// Keeps the KV cache.
-    _kv: Buffer,
+    /// The bank that its KV cache is in, and the cache's number there.
+    bank: usize,
+    place: usize,
+}
+
+/// Whose rows a step has.
+#[derive(Clone, Copy)]
+enum Whose {
+    /// One request's.
+    One(Slot),
+    /// Those of several requests with caches in this bank.
+    Several(usize),
 }
 
 impl Default for GpuOptions {
@@ -237,12 +255,17 @@ impl GpuEngine {
             activations,
             inbox,
             carry,
+            banks: Vec::new(),
             slots: Vec::new(),
             spare: Vec::new(),
             logits: None,
             rows,
             token_loop,
             words: Vec::new(),
+            group: Group::new(&config),
+            places: Vec::new(),
+            ids: Vec::new(),
+            values: Vec::new(),
             patience: Patience::new(device.is_software()),
             last_step: StepTimes::default(),
             _weights: weights,
@@ -292,6 +315,36 @@ impl GpuEngine {
         self.device.queue.write_buffer(&self.activations.state, 0, bytemuck::cast_slice(&self.words));
     }
 
+    /// A request with a cache that none had before.
+    fn fresh(&mut self) -> Result<Request, EngineError> {
+        let layout = self.program.layout;
+        if self.banks.last().is_none_or(|bank| bank.is_full(&layout)) {
+            let bytes = layout.bytes();
+            if bytes > self.device.limits.max_buffer_size {
+                return Err(EngineError::Memory { device: self.device.name().to_owned(), what: "a KV cache", bytes });
+            }
+            let together = self.program.together.as_ref().map_or(&[][..], |together| &together.per_bank);
+            let bank = self.device.guarded("a KV cache", bytes, || Bank::new(&self.device, &layout, together))?;
+            self.banks.push(bank);
+        }
+        let number = self.banks.len() - 1;
+        let bank = &mut self.banks[number];
+        let place = bank.used();
+        let request = self.device.guarded("bind groups", 0, || {
+            let cache = bank.cache(&layout, place);
+            Request {
+                binds: self.program.bind_slot(&self.device, &cache),
+                persist: self.persist.as_ref().map(|persist| persist.bind(&self.activations, cache.buffer())),
+                have: 0,
+                prepared: None,
+                bank: number,
+                place,
+            }
+        })?;
+        bank.take();
+        Ok(request)
+    }
+
     /// Makes room for the logits of `wanted` rows.
     fn room_for(&mut self, wanted: usize) -> Result<(), EngineError> {
         if wanted == 0 || self.logits.as_ref().is_some_and(|(logits, _)| logits.rows >= wanted) {
@@ -318,7 +371,7 @@ impl GpuEngine {
     }
 
     /// Records a step: its input, its dispatches, and the copy of its result.
-    fn record(&self, request: &Request, shape: Shape) -> CommandBuffer {
+    fn record(&self, whose: Whose, shape: Shape) -> Result<CommandBuffer, EngineError> {
         let mut encoder = self.encoder();
         let Carry { arrive, depart } = &self.carry;
         if arrive.is_none() {
@@ -326,9 +379,20 @@ impl GpuEngine {
             self.inbox.copy(&mut encoder, &self.activations, shape.rows, stride);
         }
         let mut pass = pass(&mut encoder);
-        for launch in arrive.iter().chain(&self.program.embed).chain(&self.program.body).chain(depart) {
-            launch.record(&mut pass, &request.binds, shape.extent);
+        let mut record = |launch: &Launch, binds: &[BindGroup]| launch.record(&mut pass, binds, shape.extent);
+        arrive.iter().for_each(|launch| record(launch, &[]));
+        match whose {
+            Whose::One(slot) => {
+                let binds = &self.request(slot)?.binds;
+                self.program.embed.iter().chain(&self.program.body).for_each(|launch| record(launch, binds));
+            }
+            Whose::Several(bank) => {
+                let binds = self.banks.get(bank).map_or(&[][..], |bank| &bank.binds);
+                let together = self.program.together.iter();
+                together.flat_map(|together| together.launches(&self.program)).for_each(|launch| record(launch, binds));
+            }
         }
+        depart.iter().for_each(|launch| record(launch, &[]));
         if let Some((logits, _)) = self.logits.as_ref().filter(|_| shape.wanted > 0) {
             logits.record(&mut pass, shape.wanted);
         }
@@ -336,7 +400,7 @@ impl GpuEngine {
         if let Some(Outcome { source, readback, bytes }) = self.outcome(shape).filter(|_| depart.is_none()) {
             readback.copy(&mut encoder, source, bytes);
         }
-        encoder.finish()
+        Ok(encoder.finish())
     }
 
     /// What a step leaves: logits, or, in a range without the head, rows; nothing where none are wanted.
@@ -350,24 +414,143 @@ impl GpuEngine {
         Some(Outcome { source, readback, bytes: 4 * values as u64 })
     }
 
-    /// Takes the commands of a step of `shape` from those that were prepared for the request, or records them; says which.
-    fn commands(&mut self, slot: Slot, shape: Shape) -> Result<(CommandBuffer, bool), EngineError> {
-        let request = self.slots.get_mut(slot.0).and_then(Option::as_mut).ok_or(EngineError::NoSlot(slot.0))?;
-        if let Some(commands) = request.prepared.take().and_then(|prepared| prepared.take(shape)) {
-            return Ok((commands, true));
+    /// Where the commands of the next step are kept.
+    fn prepared(&mut self, whose: Whose) -> Option<&mut Option<Prepared>> {
+        match whose {
+            Whose::One(slot) => self.slots.get_mut(slot.0)?.as_mut().map(|request| &mut request.prepared),
+            Whose::Several(bank) => self.banks.get_mut(bank).map(|bank| &mut bank.prepared),
         }
-        Ok((self.record(self.request(slot)?, shape), false))
     }
 
-    /// Records the step that most likely follows one of `rows` rows in front of `end`: another one like it.
-    fn record_ahead(&mut self, slot: Slot, end: usize, rows: usize, wanted: usize) {
-        let shape = self.shape(end, rows, wanted);
-        let fits = end + rows <= self.config.max_positions;
-        let prepared =
-            self.request(slot).ok().filter(|_| fits).map(|request| Prepared::new(shape, self.record(request, shape)));
-        if let Some(Some(request)) = self.slots.get_mut(slot.0) {
-            request.prepared = prepared;
+    /// Takes the commands of a step of `shape` from those that were prepared, or records them; says which.
+    fn commands(&mut self, whose: Whose, shape: Shape) -> Result<(CommandBuffer, bool), EngineError> {
+        let prepared = self.prepared(whose).and_then(Option::take);
+        match prepared.and_then(|prepared| prepared.take(shape)) {
+            Some(commands) => Ok((commands, true)),
+            None => Ok((self.record(whose, shape)?, false)),
         }
+    }
+
+    /// Records the step that most likely follows one of `shape` that ends in front of `end`: another one like it.
+    fn record_ahead(&mut self, whose: Whose, end: usize, shape: Shape) -> Result<(), EngineError> {
+        let next = self.shape(end, shape.rows, shape.wanted);
+        let fits = end + shape.rows <= self.config.max_positions;
+        let commands = if fits { Some(self.record(whose, next)?) } else { None };
+        if let Some(prepared) = self.prepared(whose) {
+            *prepared = commands.map(|commands| Prepared::new(next, commands));
+        }
+        Ok(())
+    }
+
+    /// Runs a checked step and appends its result to `out`.
+    async fn run_one(&mut self, step: &Step<'_>, rows: usize, out: &mut Vec<f32>) -> Result<(), EngineError> {
+        self.device.check()?;
+        let wanted = if self.plan.heads() { rows.saturating_sub(step.wanted) } else { 0 };
+        self.room_for(wanted)?;
+        let state =
+            StepState { position: step.position as u32, rows: rows as u32, wanted: (rows - wanted) as u32, made: 0 };
+        let mail = match step.input {
+            Input::Tokens(ids) => Mail::Ids(ids),
+            Input::Rows(values) => {
+                Mail::Rows { values, width: self.plan.spec.width, stride: Strides::of(&self.plan).x }
+            }
+        };
+        let mut watch = Stopwatch::start();
+        self.inbox.fill(&self.device, state, mail).await?;
+        let upload = watch.lap();
+        // From here on the positions behind are overwritten, also by a step that fails.
+        self.set_have(step.slot, step.position);
+        let shape = self.shape(step.position, rows, wanted);
+        let end = step.position + rows;
+        self.turn(Whose::One(step.slot), shape, end, StepTimes { upload, ..StepTimes::default() }, out).await?;
+        self.set_have(step.slot, end);
+        Ok(())
+    }
+
+    /// Runs the checked steps of a group, whose KV caches are in one bank, and appends their results to `out`.
+    async fn run_together(&mut self, group: &Group, steps: &[Step<'_>], out: &mut Vec<f32>) -> Result<(), EngineError> {
+        self.device.check()?;
+        let (rows, width) = (group.rows().len(), self.plan.spec.width);
+        let wanted = if self.plan.heads() { rows - group.unwanted() } else { 0 };
+        self.room_for(wanted)?;
+        self.ids.clear();
+        self.values.clear();
+        self.places.clear();
+        let mut bank = 0;
+        for at in group.rows() {
+            let member = group.members()[at.member];
+            match steps[member.step].input {
+                Input::Tokens(ids) => self.ids.push(ids[at.row]),
+                Input::Rows(values) => self.values.extend_from_slice(&values[at.row * width..][..width]),
+            }
+            let request = self.request(member.slot)?;
+            bank = request.bank;
+            let eights = self.program.layout.eights(request.place);
+            self.places.push(Place { position: at.position as u32, eights });
+        }
+        let mut watch = Stopwatch::start();
+        let state = StepState { position: 0, rows: rows as u32, wanted: (rows - wanted) as u32, made: 0 };
+        let mail = match self.plan.embeds() {
+            true => Mail::Ids(&self.ids),
+            false => Mail::Rows { values: &self.values, width, stride: Strides::of(&self.plan).x },
+        };
+        self.inbox.fill(&self.device, state, mail).await?;
+        if let Some(together) = &self.program.together {
+            self.device.queue.write_buffer(&together.places, 0, bytemuck::cast_slice(&self.places));
+        }
+        let upload = watch.lap();
+        for member in group.members() {
+            self.set_have(member.slot, member.end - member.rows);
+        }
+        let shape = self.shape(0, rows, wanted);
+        self.turn(Whose::Several(bank), shape, 0, StepTimes { upload, ..StepTimes::default() }, out).await?;
+        for member in group.members() {
+            self.set_have(member.slot, member.end);
+        }
+        Ok(())
+    }
+
+    /// Submits a step of `shape`, whose input was brought, and appends its result to `out`; meanwhile the step that most likely
+    /// follows, from `end` on, is recorded.
+    async fn turn(
+        &mut self,
+        whose: Whose,
+        shape: Shape,
+        end: usize,
+        mut times: StepTimes,
+        out: &mut Vec<f32>,
+    ) -> Result<(), EngineError> {
+        let mut watch = Stopwatch::start();
+        let commands;
+        (commands, times.prepared) = self.commands(whose, shape)?;
+        times.record = watch.lap();
+        let submission = self.device.queue.submit([commands]);
+        let pending = self.outcome(shape).map(|outcome| outcome.readback.start(outcome.bytes, submission));
+        self.inbox.reopen();
+        times.submit = watch.lap();
+        self.record_ahead(whose, end, shape)?;
+        times.ahead = watch.lap();
+        if let Some((pending, Outcome { readback, .. })) = pending.zip(self.outcome(shape)) {
+            let waited = pending.wait(&self.device, &self.patience).await;
+            times.wait = watch.lap();
+            let (width, stride) = match &self.logits {
+                Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
+                None => (self.plan.spec.width, Strides::of(&self.plan).x),
+            };
+            let unpad = |bytes: &[u8]| {
+                for row in bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride) {
+                    out.extend_from_slice(&row[..width]);
+                }
+            };
+            readback.take(&self.device, pending, waited, unpad)?;
+            times.read = watch.lap();
+            self.patience.came(times.ahead + times.wait);
+        } else {
+            self.device.idle().await?;
+            times.wait = watch.lap();
+        }
+        self.last_step = times;
+        Ok(())
     }
 }
 
@@ -392,22 +575,9 @@ impl Engine for GpuEngine {
         if free >= self.config.slots {
             return Err(EngineError::Slots(self.config.slots));
         }
-        let bytes = self.program.kv_bytes(&self.plan);
-        if bytes > self.device.limits.max_buffer_size {
-            return Err(EngineError::Memory { device: self.device.name().to_owned(), what: "a KV cache", bytes });
-        }
         let request = match self.spare.pop() {
             Some(spare) => spare,
-            None => self.device.guarded("a KV cache", bytes, || {
-                let kv = buffer(&self.device, "KV cache", bytes, BufferUsages::STORAGE);
-                Request {
-                    binds: self.program.bind_slot(&self.device, &kv),
-                    persist: self.persist.as_ref().map(|persist| persist.bind(&self.activations, &kv)),
-                    have: 0,
-                    prepared: None,
-                    _kv: kv,
-                }
-            })?,
+            None => self.fresh()?,
         };
         if free == self.slots.len() {
             self.slots.push(None);
@@ -427,55 +597,28 @@ impl Engine for GpuEngine {
         out.clear();
         let have = self.request(step.slot)?.have;
         let rows = step.check(&self.plan, &self.config, have)?;
-        self.device.check()?;
-        let wanted = if self.plan.heads() { rows.saturating_sub(step.wanted) } else { 0 };
-        self.room_for(wanted)?;
-        let state =
-            StepState { position: step.position as u32, rows: rows as u32, wanted: (rows - wanted) as u32, made: 0 };
-        let mail = match step.input {
-            Input::Tokens(ids) => Mail::Ids(ids),
-            Input::Rows(values) => {
-                Mail::Rows { values, width: self.plan.spec.width, stride: Strides::of(&self.plan).x }
-            }
-        };
-        let mut times = StepTimes::default();
-        let mut watch = Stopwatch::start();
-        self.inbox.fill(&self.device, state, mail).await?;
-        times.upload = watch.lap();
-        // From here on the positions behind are overwritten, also by a step that fails.
-        self.set_have(step.slot, step.position);
-        let shape = self.shape(step.position, rows, wanted);
-        let commands;
-        (commands, times.prepared) = self.commands(step.slot, shape)?;
-        times.record = watch.lap();
-        let submission = self.device.queue.submit([commands]);
-        let pending = self.outcome(shape).map(|outcome| outcome.readback.start(outcome.bytes, submission));
-        self.inbox.reopen();
-        times.submit = watch.lap();
-        self.record_ahead(step.slot, step.position + rows, rows, wanted);
-        times.ahead = watch.lap();
-        if let Some((pending, Outcome { readback, .. })) = pending.zip(self.outcome(shape)) {
-            let waited = pending.wait(&self.device, &self.patience).await;
-            times.wait = watch.lap();
-            let (width, stride) = match &self.logits {
-                Some((logits, _)) => (self.plan.spec.vocab, logits.stride),
-                None => (self.plan.spec.width, Strides::of(&self.plan).x),
+        self.run_one(&step, rows, out).await
+    }
+
+    /// Up to 32 rows of requests whose KV caches are neighbours go through the same dispatches; a longer step goes alone.
+    async fn run_many(&mut self, steps: &[Step<'_>], out: &mut Vec<f32>, results: &mut Vec<StepResult>) {
+        out.clear();
+        results.clear();
+        let row = if self.plan.heads() { self.plan.spec.vocab } else { self.plan.spec.width };
+        let most = self.program.together.as_ref().map_or(0, |together| together.rows);
+        let mut group = std::mem::take(&mut self.group);
+        while results.len() < steps.len() {
+            let have = |slot| self.request(slot).map(|request| (request.have, request.bank));
+            group.gather((&self.plan, &self.config), steps, most, have, results);
+            let begin = out.len();
+            let ran = match group.members() {
+                [] => continue,
+                [member] => self.run_one(&steps[member.step], member.rows, out).await,
+                _ => self.run_together(&group, steps, out).await,
             };
-            let unpad = |bytes: &[u8]| {
-                for row in bytemuck::cast_slice::<u8, f32>(bytes).chunks_exact(stride) {
-                    out.extend_from_slice(&row[..width]);
-                }
-            };
-            readback.take(&self.device, pending, waited, unpad)?;
-            times.read = watch.lap();
-            self.patience.came(times.ahead + times.wait);
-        } else {
-            self.device.idle().await?;
-            times.wait = watch.lap();
+            group.settle(ran, begin, row, results);
         }
-        self.last_step = times;
-        self.set_have(step.slot, step.position + rows);
-        Ok(())
+        self.group = group;
     }
 
     async fn decode(

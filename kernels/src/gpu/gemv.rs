@@ -142,31 +142,57 @@ impl Product {
         let mut block_base = 0;
         let mut windows = Vec::new();
         for window in weights.windows(&gemv.matrix, window_bytes) {
-            let Window { view, row_base, rows } = window;
-            let blocks = division.blocks(rows);
-            let shape = GemvShape {
-                row_base: row_base as u32,
-                rows: rows as u32,
-                inverse_cols: 1.0 / gemv.matrix.cols as f32,
-                eps: gemv.norm.map_or(0.0, |folded| folded.norm.eps),
-                blocks,
-                block_base,
-                token_limit: u32::MAX,
-                ..GemvShape::default()
-            };
+            let (rows, blocks) = (window.rows, division.blocks(window.rows));
+            let shape = GemvShape { blocks, block_base, ..GemvShape::of(gemv, &window) };
             block_base += blocks;
             let (one, many, tiled) = (Grid::tiles(blocks, 1), threads.grid(rows), tile.grid(rows));
-            windows.push(ProductWindow { weights: view, shape, one, many, tiled });
+            windows.push(ProductWindow { weights: window.view, shape, one, many, tiled });
         }
-        let mut views = vec![(1, weights.view(gemv.aux))];
-        views.extend(gemv.norm.map(|folded| (5, weights.view(folded.gamma))));
-        Self { one, many, tiled, windows, views }
+        Self { one, many, tiled, windows, views: views(weights, gemv) }
+    }
+
+    /// As [`Product::new`], with no kernel but that for several token rows.
+    pub(super) fn several(
+        kernels: &mut Kernels<'_>,
+        weights: &Weights,
+        gemv: &Gemv,
+        epilogue: Epilogue,
+        window_bytes: u64,
+    ) -> Self {
+        let threads = Threads::new(kernels.subgroup_sizes());
+        let kernel = several_rows(kernels, gemv, epilogue, threads);
+        let windows = weights.windows(&gemv.matrix, window_bytes).into_iter().map(|window| {
+            let grid = threads.grid(window.rows);
+            let shape = GemvShape::of(gemv, &window);
+            ProductWindow { weights: window.view, shape, one: grid, many: grid, tiled: grid }
+        });
+        Self { one: kernel, many: None, tiled: None, windows: windows.collect(), views: views(weights, gemv) }
     }
 
     /// Workgroups of all windows, for one token row.
     pub(super) fn blocks(&self) -> u32 {
         self.windows.last().map_or(0, |window| window.shape.block_base + window.shape.blocks)
     }
+}
+
+impl GemvShape {
+    /// Those of a window that depend on neither `x`, `y` nor the division.
+    fn of(gemv: &Gemv, window: &Window) -> Self {
+        Self {
+            row_base: window.row_base as u32,
+            rows: window.rows as u32,
+            inverse_cols: 1.0 / gemv.matrix.cols as f32,
+            eps: gemv.norm.map_or(0.0, |folded| folded.norm.eps),
+            token_limit: u32::MAX,
+            ..Self::default()
+        }
+    }
+}
+
+/// The views that all windows share.
+fn views(weights: &Weights, gemv: &Gemv) -> Vec<(u32, View)> {
+    let gamma = gemv.norm.map(|folded| (5, weights.view(folded.gamma)));
+    [(1, weights.view(gemv.aux))].into_iter().chain(gamma).collect()
 }
 
 /// gemv.wgsl for `gemv`.

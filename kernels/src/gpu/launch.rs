@@ -1,7 +1,8 @@
 //! One dispatch, made before the first step.
 
-use wgpu::{BindGroup, Buffer, ComputePass, ComputePipeline};
+use wgpu::{BindGroup, ComputePass, ComputePipeline};
 
+use super::bank::Cache;
 use super::device::GpuDevice;
 use super::memory::{View, bind};
 use super::shader::Kernel;
@@ -142,10 +143,10 @@ impl Shot {
 }
 
 impl PerSlot {
-    /// The bind group of the request with the cache `kv`, in which a layer has `layer_bytes` bytes.
-    pub(super) fn bind(&self, device: &GpuDevice, kv: &Buffer, layer_bytes: u64) -> BindGroup {
+    /// The bind group of a request with `cache`, or of all that have theirs in it.
+    pub(super) fn bind(&self, device: &GpuDevice, cache: &Cache) -> BindGroup {
         let mut views = self.views.clone();
-        views.push((self.kv_binding, View::new(kv, self.layer as u64 * layer_bytes, layer_bytes)));
+        views.push((self.kv_binding, cache.layer(self.layer)));
         bind(device, &self.kernel, &views)
     }
 }

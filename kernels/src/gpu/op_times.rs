@@ -12,30 +12,7 @@ use super::memory::View;
 use super::rounds::Rounds;
 use crate::engine::{Engine, EngineError, Slot};
 use crate::sampling::{Draw, Rule};
-
-/// What one kind of op takes for a token, over all layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpTime {
-    /// Its name in the plan.
-    pub op: &'static str,
-    /// Ops of this kind.
-    pub ops: usize,
-    /// Dispatches of all of them; an attention over a long context has two.
-    pub dispatches: usize,
-    /// Bytes that all of them read, as the plan has it.
-    pub bytes: u64,
-    /// What all of them take.
-    pub time: Duration,
-}
-
-/// A token, by its ops and as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenTimes {
-    /// The kinds of ops, in the order in which the plan has them first.
-    pub ops: Vec<OpTime>,
-    /// A token of the loop, dispatch by dispatch, without submit and readback.
-    pub token: Duration,
-}
+use crate::token_times::{OpTime, TokenTimes, median};
 
 impl GpuEngine {
     /// Measures a token at `position`, with the kernels of the token loop that are dispatched op by op: medians of `samples`.
@@ -144,14 +121,8 @@ impl GpuEngine {
     }
 }
 
-/// The middle of an odd number of times, the upper middle of an even one.
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
 /// How long a device is kept busy before it is measured.
-const WARM_UP: Duration = Duration::from_millis(300);
+pub(super) const WARM_UP: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {

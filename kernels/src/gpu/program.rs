@@ -7,15 +7,17 @@ use wgpu::{BindGroup, Buffer};
 
 use super::activations::{Activations, RING, Strides};
 use super::attention::{READ_AHEAD, Rotation, attends_rows, rotations};
+use super::bank::{Cache, Layout};
 use super::device::GpuDevice;
 use super::division::{Division, Room};
-use super::engine::GpuOptions;
+use super::engine::{GpuOptions, Persistence};
 use super::gemv::{Epilogue, GemvShape, Product, center};
 use super::launch::{Binds, Grid, Launch, MANY, PerSlot, Shot};
 use super::logits::Head;
 use super::matmul::MatrixUnits;
 use super::memory::{Uniforms, View, bind};
 use super::shader::{File, Kernels, gathered};
+use super::together::Together;
 use super::tuning::Tuning;
 use super::weights::Weights;
 use crate::engine::{EngineConfig, EngineError};
@@ -39,6 +41,10 @@ pub(super) struct Program {
     pub(super) per_slot: Vec<PerSlot>,
     /// Bytes of one layer's KV cache.
     pub(super) kv_layer_bytes: u64,
+    /// How KV caches lie.
+    pub(super) layout: Layout,
+    /// What rows of several requests need.
+    pub(super) together: Option<Together>,
     /// Those of [`syn1_model::Spec::ropes`].
     pub(super) rotations: Vec<Rotation>,
     /// Workgroups of `best`.
@@ -104,7 +110,10 @@ impl Program {
         let rotations = rotations(device, plan, config)?;
         let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
         device.guarded("pipelines and constants", 0, || {
-            let program = Self { kv_layer_bytes, ..Self::default() };
+            let layout = Layout::new(device, plan, config, kv_layer_bytes, options.window_bytes);
+            // The kernel that runs the loop in one dispatch knows of one cache.
+            let layout = if options.persist == Persistence::Off { layout } else { layout.apart() };
+            let program = Self { kv_layer_bytes, layout, ..Self::default() };
             let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
             let tiles = options.cooperative
@@ -132,18 +141,14 @@ impl Program {
                 let end = builder.program.body.len();
                 builder.program.spans.push((op.name(), begin..end));
             }
-            Ok(Self { rotations: builder.rotations, ..builder.program })
+            let together = builder.together(&layout);
+            Ok(Self { rotations: builder.rotations, together, ..builder.program })
         })?
     }
 
-    /// Bytes of a request's KV cache.
-    pub(super) fn kv_bytes(&self, plan: &Plan) -> u64 {
-        self.kv_layer_bytes * plan.layers.len() as u64
-    }
-
-    /// The bind groups of a request whose KV cache is `kv`. To be called inside [`GpuDevice::guarded`].
-    pub(super) fn bind_slot(&self, device: &GpuDevice, kv: &Buffer) -> Vec<BindGroup> {
-        self.per_slot.iter().map(|part| part.bind(device, kv, self.kv_layer_bytes)).collect()
+    /// The bind groups of a request with `cache`. To be called inside [`GpuDevice::guarded`].
+    pub(super) fn bind_slot(&self, device: &GpuDevice, cache: &Cache) -> Vec<BindGroup> {
+        self.per_slot.iter().map(|part| part.bind(device, cache)).collect()
     }
 }
 
@@ -186,7 +191,7 @@ impl Builder<'_> {
         match op {
             Op::Embed { tokens, positions, scale } => {
                 let positions = self.learned(positions)?;
-                let launches = self.embed(tokens, &positions, *scale, 0);
+                let launches = self.embed(tokens, &positions, *scale, 0, None);
                 self.program.embed.extend(launches);
             }
             Op::Qkv { layer, gemv, qk_norm: None, rope } => self.qkv(*layer, gemv, *rope),
@@ -202,7 +207,7 @@ impl Builder<'_> {
             Op::Step { tokens, positions, scale } => {
                 let positions = self.learned(positions)?;
                 self.step(tokens, &positions, *scale);
-                let launches = self.embed(tokens, &positions, *scale, 1);
+                let launches = self.embed(tokens, &positions, *scale, 1, None);
                 self.program.turn.extend(launches);
             }
         }
@@ -221,9 +226,18 @@ impl Builder<'_> {
         Ok(Some(self.weights.view(matrix.data)))
     }
 
-    /// Gathers token rows, for the windows of the token matrix from number `first` on.
-    fn embed(&mut self, tokens: &Matrix, positions: &Option<View>, scale: f32, first: usize) -> Vec<Launch> {
-        let (tags, overrides) = gathering(tokens, positions);
+    /// Gathers token rows, for the windows of the token matrix from number `first` on; `places` where rows have positions of
+    /// their own.
+    pub(super) fn embed(
+        &mut self,
+        tokens: &Matrix,
+        positions: &Option<View>,
+        scale: f32,
+        first: usize,
+        places: Option<&View>,
+    ) -> Vec<Launch> {
+        let (mut tags, overrides) = gathering(tokens, positions);
+        tags.extend(places.map(|_| "TOGETHER"));
         let kernel = self.kernels.kernel(File::Embed, &tags, &overrides);
         let windows = self.weights.windows(tokens, self.options.window_bytes);
         let mut launches = Vec::new();
@@ -241,6 +255,7 @@ impl Builder<'_> {
                 (4, self.uniforms.slot(&shape)),
             ];
             views.extend(positions.clone().map(|view| (1, view)));
+            views.extend(places.map(|view| (5, view.clone())));
             let binds = Binds::Shared(bind(self.device, &kernel, &views));
             launches.push(Launch { one: Shot::new(&kernel, Grid::Tokens { each: 1 }), many: None, tiled: None, binds });
         }

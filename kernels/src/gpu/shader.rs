@@ -1,8 +1,6 @@
 //! WGSL files, their variants, and the pipelines made from them.
 //!
-//! One file gives several variants by a line filter: a line that ends in a comment of `#` and tags is kept only where
-//! all of these tags are set. What differs by a number is an `override`. The bindings of a variant are read off its own
-//! text, so the layout cannot disagree with the shader. [`NOISE`] stands for the text of noise.wgsl.
+//! One file gives several variants by a filter of lines: see [`wgsl`]. [`NOISE`] stands for the text of noise.wgsl.
 
 use std::collections::HashMap;
 
@@ -15,6 +13,7 @@ use wgpu::{
 };
 
 use super::device::GpuDevice;
+use crate::wgsl::{self, bindings};
 
 /// A WGSL file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -240,36 +239,7 @@ pub(super) fn cached(format: WeightFormat) -> &'static str {
 
 /// The text of `file` with the lines of `tags`.
 pub(super) fn variant(file: File, tags: &[&str]) -> String {
-    let mut out = String::new();
-    for line in file.text().lines() {
-        let (code, wanted) = line.split_once(TAGS).unwrap_or((line, ""));
-        if wanted.split_whitespace().all(|tag| tags.contains(&tag)) {
-            out.push_str(if code.trim_end() == NOISE { include_str!("../../wgsl/noise.wgsl") } else { code });
-            out.push('\n');
-        }
-    }
-    out
-}
-
-/// The bindings that a shader declares, one a line.
-pub(super) fn bindings(source: &str) -> Vec<(u32, BufferBindingType)> {
-    let mut found = Vec::new();
-    for line in source.lines() {
-        let Some((number, rest)) = line.strip_prefix("@group(0) @binding(").and_then(|rest| rest.split_once(')'))
-        else {
-            continue;
-        };
-        let Ok(number) = number.parse() else { continue };
-        let ty = if rest.contains("var<uniform>") {
-            BufferBindingType::Uniform
-        } else {
-            BufferBindingType::Storage { read_only: rest.contains("var<storage, read>") }
-        };
-        found.push((number, ty));
-    }
-    // Kernels that declare the same bindings in another order share a layout.
-    found.sort_unstable_by_key(|(number, _)| *number);
-    found
+    wgsl::variant(file.text(), tags).replace(NOISE, include_str!("../../wgsl/noise.wgsl"))
 }
 
 /// A module without injected bounds checks, loop bounds and division guards, which would cost a decode step 17 to 40 %.
@@ -285,10 +255,7 @@ fn trusted(device: &wgpu::Device, label: &str, source: String) -> wgpu::ShaderMo
 }
 
 /// The line of a file that draws tokens.
-const NOISE: &str = "// noise.wgsl";
-
-/// What starts the tags at a line's end.
-const TAGS: &str = "//#";
+const NOISE: &str = "// noise.wgsl\n";
 
 #[cfg(test)]
 mod tests {
@@ -307,16 +274,20 @@ mod tests {
         for twin in ["SG", "NOSG"] {
             for kv in ["F16", "F32"] {
                 all.push((File::Attend, vec![twin, kv]));
+                all.push((File::Attend, vec![twin, kv, "TOGETHER"]));
                 all.push((File::AttendRows, vec![twin, kv, "FULL"]));
                 all.push((File::AttendRows, vec![twin, kv, "HALF"]));
-                all.push((File::Heads, vec![twin, kv]));
-                all.push((File::Heads, vec![twin, kv, "ROPE"]));
+                for tags in [&["NORM"][..], &["NORM", "TOGETHER"], &["TOGETHER"]] {
+                    all.push((File::Heads, [&[twin, kv], tags].concat()));
+                    all.push((File::Heads, [&[twin, kv, "ROPE"], tags].concat()));
+                }
                 all.extend(SIEVE_PASSES.map(|pass| (File::Sieve, vec![twin, kv, pass])));
                 for (file, weights) in
                     [File::Embed, File::Step].into_iter().flat_map(|f| ["W32", "W16", "W8"].map(|w| (f, w)))
                 {
                     all.push((file, vec![twin, kv, weights]));
                     all.push((file, vec![twin, kv, weights, "LEARNED"]));
+                    all.extend((file == File::Embed).then(|| (file, vec![twin, kv, weights, "LEARNED", "TOGETHER"])));
                 }
                 for result in ["FULL", "HALF"] {
                     if twin == "SG" && kv == "F16" {
@@ -399,7 +370,7 @@ mod tests {
             numbers.dedup();
             assert_eq!(numbers.len(), found.len(), "{file:?} {tags:?}: a binding appears twice");
             assert!(!source.contains("subgroup") || tags.contains(&"SG"), "{file:?} {tags:?} uses subgroups");
-            assert!(!variant(file, &tags).contains(TAGS), "{file:?} {tags:?}: a tag is left");
+            assert!(!variant(file, &tags).contains("//#"), "{file:?} {tags:?}: a tag is left");
         }
     }
 

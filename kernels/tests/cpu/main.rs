@@ -1,5 +1,6 @@
 //! The CPU engine against the reference's golden numbers, a plain f64 forward, and itself.
 
+mod group;
 #[path = "../plain/mod.rs"]
 mod plain;
 

@@ -12,3 +12,4 @@ mod persist;
 mod plain;
 mod results;
 mod setup;
+mod together;

@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use syn1_core::Millis;
 use syn1_core::identity::{Anonymous, Identity};
 use syn1_kernels::cpu::CpuEngine;
-use syn1_kernels::engine::EngineConfig;
+use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step, StepResult};
 use syn1_model::{Plan, Spec, WeightFormat, random_piece};
 use syn1_node::{Assignment, Host, Loaded, ModelInfo, NodeEvent, ProfileFigures, Progress};
 
@@ -27,6 +28,8 @@ pub(crate) struct Machine {
     /// Loads that were begun, by generation, and whether they ended.
     pub(crate) loads: RefCell<Vec<(u32, bool)>>,
     pub(crate) events: RefCell<Vec<NodeEvent>>,
+    /// The rows of each step of each pass of the engine.
+    pub(crate) passes: Rc<RefCell<Vec<Vec<usize>>>>,
 }
 
 impl Machine {
@@ -55,7 +58,7 @@ impl Machine {
 }
 
 impl Host for Machine {
-    type Engine = CpuEngine;
+    type Engine = Counted;
 
     fn now(&self) -> Millis {
         Millis(self.clock.get())
@@ -93,19 +96,71 @@ impl Host for Machine {
         _: &ModelInfo,
         assignment: &Assignment,
         progress: &dyn Fn(Progress),
-    ) -> Result<Loaded<CpuEngine>, String> {
+    ) -> Result<Loaded<Counted>, String> {
         let index = self.loads.borrow().len();
         self.loads.borrow_mut().push((assignment.generation, false));
         progress(Progress { done_bytes: 10, total_bytes: 20 });
         self.sleep_until(self.now().plus(self.load_ms)).await;
         let layers = self.wrong_layers.clone().unwrap_or(assignment.layers.clone());
-        let engine = engine(layers, assignment.engine);
+        let engine = Counted { engine: engine(layers, assignment.engine), passes: self.passes.clone() };
         self.loads.borrow_mut()[index].1 = true;
         Ok(Loaded { engine, fetched_bytes: 20, layer_ns: 5 })
     }
 
     fn event(&self, event: NodeEvent) {
         self.events.borrow_mut().push(event);
+    }
+}
+
+/// An engine that notes its passes.
+pub(crate) struct Counted {
+    engine: CpuEngine,
+    passes: Rc<RefCell<Vec<Vec<usize>>>>,
+}
+
+impl Counted {
+    fn note(&self, steps: &[Step<'_>]) {
+        let rows = |step: &Step<'_>| step.rows(self.engine.plan()).unwrap();
+        // Whoever counts allocations runs one step at a time.
+        if steps.len() > 1 || !self.passes.borrow().is_empty() {
+            self.passes.borrow_mut().push(steps.iter().map(rows).collect());
+        }
+    }
+}
+
+impl Engine for Counted {
+    fn plan(&self) -> &Plan {
+        self.engine.plan()
+    }
+
+    fn device(&self) -> &str {
+        self.engine.device()
+    }
+
+    fn open(&mut self) -> Result<Slot, EngineError> {
+        self.engine.open()
+    }
+
+    fn close(&mut self, slot: Slot) {
+        self.engine.close(slot);
+    }
+
+    async fn run(&mut self, step: Step<'_>, out: &mut Vec<f32>) -> Result<(), EngineError> {
+        self.note(&[step]);
+        self.engine.run(step, out).await
+    }
+
+    async fn run_many(&mut self, steps: &[Step<'_>], out: &mut Vec<f32>, results: &mut Vec<StepResult>) {
+        self.note(steps);
+        self.engine.run_many(steps, out, results).await;
+    }
+
+    async fn decode(
+        &mut self,
+        decode: Decode<'_>,
+        sink: impl FnMut(u32) -> ControlFlow<()> + Send,
+    ) -> Result<(), EngineError> {
+        self.engine.decode(decode, sink).await
     }
 }
 

@@ -5,3 +5,4 @@ mod conversation;
 mod coordinator;
 mod hostile;
 mod machine;
+mod together;

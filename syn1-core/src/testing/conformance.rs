@@ -98,6 +98,7 @@ pub const LIMITS: Limits =
 /// ```
 pub async fn links(harness: &mut impl Harness) {
     every_kind_arrives_unchanged(harness).await;
+    frames_that_are_sent_together_arrive_one_by_one(harness).await;
     both_ends_send_big_frames_at_once(harness).await;
     a_slow_reader_gets_everything_and_holds_up_one_direction_only(harness).await;
     a_cancelled_receive_loses_no_frame(harness).await;
@@ -129,6 +130,26 @@ async fn every_kind_arrives_unchanged(harness: &mut impl Harness) {
     };
     let receive = async {
         for (header, payload) in &frames {
+            let frame = rx.recv().await.expect("a frame arrives");
+            assert_eq!((&frame.header, frame.payload), (header, &payload[..]));
+        }
+    };
+    join(send, receive).await;
+}
+
+async fn frames_that_are_sent_together_arrive_one_by_one(harness: &mut impl Harness) {
+    let ((_, mut tx), (mut rx, _)) = split(harness.pair().await);
+    rx.set_limits(LIMITS);
+    // More than any one write takes, and a frame that does not fit its header behind them.
+    let frames: Vec<_> = (0..200).flat_map(|_| frames()).collect();
+    let wrong = [(Header::control(1), vec![0]), (Header::control(2), vec![0])];
+    let send = async {
+        tx.send_all(&frames).await.expect("frames are sent");
+        assert!(tx.send_all(&wrong).await.is_err());
+        tx.send_all(&frames[..0]).await.expect("nothing is sent");
+    };
+    let receive = async {
+        for (header, payload) in frames.iter().chain(&wrong[..1]) {
             let frame = rx.recv().await.expect("a frame arrives");
             assert_eq!((&frame.header, frame.payload), (header, &payload[..]));
         }

@@ -80,7 +80,7 @@ fn collected(raw: &[Raw]) -> Result<BTreeMap<&str, BTreeMap<String, Work>>> {
                     work.rows.push(Row { name, tokens_per_second, spread, share: None, ours, from });
                 }
             }
-            Report::Fusion(_) | Report::Ops(_) | Report::Kernels(_) | Report::Tabs(_) => {}
+            _ => {}
         }
     }
     for work in machines.values_mut().flat_map(BTreeMap::values_mut) {

@@ -1,11 +1,17 @@
 //! `cargo xtask benchmarks`: tables and plots of `docs/benchmarks` from the raw files beside them.
 
+mod checks;
 mod decode;
+mod fairness;
 mod fusion;
 mod kernels;
+mod loop_parts;
 mod ops;
+mod pipeline;
 mod plot;
 mod raw;
+mod streams;
+mod swarm;
 mod tabs;
 
 use std::fs;
@@ -43,8 +49,14 @@ fn rendered(folder: &Path) -> Result<Vec<(String, String)>> {
     decode::render(&raw, &mut text, &mut files)?;
     ops::render(&raw, &mut text);
     kernels::render(&raw, &mut text);
+    loop_parts::render(&raw, &mut text);
+    fairness::render(&raw, &mut text);
+    swarm::render(&raw, &mut text);
     tabs::render(&raw, &mut text);
+    pipeline::render(&raw, &mut text);
     fusion::render(&raw, &mut text, &mut files)?;
+    streams::render(&raw, &mut text);
+    checks::render(&raw, &mut text);
     let path = folder.join(README);
     let readme = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     files.push((README.into(), between(&readme, &text)?));

@@ -22,6 +22,8 @@ pub(super) struct Raw {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
+    /// `syn1 bench fairness --json`
+    Fairness(Fairness),
     /// `syn1 bench fusion --json`
     Fusion(Fusion),
     /// `syn1 bench decode --json`
@@ -30,10 +32,89 @@ pub(super) enum Report {
     Ops(Ops),
     /// `syn1 bench kernels --json`
     Kernels(Kernels),
+    /// `syn1 bench idle --json`
+    Idle(Idle),
+    /// `syn1 bench relay --json`
+    Relay(Relay),
+    /// `syn1 bench recovery --json`
+    Recovery(Recovery),
+    /// `syn1 bench streams --json`
+    Streams(Streams),
     /// `cargo xtask tabs --bench`
     Tabs(Tabs),
+    /// `syn1 bench checks --json`
+    Checks(Checks),
+    /// `syn1 bench kernels --loop --json`
+    LoopParts(LoopParts),
+    /// `syn1 bench pipeline --json`
+    Pipeline(Pipeline),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
+}
+
+#[derive(Deserialize)]
+pub(super) struct Checks {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) device: String,
+    pub(super) checker_device: String,
+    pub(super) caught: Vec<Caught>,
+    pub(super) honest: Vec<Honest>,
+    pub(super) time: CheckTime,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Caught {
+    pub(super) garbage: String,
+    pub(super) trials: usize,
+    pub(super) within_64: usize,
+    pub(super) tokens_p50: usize,
+    pub(super) tokens_max: usize,
+    pub(super) right_texts: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Honest {
+    pub(super) wire: String,
+    pub(super) rows: u64,
+    pub(super) alarms: u64,
+    pub(super) worst: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct CheckTime {
+    pub(super) coordinator_us: f64,
+    pub(super) engines_us: f64,
+    pub(super) checked_coordinator_us: f64,
+    pub(super) added_share: f64,
+    pub(super) checkers_share: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Fairness {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) long_prompt: usize,
+    pub(super) swarms: Vec<FairSwarm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FairSwarm {
+    pub(super) nodes: usize,
+    pub(super) alone: PerToken,
+    pub(super) beside: PerToken,
+    pub(super) p50_ratio: f64,
+    pub(super) p95_ratio: f64,
+    pub(super) first_token_alone_ms: f64,
+    pub(super) first_token_beside_ms: f64,
+    pub(super) second_turn_computed_ms: f64,
+    pub(super) second_turn_kept_ms: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct PerToken {
+    pub(super) p50_ms: f64,
+    pub(super) p95_ms: f64,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +214,63 @@ pub(super) struct KernelsOp {
 }
 
 #[derive(Deserialize)]
+pub(super) struct Idle {
+    pub(super) nodes: f64,
+    pub(super) joined_in_seconds: f64,
+    pub(super) resident_bytes_per_node: f64,
+    pub(super) cpu_share: f64,
+    pub(super) cpu_us_per_node_and_second: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Relay {
+    pub(super) nodes: usize,
+    pub(super) streams: usize,
+    pub(super) width: usize,
+    pub(super) frames_per_second: f64,
+    pub(super) cpu_share: f64,
+    pub(super) frames_per_cpu_second: f64,
+    pub(super) us_per_frame: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Recovery {
+    pub(super) arms: Vec<RecoveryArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RecoveryArm {
+    pub(super) arm: String,
+    pub(super) kills: usize,
+    pub(super) texts: usize,
+    pub(super) pause_p50_ms: f64,
+    pub(super) pause_p95_ms: f64,
+    pub(super) pause_max_ms: f64,
+    pub(super) tokens: usize,
+    pub(super) lost_tokens: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Streams {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) device: String,
+    pub(super) limit_bytes_per_second: f64,
+    pub(super) arms: Vec<StreamsArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct StreamsArm {
+    pub(super) nodes: usize,
+    pub(super) streams: u16,
+    pub(super) tokens_per_second: f64,
+    pub(super) of_one_stream: Option<f64>,
+    pub(super) longest_gap_ms: f64,
+    pub(super) coordinator_us_per_token: f64,
+    pub(super) bound_tokens_per_second: f64,
+}
+
+#[derive(Deserialize)]
 pub(super) struct Tabs {
     pub(super) model: String,
     pub(super) tokens: usize,
@@ -147,6 +285,58 @@ pub(super) struct Hop {
     pub(super) answer_us: f64,
     pub(super) compute_us: f64,
     pub(super) above_us: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LoopParts {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) device: String,
+    pub(super) position: usize,
+    pub(super) limit_bytes_per_second: f64,
+    pub(super) parts: Vec<LoopPart>,
+    pub(super) exchanges: usize,
+    pub(super) exchange_us: f64,
+    pub(super) unwaited_exchange_us: f64,
+    pub(super) unwaited_us: f64,
+    pub(super) token_us: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct LoopPart {
+    pub(super) op: String,
+    pub(super) ops: usize,
+    pub(super) us: f64,
+    pub(super) bytes: u64,
+    pub(super) limit_us: f64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Pipeline {
+    pub(super) model: String,
+    pub(super) weights: String,
+    pub(super) wire: String,
+    pub(super) stages: usize,
+    pub(super) threads: Option<usize>,
+    pub(super) round_trip_ms: f64,
+    pub(super) up_mbit_per_s: Option<f64>,
+    pub(super) predicted_ms: f64,
+    pub(super) off: Option<f64>,
+    pub(super) arms: Vec<PipelineArm>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct PipelineArm {
+    pub(super) streams: usize,
+    pub(super) tokens_per_second: f64,
+    pub(super) of_one: f64,
+    pub(super) token_ms: f64,
+    pub(super) compute_ms: f64,
+    pub(super) link_ms: f64,
+    pub(super) added_ms_per_hop: Option<f64>,
+    pub(super) not_compute: Option<f64>,
+    pub(super) bound_tokens_per_second: f64,
+    pub(super) bound_by: String,
 }
 
 #[derive(Deserialize)]
@@ -175,7 +365,7 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Raw>> {
     Ok(files)
 }
 
-fn parse(text: &str) -> Result<Raw> {
+pub(super) fn parse(text: &str) -> Result<Raw> {
     let raw: Raw = serde_json::from_str(text)
         .context("not {\"command\", \"machine\", \"date\", \"report\"} around what a benchmark prints with --json")?;
     if raw.command.is_empty() || raw.machine.is_empty() || raw.date.is_empty() {
@@ -225,6 +415,13 @@ mod tests {
             "ops": [{"op": "qkv", "ops": 2, "dispatches": 2, "us": 1.0, "bytes": 3}], "dispatches": 2, "sum_us": 1.0,
             "token_us": 1.5}"#;
         assert!(matches!(raw("c", kernels).unwrap().report, Report::Kernels(report) if report.ops.len() == 1));
+        let parts = r#"{"model": "m", "weights": "f16", "device": "d", "position": 1, "limit_bytes_per_second": 9.0,
+            "parts": [{"op": "qkv", "ops": 2, "us": 1.0, "bytes": 3, "limit_us": 0.5}], "exchanges": 12,
+            "exchange_us": 2.0, "unwaited_exchange_us": 1.5, "unwaited_us": 2.0, "token_us": 3.0}"#;
+        assert!(matches!(raw("c", parts).unwrap().report, Report::LoopParts(report) if report.exchanges == 12));
+        let pipeline = r#"{"model": "m", "weights": "f16", "wire": "q8", "stages": 2, "threads": null, "round_trip_ms": 20.0,
+            "up_mbit_per_s": null, "predicted_ms": 4.0, "off": 0.1, "arms": []}"#;
+        assert!(matches!(raw("c", pipeline).unwrap().report, Report::Pipeline(report) if report.stages == 2));
         assert!(raw("c", r#"{"something": 1}"#).is_err());
         assert!(raw("", DECODE).is_err());
     }

@@ -17,6 +17,7 @@ use super::logprobs::Told;
 use super::now;
 use super::settings::Settings;
 use super::shape::Shape;
+use crate::access::Client;
 use crate::http::error::ApiError;
 use crate::limits::{KEEP_ALIVE, MAX_CHOICES, RETRY_AFTER};
 use crate::server::Shared;
@@ -30,6 +31,7 @@ pub(super) struct Question {
     pub(super) prompts: Vec<Vec<u32>>,
     /// As many as the context holds, if not said.
     pub(super) max_tokens: Option<usize>,
+    pub(super) client: Client,
     /// The field that the prompts came in.
     pub(super) field: &'static str,
 }
@@ -45,6 +47,10 @@ struct Answer {
     wants_logprobs: bool,
     include_usage: bool,
     prompt_tokens: usize,
+    /// How many of them were there from an earlier request, for the first choice of each prompt.
+    cached: usize,
+    /// Choices of each prompt.
+    n: usize,
     tokens: usize,
     choices: Choices,
     /// Each choice as far as it has come.
@@ -69,7 +75,7 @@ impl Question {
     }
 
     fn start(self, shared: &Arc<Shared>) -> Result<Answer, ApiError> {
-        let Self { shape, settings, tokenizer, prompts, max_tokens, field } = self;
+        let Self { shape, settings, tokenizer, prompts, max_tokens, client, field } = self;
         let count = prompts.len() * settings.n;
         if count > MAX_CHOICES {
             let why =
@@ -94,7 +100,7 @@ impl Question {
             let settings = &settings;
             (0..settings.n).map(move |choice| settings.generate(prompt.clone(), max_tokens, choice))
         });
-        let choices = Choices::start(shared, asks).map_err(|refusal| {
+        let choices = Choices::start(shared, client, asks).map_err(|refusal| {
             let error = ApiError::from(refusal);
             if is_too_long { ApiError { code: Some("context_length_exceeded"), ..error.of(field) } } else { error }
         })?;
@@ -109,6 +115,8 @@ impl Question {
             wants_logprobs: settings.wants_logprobs(),
             include_usage: settings.include_usage,
             prompt_tokens,
+            cached: 0,
+            n: settings.n,
             tokens: 0,
             choices,
             parts: vec![Part::default(); count],
@@ -150,10 +158,12 @@ impl Answer {
                 part.text.push_str(&text);
                 part.told.extend(logprobs.map(|logprobs| Told { id, logprobs }));
             }
+            Update::Again => *part = Part::default(),
             Update::Finished(end) => {
                 part.text.push_str(&end.text);
                 part.reason = Some(end.reason);
                 self.tokens += end.figures.tokens;
+                self.cached += if index.is_multiple_of(self.n) { end.figures.cached } else { 0 };
             }
             Update::Failed(why) => return Err(ApiError::broken(why)),
         }
@@ -195,9 +205,10 @@ impl Answer {
     }
 
     fn usage(&self) -> Value {
-        let Self { prompt_tokens, tokens, .. } = self;
+        let Self { prompt_tokens, tokens, cached, .. } = self;
         json!({
             "prompt_tokens": prompt_tokens,
+            "prompt_tokens_details": { "cached_tokens": cached },
             "completion_tokens": tokens,
             "total_tokens": prompt_tokens + tokens,
         })
@@ -233,7 +244,14 @@ impl Streaming {
                 self.end();
                 continue;
             };
-            match self.answer.take(index, update) {
+            let taken = match update {
+                // What was sent cannot be taken back.
+                Update::Again => Err(ApiError::broken(
+                    "a node computed garbage, and part of this text came of it: the node was sent away, repeat the request",
+                )),
+                update => self.answer.take(index, update),
+            };
+            match taken {
                 Ok(()) => self.pending.extend(self.answer.parts(index).iter().map(event)),
                 Err(error) => {
                     // The status is sent long since: clients look for an error among the events, too.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -14,13 +15,18 @@ use super::completions::{max_tokens, tokenizer};
 use super::fields::{Body, Fields};
 use super::settings::Settings;
 use super::shape::Shape;
+use crate::access::Client;
 use crate::http::error::ApiError;
 use crate::http::generate::encoded;
 use crate::limits::MAX_LOGPROBS;
 use crate::server::{Shared, today};
 
 /// Answers a request.
-pub(super) async fn completions(State(shared): State<Arc<Shared>>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn completions(
+    State(shared): State<Arc<Shared>>,
+    Extension(client): Extension<Client>,
+    body: Body,
+) -> Result<Response, ApiError> {
     let tokenizer = tokenizer(&shared)?;
     let mut fields = Fields::read(body)?;
     let mut settings = Settings::take(&mut fields, &shared)?;
@@ -54,7 +60,9 @@ pub(super) async fn completions(State(shared): State<Arc<Shared>>, body: Body) -
     let (encoder, today) = (tokenizer.clone(), today());
     let ids = encoded(move || encoder.encode_chat(&messages, today)).await;
     let prompts = vec![ids.map_err(|refusal| ApiError::from(refusal).of("messages"))?];
-    Question { shape: Shape::Chat, settings, tokenizer, prompts, max_tokens, field: "messages" }.answer(&shared).await
+    Question { shape: Shape::Chat, settings, tokenizer, prompts, max_tokens, client, field: "messages" }
+        .answer(&shared)
+        .await
 }
 
 /// How many of the likeliest tokens are told at each place; `None` without any log-probabilities.

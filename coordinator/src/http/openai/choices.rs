@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::task::Poll;
 
+use crate::access::Client;
 use crate::core::Refusal;
 use crate::request::Generate;
 use crate::server::{Generation, Shared};
@@ -17,9 +18,13 @@ pub(super) struct Choices {
 
 impl Choices {
     /// Starts them all, or none.
-    pub(super) fn start(shared: &Arc<Shared>, asks: impl IntoIterator<Item = Generate>) -> Result<Self, Refusal> {
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        client: Client,
+        asks: impl IntoIterator<Item = Generate>,
+    ) -> Result<Self, Refusal> {
         // Where one is refused, those before it are cancelled by being dropped.
-        let going = asks.into_iter().map(|ask| shared.generate(ask).map(Some)).collect::<Result<_, _>>()?;
+        let going = asks.into_iter().map(|ask| shared.generate(client, ask).map(Some)).collect::<Result<_, _>>()?;
         Ok(Self { going, turn: 0 })
     }
 
@@ -31,7 +36,7 @@ impl Choices {
                 let Some(generation) = &mut self.going[index] else { continue };
                 let Poll::Ready(update) = generation.poll_next(context) else { continue };
                 let update = update.unwrap_or_else(|| Update::Failed("the coordinator has ended".into()));
-                if !matches!(update, Update::Token { .. }) {
+                if matches!(update, Update::Finished(_) | Update::Failed(_)) {
                     self.going[index] = None;
                 }
                 self.turn = index + 1;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
@@ -12,13 +13,18 @@ use super::answer::Question;
 use super::fields::{Body, Fields};
 use super::settings::Settings;
 use super::shape::Shape;
+use crate::access::Client;
 use crate::http::error::ApiError;
 use crate::http::generate::encoded;
 use crate::limits::MAX_LOGPROBS;
 use crate::server::Shared;
 
 /// Answers a request.
-pub(super) async fn completions(State(shared): State<Arc<Shared>>, body: Body) -> Result<Response, ApiError> {
+pub(super) async fn completions(
+    State(shared): State<Arc<Shared>>,
+    Extension(client): Extension<Client>,
+    body: Body,
+) -> Result<Response, ApiError> {
     let tokenizer = tokenizer(&shared)?;
     let mut fields = Fields::read(body)?;
     let mut settings = Settings::take(&mut fields, &shared)?;
@@ -32,7 +38,9 @@ pub(super) async fn completions(State(shared): State<Arc<Shared>>, body: Body) -
     fields.ignore_if(&[("echo", json!(false)), ("suffix", json!(""))]);
     fields.end()?;
     let prompts = prompt.ids(&tokenizer).await?;
-    Question { shape: Shape::Text, settings, tokenizer, prompts, max_tokens, field: "prompt" }.answer(&shared).await
+    Question { shape: Shape::Text, settings, tokenizer, prompts, max_tokens, client, field: "prompt" }
+        .answer(&shared)
+        .await
 }
 
 /// The tokenizer, without which there is no text.

@@ -4,15 +4,14 @@
 
 use core::cell::RefCell;
 
-use defmt::{error, info, warn};
+use defmt::{info, warn};
 use embassy_executor::Spawner;
+use embassy_net::Stack;
 use embassy_net::tcp::TcpSocket;
-use embassy_net::{Config, DhcpConfig, Runner, Stack, StackResources};
 use embassy_time::{Duration, Timer, with_timeout};
-use lan9118::Lan9118;
-use static_cell::{ConstStaticCell, StaticCell};
+use static_cell::ConstStaticCell;
 use syn1_core::Millis;
-use syn1_firmware::{FRAME, Settings, config, log, memory, now, sleep_until};
+use syn1_firmware::{FRAME, config, coordinator, log, memory, network, now, sleep_until};
 use syn1_node_micro::{Board, Event, FetchError, http, run};
 use syn1_transport_tcp::EmbassySocket;
 
@@ -55,46 +54,25 @@ impl Board for Network {
     }
 }
 
-#[embassy_executor::task]
-async fn network(mut runner: Runner<'static, Lan9118<'static>>) -> ! {
-    runner.run().await
-}
-
 #[embassy_executor::main]
 async fn main(spawner: Spawner) {
     let Some(core) = cortex_m::Peripherals::take() else { return };
     mps2_an385::start(core);
-    let settings = Settings::read();
-    info!("joining {=[?]}:{=u16}", settings.join.ip().octets(), settings.join.port());
-    let ethernet = match mps2_an385::ethernet() {
-        Ok(ethernet) => ethernet,
-        Err(lan9118::StartError::Absent(test)) => return error!("no LAN9118: its test register is {=u32:x}", test),
-        Err(lan9118::StartError::Reset) => return error!("the LAN9118 does not come out of its reset"),
-    };
-    static RESOURCES: StaticCell<StackResources<4>> = StaticCell::new();
-    let resources = RESOURCES.init_with(StackResources::new);
-    // Ports and sequence numbers that differ from start to start are enough here: nothing secret hangs on them.
-    let seed = mps2_an385::micros();
-    let (stack, runner) = embassy_net::new(ethernet, Config::dhcpv4(DhcpConfig::default()), resources, seed);
-    match network(runner) {
-        Ok(token) => spawner.spawn(token),
-        Err(_) => return error!("the network's task runs already"),
-    }
-    stack.wait_config_up().await;
-    info!("the network is up");
-
+    let join = coordinator();
+    info!("joining {=[?]}:{=u16}", join.ip().octets(), join.port());
+    let Some(stack) = network(spawner).await else { return };
     static HTTP: ConstStaticCell<([u8; 4096], [u8; 512])> = ConstStaticCell::new(([0; 4096], [0; 512]));
     let (receive, send) = HTTP.take();
     let buffers = RefCell::new((&mut receive[..], &mut send[..]));
-    let board = Network { stack, coordinator: *settings.join.ip(), buffers };
+    let board = Network { stack, coordinator: *join.ip(), buffers };
     static SOCKET: ConstStaticCell<([u8; FRAME], [u8; FRAME])> = ConstStaticCell::new(([0; FRAME], [0; FRAME]));
     static FRAMES: ConstStaticCell<([u8; FRAME], [u8; FRAME])> = ConstStaticCell::new(([0; FRAME], [0; FRAME]));
     let ((socket_in, socket_out), (frame_in, frame_out)) = (SOCKET.take(), FRAMES.take());
-    let (mut memory, config) = (memory(), config(&settings));
+    let (mut memory, config) = (memory(), config());
     loop {
         let mut socket = TcpSocket::new(stack, socket_in, socket_out);
         socket.set_timeout(Some(PATIENCE));
-        match socket.connect((*settings.join.ip(), settings.join.port())).await {
+        match socket.connect((*join.ip(), join.port())).await {
             Err(_) => warn!("no coordinator there"),
             Ok(()) => {
                 let socket = EmbassySocket::new(socket);

@@ -11,7 +11,7 @@ use embassy_time::{Delay, Duration, Timer};
 use mps2_an385::{Uart, UartRx, UartTx};
 use static_cell::{ConstStaticCell, StaticCell};
 use syn1_core::Millis;
-use syn1_firmware::{FRAME, Settings, config, log, memory, now, sleep_until};
+use syn1_firmware::{FRAME, INTERVAL_MS, ROOM, config, log, memory, now, sleep_until};
 use syn1_node_micro::{Board, Event, FetchError, Memory, NodeConfig, flash, run};
 use syn1_transport_serial::{Lost, Serial, link};
 
@@ -50,12 +50,11 @@ impl Board for Flash {
 async fn main(_spawner: Spawner) {
     let Some(core) = cortex_m::Peripherals::take() else { return };
     mps2_an385::start(core);
-    let settings = Settings::read();
     info!("serving over the UART");
     let (mut uart_rx, mut uart_tx) = Uart::start();
     static FRAMES: ConstStaticCell<([u8; FRAME], [u8; FRAME])> = ConstStaticCell::new(([0; FRAME], [0; FRAME]));
     let (frame_in, frame_out) = FRAMES.take();
-    let (mut memory, config) = (memory(), config(&settings));
+    let (mut memory, config) = (memory(), config());
     static SERIAL: StaticCell<Serial<ROOM, ROOM>> = StaticCell::new();
     let serial = SERIAL.init_with(|| Serial::new(1, INTERVAL_MS));
     let mut starts = 1;
@@ -90,10 +89,6 @@ async fn converse(
     }
 }
 
-/// Bytes that wait to be read, and bytes that wait to be acknowledged: a window of packets.
-const ROOM: usize = 2048;
-/// How long an acknowledgement may take: the layers between two looks at the UART, and a window of packets at 115,200 baud.
-const INTERVAL_MS: u32 = 300;
 /// Before a new conversation is begun.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of a file that are read at once.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use syn1_model::plan::Plan;
+use syn1_model::plan::{Plan, WeightFormat};
 use web_time::Instant;
 use wgpu::{BufferUsages, Features};
 
@@ -48,6 +48,15 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
     let like_first = |layer: usize| spec.layer(layer) == spec.layer(plan.layers.start);
     if !plan.layers.clone().all(like_first) {
         return not("the model's layers differ in window or rotation");
+    }
+    // Inputs of a chunk of weights are put into digits by as many threads of a subgroup.
+    let sharing = match plan.format {
+        WeightFormat::F32 | WeightFormat::F16 => 1,
+        WeightFormat::Int8 => 4,
+        WeightFormat::Int4 => 8,
+    };
+    if lanes < sharing {
+        return Some(format!("subgroups of {lanes} threads ({} weights need {sharing})", plan.format));
     }
     let parts = spec.head_dim / 8;
     if !spec.head_dim.is_multiple_of(8) || !parts.is_power_of_two() || parts > lanes as usize {
@@ -215,12 +224,13 @@ const GAIN: f64 = 1.15;
 const PROBE_THREADS: u32 = 1024;
 
 /// Storage buffers that the kernel binds.
-const BINDINGS: u32 = 13;
+const BINDINGS: u32 = 14;
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::shader::{bindings, variant};
+    use super::super::super::shader::variant;
     use super::*;
+    use crate::wgsl::bindings;
 
     #[test]
     fn the_text_declares_as_many_buffers_as_a_device_is_asked_for() {

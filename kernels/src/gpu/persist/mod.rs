@@ -23,6 +23,8 @@ pub(super) use self::admission::{FEATURES, Size, obstacle, size};
 pub(super) struct Persist {
     device: GpuDevice,
     kernel: Kernel,
+    /// What the kernel was made of: measurements make others from it.
+    shape: Shape,
     groups: u32,
     layers: u32,
     blocks: Buffer,
@@ -65,11 +67,9 @@ impl Persist {
         let lanes = device.subgroup_sizes().map_or(1, |(least, _)| least);
         let shape = Shape::new(plan, weights, program, config, size, lanes);
         device.guarded("the token loop in one dispatch", 16 * shape.slots as u64, || {
-            let overrides: Vec<(&str, f64)> =
-                shape.overrides.iter().map(|(name, value)| (name.as_str(), *value)).collect();
             let storage = BufferUsages::STORAGE | BufferUsages::COPY_DST | BufferUsages::COPY_SRC;
             Self {
-                kernel: Kernels::plain(device).compile("persist", shape.text, &overrides),
+                kernel: compile(device, &shape, 0),
                 groups: size.groups,
                 layers: plan.layers.len() as u32,
                 blocks: arena.blocks.clone(),
@@ -80,8 +80,17 @@ impl Persist {
                 rotations: program.rotations.first().map(|rotation| rotation.buffer().clone()),
                 flag: AtomicU32::new(1),
                 device: device.clone(),
+                shape,
             }
         })
+    }
+
+    /// The same kernel without the work that `left_out` names, for measurements: see [`super::loop_times`].
+    ///
+    /// # Errors
+    /// What the device says.
+    pub(super) fn without(&self, left_out: u32) -> Result<Kernel, EngineError> {
+        self.device.guarded("a part of the token loop", 0, || compile(&self.device, &self.shape, left_out))
     }
 
     /// The bind group of a request with the cache `kv`. To be called inside [`GpuDevice::guarded`].
@@ -100,14 +109,20 @@ impl Persist {
             (10, kv),
             (11, &self.tables),
             (12, &self.tables),
+            (13, &self.wire),
         ];
         bind(&self.device, &self.kernel, &views.map(|(binding, buffer)| (binding, View::whole(buffer))))
     }
 
     /// Records the dispatch of `turns` tokens, and writes for the next submit how many they are.
     pub(super) fn record(&self, pass: &mut ComputePass<'_>, binds: &BindGroup, turns: u32) {
+        self.record_as(&self.kernel, pass, binds, turns);
+    }
+
+    /// The same by `kernel`, which [`Self::without`] made.
+    pub(super) fn record_as(&self, kernel: &Kernel, pass: &mut ComputePass<'_>, binds: &BindGroup, turns: u32) {
         self.prepare(turns);
-        pass.set_pipeline(&self.kernel.pipeline);
+        pass.set_pipeline(&kernel.pipeline);
         pass.set_bind_group(0, binds, &[]);
         pass.dispatch_workgroups(self.groups, 1, 1);
     }
@@ -126,6 +141,17 @@ impl Persist {
         let control = Control { turns, flag, patience: PATIENCE, pad: 0 };
         self.device.queue.write_buffer(&self.control, 0, bytemuck::bytes_of(&control));
     }
+}
+
+/// To be called inside [`GpuDevice::guarded`].
+fn compile(device: &GpuDevice, shape: &Shape, left_out: u32) -> Kernel {
+    let overrides: Vec<(&str, f64)> = shape
+        .overrides
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
+        .chain([("LEFT_OUT", f64::from(left_out))])
+        .collect();
+    Kernels::plain(device).compile("persist", shape.text.clone(), &overrides)
 }
 
 /// Loads in one wait at most: about a tenth of a second.

@@ -25,6 +25,7 @@ pub(super) struct Shape {
 struct Kind {
     name: &'static str,
     tags: Vec<&'static str>,
+    slots: usize,
 }
 
 impl Shape {
@@ -44,14 +45,33 @@ impl Shape {
         let positions = if plan.pieces.contains(&Piece::Positions) { "LEARNED" } else { "ROTATED" };
         let tags = [cached(plan.format.kv()), positions];
         let with = |own: &[&'static str]| [&tags[..], own].concat();
-        let mut text = variant(File::Persist, &with(&[gathered(plan.format.tables()).0]));
-        for Kind { name, tags } in &maker.kinds {
-            text += &variant(File::PersistProduct, &with(tags)).replace("KIND", name);
+        let inputs = kept(plan.format);
+        let mut text =
+            repeated(&variant(File::Persist, &with(&[gathered(plan.format.tables()).0, inputs])), MOST_SLOTS);
+        for Kind { name, tags, slots } in &maker.kinds {
+            text += &repeated(&variant(File::PersistProduct, &with(tags)), *slots).replace("KIND", name);
         }
         let mut overrides = maker.overrides;
         // A variant has the overrides that its lines need.
         overrides.retain(|(name, _)| text.contains(&format!("override {name}:")));
         Self { text, overrides, slots }
+    }
+}
+
+/// `text` with every line that names a SLOT there `slots` times, with the numbers from 0 on.
+fn repeated(text: &str, slots: usize) -> String {
+    let each = |line: &str| match line.contains("SLOT") {
+        true => (0..slots).map(|slot| line.replace("SLOT", &slot.to_string()) + "\n").collect(),
+        false => line.to_owned() + "\n",
+    };
+    text.lines().map(each).collect()
+}
+
+/// How a product's inputs are kept beside weights in `format`.
+fn kept(format: WeightFormat) -> &'static str {
+    match format {
+        WeightFormat::F32 | WeightFormat::F16 => "REALS",
+        WeightFormat::Int8 | WeightFormat::Int4 => "DIGITS",
     }
 }
 
@@ -80,13 +100,13 @@ impl Maker {
         let splits = (groups / spec.heads).clamp(1, MOST_SPLITS);
         let mut slots = 0;
         for (name, count) in [
-            ("AT_Q", spec.qkv_rows() / 2),
             ("AT_PART", spec.heads * splits * (spec.head_dim / 2 + 1)),
-            ("AT_A", spec.attention_width() / 2),
-            ("AT_X", spec.width / 2),
-            ("AT_Y", spec.width / 2),
-            ("AT_H", spec.ffn / 2),
             ("AT_WIN", groups),
+            ("AT_Q", spec.qkv_rows() / 4),
+            ("AT_A", spec.attention_width() / 4),
+            ("AT_X", spec.width / 4),
+            ("AT_Y", spec.width / 4),
+            ("AT_H", spec.ffn / 4),
         ] {
             self.set(name, slots as f64);
             slots += count.next_multiple_of(8);
@@ -142,7 +162,10 @@ impl Maker {
                     self.set("WINDOW", window.map_or(f64::from(u32::MAX), |window| window as f64));
                 }
                 Op::Out { gemv, .. } if gemv.matrix.data.piece == first => self.product("out", gemv, false),
-                Op::Up { gemv, gated, .. } if gemv.matrix.data.piece == first => self.product("up", gemv, *gated),
+                Op::Up { gemv, gated, .. } if gemv.matrix.data.piece == first => {
+                    self.product("up", gemv, *gated);
+                    self.set("WARM", ((block_bytes - gemv.matrix.data.offset).min(FETCHED) / 32) as f64);
+                }
                 Op::Down { gemv, .. } if gemv.matrix.data.piece == first => self.product("down", gemv, false),
                 Op::Head { gemv, softcap } => {
                     self.product("head", gemv, false);
@@ -164,6 +187,8 @@ impl Maker {
             }
         }
         self.set("QUADS", self.quads as f64);
+        self.set("DIGIT_QUADS", (self.quads * 3 / 4) as f64);
+        self.set("SPANS", (self.quads / 4) as f64);
     }
 
     fn product(&mut self, name: &'static str, gemv: &Gemv, gated: bool) {
@@ -177,6 +202,7 @@ impl Maker {
         while !gated && name != "head" && most * 2 * slices <= warps && chunks > slices * lanes {
             slices *= 2;
         }
+        let slots = chunks.div_ceil(slices * lanes).min(MOST_SLOTS);
         self.quads = self.quads.max(quads);
         for (constant, value) in [
             ("ROWS", matrix.rows),
@@ -190,17 +216,19 @@ impl Maker {
             ("UNITS", units),
             ("TEAMS", warps / slices),
             ("SLICES", slices),
-            ("STEPS", chunks.div_ceil(4 * slices * lanes)),
+            ("PIECES", slots),
+            ("STEPS", chunks.div_ceil(slots * slices * lanes)),
             ("ROUNDS", quads.div_ceil(self.size.threads as usize)),
         ] {
             self.set(&format!("{name}_{constant}"), value as f64);
         }
         let norm = if gemv.norm.is_some() { "NORMED" } else { "BARE" };
-        let mut tags = vec![name, if gated { "GATED" } else { "PLAIN" }, norm, stored(matrix.format).0];
+        let mut tags =
+            vec![name, if gated { "GATED" } else { "PLAIN" }, norm, stored(matrix.format).0, kept(matrix.format)];
         tags.extend((name != "head").then_some("BLOCK"));
         tags.extend((name != "qkv").then_some("OTHER"));
         tags.extend(matches!(name, "out" | "down").then_some("ADDS"));
-        self.kinds.push(Kind { name, tags });
+        self.kinds.push(Kind { name, tags, slots });
     }
 }
 
@@ -213,6 +241,12 @@ fn elements_of(format: WeightFormat) -> usize {
         WeightFormat::Int4 => 32,
     }
 }
+
+/// Chunks of a row that a subgroup's thread has on their way at most: more would take the registers of what computes.
+const MOST_SLOTS: usize = 4;
+
+/// Bytes of a layer that are fetched while some workgroups attend: more takes longer than that.
+const FETCHED: u64 = 5 << 20;
 
 /// Splits of a context at most.
 const MOST_SPLITS: usize = 8;

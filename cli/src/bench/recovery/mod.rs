@@ -1,8 +1,8 @@
 //! `syn1 bench recovery`: nodes of a local swarm are killed under load; how long the texts stand still, and that no token is
 //! another one.
 
-use std::path::Path;
-use std::process::Stdio;
+mod churn;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -15,9 +15,9 @@ use syn1_coordinator::update::Update;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 use syn1_identity::Keys;
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
+use super::fleet::{Fleet, ready};
 use crate::model::{self, Prepared};
 use crate::options::{DeviceOptions, ModelOptions};
 use crate::progress::CountBar;
@@ -29,8 +29,11 @@ use crate::swarm::{check_nodes, local_name, server_config};
 #[command(after_help = "\
 Nodes are processes of their own; each kill is SIGKILL, in mid-text, of the node at one place of the chain after the
 other. With a spare, a node that has the layers in its cache takes them. Without one, the model is planned anew over those
-that are left. The pause is the longest time between two tokens of a text. Texts are compared with those of an
-undisturbed run, greedy and sampled in turn; activations travel as f32, so that a new split rounds nothing else.")]
+that are left. With --churn there is a third arm, on one swarm that goes on: in turn a node of the chain is killed,
+another one joins, one is killed and started again at once, one is told to go (Ctrl-C), another one joins.
+The pause is the longest time between two tokens of a text. Texts are compared with those of an
+undisturbed run, greedy and sampled in turn; activations travel as f32, so that a new split rounds nothing else.
+A text that does not end within two minutes is wedged, and ends the benchmark with an error.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
@@ -39,6 +42,9 @@ pub(crate) struct Args {
     /// Kills with a spare, and as many without
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     kills: u16,
+    /// Events of the third arm, 0 for none of it
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    churn: u16,
     /// Nodes that share the model
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=16))]
     nodes: u16,
@@ -67,6 +73,7 @@ struct Report {
 #[derive(Serialize)]
 struct ArmReport {
     arm: &'static str,
+    /// Nodes that were killed; in the third arm all events.
     kills: usize,
     texts: usize,
     pause_p50_ms: f64,
@@ -84,9 +91,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         bail!("{} has one layer: there is no chain to break", prepared.name);
     }
     let bench = Bench::new(&args, &prepared)?;
-    let bar = CountBar::new("kills", 2 * usize::from(args.kills));
+    let bar = CountBar::new("events", 2 * usize::from(args.kills) + usize::from(args.churn));
     let (undisturbed, spare) = bench.with_spare(&bar).await?;
     let survivors = bench.without(&bar).await?;
+    let mut arms = vec![spare, survivors];
+    if args.churn > 0 {
+        arms.push(bench.churn(&bar).await?);
+    }
     drop(bar);
     let report = Report {
         model: prepared.name.clone(),
@@ -94,7 +105,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         nodes: args.nodes,
         streams: args.streams,
         undisturbed_ms: undisturbed,
-        arms: vec![spare, survivors],
+        arms,
     };
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
@@ -109,7 +120,7 @@ impl Report {
             "{model} ({weights}) on {nodes} nodes, {streams} texts at a time; undisturbed, the longest gap is {undisturbed_ms:.1} ms\n\n"
         );
         table +=
-            &format!("{:22} {:>6} {:>10} {:>10} {:>10} {:>14}\n", "", "kills", "p50", "p95", "longest", "tokens lost");
+            &format!("{:22} {:>6} {:>10} {:>10} {:>10} {:>14}\n", "", "events", "p50", "p95", "longest", "tokens lost");
         for arm in arms {
             let ms = [arm.pause_p50_ms, arm.pause_p95_ms, arm.pause_max_ms].map(|ms| format!("{ms:.0} ms"));
             let lost = format!("{} of {}", arm.lost_tokens, arm.tokens);
@@ -124,8 +135,8 @@ struct Bench<'a> {
     args: &'a Args,
     prepared: &'a Prepared,
     asks: Vec<Generate>,
-    /// What every node has fetched: whoever takes layers has them already.
-    cache: TempDir,
+    /// What one node has fetched, whoever takes layers has already.
+    fleet: Fleet<'a>,
 }
 
 /// A text and when its tokens came.
@@ -135,7 +146,7 @@ struct Text {
 }
 
 /// Node processes by name.
-type Fleet = Vec<(String, Child)>;
+type Nodes = Vec<(String, Child)>;
 
 impl<'a> Bench<'a> {
     fn new(args: &'a Args, prepared: &'a Prepared) -> Result<Self> {
@@ -153,19 +164,18 @@ impl<'a> Bench<'a> {
                 speculate: 0,
             }
         };
-        let cache = tempfile::tempdir().context("cannot make a folder for the nodes' pieces")?;
-        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), cache })
+        Ok(Self { args, prepared, asks: (0..args.streams).map(ask).collect(), fleet: Fleet::new(&args.device, None)? })
     }
 
     /// One chain, and for each node that is killed another one comes as the next spare. Also gives the longest gap of texts
     /// that nobody disturbs, in milliseconds.
     async fn with_spare(&self, bar: &CountBar) -> Result<(f64, ArmReport)> {
         let server = self.server()?;
-        let mut fleet = Vec::new();
+        let mut nodes = Vec::new();
         let mut number = 0;
         for _ in 0..=self.args.nodes {
             number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            self.join(&server, &mut nodes, number).await?;
         }
         ready(&server).await?;
         let undisturbed = self.texts(&server, async || Ok(())).await?;
@@ -173,9 +183,9 @@ impl<'a> Bench<'a> {
         let calm = undisturbed.iter().map(|text| text.longest_gap.as_secs_f64() * 1e3).collect();
         let mut disturbed = Vec::new();
         for kill in 0..usize::from(self.args.kills) {
-            disturbed.push(self.disturbed(&server, &mut fleet, kill).await?);
+            disturbed.push(self.disturbed(&server, &mut nodes, kill).await?);
             number += 1;
-            self.join(&server, &mut fleet, number).await?;
+            self.join(&server, &mut nodes, number).await?;
             bar.step();
         }
         Ok((super::median(calm), report("a spare takes over", &expected, disturbed)))
@@ -186,16 +196,16 @@ impl<'a> Bench<'a> {
         let (mut expected, mut disturbed) = (Vec::new(), Vec::new());
         for kill in 0..usize::from(self.args.kills) {
             let server = self.server()?;
-            let mut fleet = Vec::new();
+            let mut nodes = Vec::new();
             for number in 1..=usize::from(self.args.nodes) {
-                self.join(&server, &mut fleet, number).await?;
+                self.join(&server, &mut nodes, number).await?;
             }
             ready(&server).await?;
             if expected.is_empty() {
                 let undisturbed = self.texts(&server, async || Ok(())).await?;
                 expected = undisturbed.into_iter().map(|text| text.ids).collect();
             }
-            disturbed.push(self.disturbed(&server, &mut fleet, kill).await?);
+            disturbed.push(self.disturbed(&server, &mut nodes, kill).await?);
             bar.step();
         }
         Ok(report("those left take over", &expected, disturbed))
@@ -207,15 +217,10 @@ impl<'a> Bench<'a> {
     }
 
     /// The texts of all streams while the node at one place of the chain is killed.
-    async fn disturbed(&self, server: &Server, fleet: &mut Fleet, kill: usize) -> Result<Vec<Text>> {
+    async fn disturbed(&self, server: &Server, nodes: &mut Nodes, kill: usize) -> Result<Vec<Text>> {
         let losses = server.recovery().rerouted;
-        let texts = self.texts(server, async || {
-            let mut parts: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
-            parts.sort_by_key(|node| node.layers);
-            let victim = &parts[kill % parts.len()].name;
-            let at = fleet.iter().position(|(name, _)| name == victim).context("a node that nobody started")?;
-            fleet.remove(at).1.kill().await.context("cannot kill a node")
-        });
+        let texts =
+            self.texts(server, async || take_part(server, nodes, kill)?.1.kill().await.context("cannot kill a node"));
         let texts = texts.await?;
         if server.recovery().rerouted == losses {
             bail!("the texts were over before the node was killed: ask for more --tokens");
@@ -247,41 +252,31 @@ impl<'a> Bench<'a> {
         disturb().await?;
         let mut texts = Vec::new();
         for text in rest {
-            texts.push(text.await??);
+            let ended = tokio::time::timeout(PATIENCE, text).await;
+            texts.push(ended.with_context(|| format!("a text is wedged: no end within {} s", PATIENCE.as_secs()))???);
         }
         Ok(texts)
     }
 
     /// Starts a node and waits until the coordinator knows it.
-    async fn join(&self, server: &Server, fleet: &mut Fleet, number: usize) -> Result<()> {
-        let name = local_name(number);
-        let node = self.spawn(server, &name, self.cache.path())?;
-        fleet.push((name.clone(), node));
-        let begun = Instant::now();
-        loop {
-            let known = server.topology().nodes.into_iter().any(|node| node.name == name && node.state != "joining");
-            if known {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                bail!("{name} has not joined within {} s", PATIENCE.as_secs());
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    async fn join(&self, server: &Server, nodes: &mut Nodes, number: usize) -> Result<()> {
+        self.start(server, nodes, local_name(number)).await
     }
 
-    fn spawn(&self, server: &Server, name: &str, folder: &Path) -> Result<Child> {
-        let program = std::env::current_exe().context("cannot find this program to start nodes with")?;
-        let mut command = Command::new(program);
-        command.args(["node", "--quiet", "--once", "--name", name, "--join", &format!("tcp://{}", server.tcp())]);
-        command.args(["--device", &self.args.device.device.to_string()]);
-        command.arg("--cache").arg(folder).arg("--key").arg(folder.join(format!("{name}.key")));
-        if let Some(threads) = self.args.device.threads {
-            command.args(["--threads", &threads.to_string()]);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
-        command.spawn().context("cannot start a node process")
+    async fn start(&self, server: &Server, nodes: &mut Nodes, name: String) -> Result<()> {
+        let node = self.fleet.join(server, server.tcp(), &name).await?;
+        nodes.push((name, node));
+        Ok(())
     }
+}
+
+/// Takes the node out of them that has one place in the chain.
+fn take_part(server: &Server, nodes: &mut Nodes, place: usize) -> Result<(String, Child)> {
+    let mut parts: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
+    parts.sort_by_key(|node| node.layers);
+    let part = parts.get(place % parts.len().max(1)).context("there is no chain")?;
+    let at = nodes.iter().position(|(name, _)| *name == part.name).context("a node that nobody started")?;
+    Ok(nodes.remove(at))
 }
 
 /// A text that comes.
@@ -302,21 +297,14 @@ impl Stream {
                 self.text.ids.push(id);
                 Ok(true)
             }
+            Update::Again => {
+                self.text.ids.clear();
+                Ok(true)
+            }
             Update::Finished(_) => Ok(false),
             Update::Failed(why) => Err(anyhow!(why)),
         }
     }
-}
-
-async fn ready(server: &Server) -> Result<()> {
-    let begun = Instant::now();
-    while !server.topology().ready {
-        if begun.elapsed() > PATIENCE {
-            bail!("the swarm is not ready within {} s: {:?}", PATIENCE.as_secs(), server.topology().waiting_for);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
 }
 
 fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -> ArmReport {
@@ -345,5 +333,5 @@ fn report(arm: &'static str, expected: &[Vec<u32>], disturbed: Vec<Vec<Text>>) -
 
 /// Tokens that every text has when the node is killed.
 const BEFORE: usize = 10;
-/// Far beyond what a local node takes to join.
+/// Far beyond what a text takes, a node's loss and its layers' new load included.
 const PATIENCE: Duration = Duration::from_secs(120);
