@@ -1,6 +1,7 @@
 //! A coordinator that serves the bundled model, and native nodes beside it, for what is tried in a browser.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -74,9 +75,19 @@ impl Coordinator {
 
     /// The same with `more` options of `syn1 node`.
     pub(crate) fn native_with(&self, name: &str, device: &str, more: &[&str]) -> Result<Native> {
+        self.native_by(&format!("tcp://{}", self.said.tcp), name, device, more)
+    }
+
+    /// The same by another of the coordinator's addresses.
+    pub(crate) fn native_by<S: AsRef<OsStr>>(
+        &self,
+        join: &str,
+        name: &str,
+        device: &str,
+        more: &[S],
+    ) -> Result<Native> {
         let mut command = program()?;
-        command.args(["node", "--quiet", "--name", name, "--device", device]).args(more);
-        command.args(["--join", &format!("tcp://{}", self.said.tcp)]);
+        command.args(["node", "--quiet", "--join", join, "--name", name, "--device", device]).args(more);
         command.arg("--key").arg(self.folder.path().join(format!("{name}.key")));
         command.arg("--cache").arg(self.folder.path().join(format!("{name}.cache")));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run syn1")?;

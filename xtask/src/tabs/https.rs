@@ -1,6 +1,8 @@
 //! A tab over HTTPS with the certificate that the coordinator made: trusted because its user installed the authority, as on
 //! a phone, and by a name that only HTTPS makes a place for WebGPU.
 
+use std::ffi::OsStr;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -45,13 +47,20 @@ pub(super) fn check(golden: &Golden) -> Result<bool> {
     let refused = page.eval("events.at(-1).cause")?;
     ensure!(refused.as_str().is_some_and(|cause| cause.contains("code")), "a wrong code over wss: {refused}");
     begin(&page, &json!({ "name": "tab", "device": "cpu", "code": "RIVERLAMP" }))?;
-    let _native = coordinator.native("native", "cpu")?;
+    // Its link by tcp carries no join code.
+    let file = tempfile::NamedTempFile::new().context("cannot make a file for the authority's certificate")?;
+    fs::write(&file, &authority).context("cannot write an authority's certificate")?;
+    let trusting: [&OsStr; 2] = ["--tls-ca".as_ref(), file.path().as_os_str()];
+    let join = format!("https://127.0.0.1:{port}/join#RIVERLAMP");
+    let _native = coordinator.native_by(&join, "native", "cpu", &trusting)?;
     ready(&page)?;
     let joined = page.eval("events.find(e => e.event === 'connecting').join")?;
     ensure!(joined == json!(format!("wss://{NAME}:{port}/node")), "the tab joined by {joined}");
     coordinator.wait_ready(&page)?;
     golden.cases[2].check(&page)?;
-    println!("over https with the coordinator's own authority, beside a node by tcp, the text is golden; {refused}");
+    println!(
+        "over https with the coordinator's own authority, beside a native node that trusts it too, the text is golden; {refused}"
+    );
     Ok(true)
 }
 
