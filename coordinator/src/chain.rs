@@ -108,6 +108,11 @@ impl Core {
         let chunk = usize::try_from(rows).unwrap_or(most).clamp(1, most);
         let widest = widest.max(chunk);
         self.chain = Some(Chain { parts, loaded, reason, ready: false, broken, slots, chunk, widest, laid: now });
+        for (id, _) in self.chain.iter().flat_map(|chain| &chain.parts) {
+            if let Some(node) = self.nodes.get_mut(id) {
+                node.has_served = true;
+            }
+        }
         self.free_checkers();
         self.reroute(now, &was, &left);
         self.go_on(now);

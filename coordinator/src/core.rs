@@ -163,6 +163,8 @@ pub(crate) struct Node {
     pub(crate) round_trip: Option<Duration>,
     /// What it was told to hold, if it may still hold it.
     pub(crate) shard: Option<Shard>,
+    /// It has had a part of the chain: texts that run may have come of what it computed.
+    pub(crate) has_served: bool,
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
     /// When a data frame came from it last, and how long it takes for one at worst.
@@ -245,6 +247,7 @@ impl Core {
             read_bytes_per_s: 0,
             round_trip: None,
             shard: None,
+            has_served: false,
             unable: None,
             heard: now,
             slowest: Duration::ZERO,

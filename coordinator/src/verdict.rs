@@ -184,13 +184,16 @@ impl Core {
         self.event(Event::Quarantined { node: self.name(node), against: against.map(|id| self.name(id)), evidence });
         self.actions.push_back(Action::Quarantine(node, evidence));
         if self.is_in_chain(node) {
-            self.rewind(now, dispute);
+            self.rewind(now, Some(dispute));
+        } else if self.nodes.get(&node).is_some_and(|node| node.has_served) {
+            // Its layers have moved since, but what came of its rows has not.
+            self.rewind(now, None);
         }
         self.refuse(now, node, Reason::Refused, &why);
     }
 
-    /// Every request forgets what may have come of a node's garbage.
-    fn rewind(&mut self, now: Duration, dispute: &Dispute) {
+    /// Every request forgets what may have come of a node's garbage: all, but for what `dispute` knows to be good.
+    fn rewind(&mut self, now: Duration, dispute: Option<&Dispute>) {
         // Rows that came of it lie in KV caches that were kept.
         self.drop_parked();
         let stages = self.stages(&[]);
@@ -202,7 +205,8 @@ impl Core {
                 continue;
             }
             // The row of a position makes the token behind it.
-            let known = dispute.good.filter(|_| request.told == dispute.told).map_or(0, |good| good as usize + 2);
+            let good = dispute.filter(|dispute| request.told == dispute.told).and_then(|dispute| dispute.good);
+            let known = good.map_or(0, |good| good as usize + 2);
             let good = known.saturating_sub(request.figures.prompt_tokens);
             rewound += 1;
             failed.extend(request.again(now, good, chunk, &stages, tokenizer.as_ref()).err().map(|why| (*id, why)));
