@@ -70,7 +70,7 @@ fn memory_is_short(browser: &Browser, golden: &Golden) -> Result<()> {
     page.close()
 }
 
-/// The network goes, or the coordinator is started anew.
+/// The coordinator is started anew while the tab serves.
 fn the_coordinator_goes_and_comes(browser: &Browser, golden: &Golden) -> Result<()> {
     let mut coordinator = Coordinator::start(1)?;
     let page = tab(&coordinator, browser, "tab", "cpu")?;
