@@ -303,8 +303,8 @@ impl Engine for TabEngine {
             Kind::Cpu(engine) => engine.run_many(steps, out, results).await,
             Kind::Gpu(engine, _) => engine.run_many(steps, out, results).await,
         }
-        if results.iter().any(|result| matches!(result, Err(EngineError::Device { .. }))) {
-            self.failed.raise();
+        for error in results.iter().filter_map(|result| result.as_ref().err()) {
+            self.trouble.hear(error);
         }
     }
 

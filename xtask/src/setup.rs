@@ -25,6 +25,13 @@ pub(crate) fn chromium() -> Result<bool> {
     ensure("Chromium for the browser's node and the pages", crate::browser::is_here, &["chromium"])
 }
 
+/// What gives Chromium an authority to trust. Says whether it is here.
+pub(crate) fn certutil() -> Result<bool> {
+    // It has no option that only prints something.
+    let is_here = || Command::new("certutil").arg("-H").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    ensure("certutil, which gives Chromium an authority to trust", is_here, &["libnss3-tools"])
+}
+
 /// Python, in which the protocol's second implementation is written. Says whether it is here.
 pub(crate) fn python() -> Result<bool> {
     ensure("Python 3 for the protocol's second implementation", || answers("python3"), &["python3"])

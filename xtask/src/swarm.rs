@@ -1,6 +1,7 @@
 //! A coordinator that serves the bundled model, and native nodes beside it, for what is tried in a browser.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -17,6 +18,7 @@ use crate::{cargo, root};
 /// A running coordinator. Dropping it ends it.
 pub(crate) struct Coordinator {
     child: Child,
+    args: Vec<String>,
     said: Said,
     /// Its keys, and those of its nodes.
     folder: tempfile::TempDir,
@@ -46,12 +48,24 @@ impl Coordinator {
         let args: Vec<String> = always.iter().chain(more).map(|&arg| arg.to_owned()).collect();
         let folder = tempfile::tempdir().context("cannot make a folder")?;
         let (child, said) = spawn(&args, folder.path(), ["127.0.0.1:0"; 2])?;
-        Ok(Self { child, said, folder })
+        Ok(Self { child, args, said, folder })
+    }
+
+    /// Ends it and starts it anew where it was: the same addresses, the same keys.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        end(&mut self.child);
+        (self.child, self.said) = spawn(&self.args, self.folder.path(), [&self.said.http, &self.said.tcp])?;
+        Ok(())
     }
 
     /// The address of one of its paths.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}://{}{path}", self.said.scheme, self.said.http)
+    }
+
+    /// `127.0.0.1:PORT` of its HTTP server.
+    pub(crate) fn http(&self) -> &str {
+        &self.said.http
     }
 
     /// A native node, by `tcp://`.
@@ -61,9 +75,19 @@ impl Coordinator {
 
     /// The same with `more` options of `syn1 node`.
     pub(crate) fn native_with(&self, name: &str, device: &str, more: &[&str]) -> Result<Native> {
+        self.native_by(&format!("tcp://{}", self.said.tcp), name, device, more)
+    }
+
+    /// The same by another of the coordinator's addresses.
+    pub(crate) fn native_by<S: AsRef<OsStr>>(
+        &self,
+        join: &str,
+        name: &str,
+        device: &str,
+        more: &[S],
+    ) -> Result<Native> {
         let mut command = program()?;
-        command.args(["node", "--quiet", "--name", name, "--device", device]).args(more);
-        command.args(["--join", &format!("tcp://{}", self.said.tcp)]);
+        command.args(["node", "--quiet", "--join", join, "--name", name, "--device", device]).args(more);
         command.arg("--key").arg(self.folder.path().join(format!("{name}.key")));
         command.arg("--cache").arg(self.folder.path().join(format!("{name}.cache")));
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run syn1")?;

@@ -128,6 +128,13 @@ impl<'a> Page<'a> {
         self.call("Page.bringToFront", json!({})).map(drop)
     }
 
+    /// Stops all that the tab does, as a browser does with tabs that nobody looks at and a machine that sleeps does with all;
+    /// or has it go on.
+    pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
+        let state = if frozen { "frozen" } else { "active" };
+        self.call("Page.setWebLifecycleState", json!({ "state": state })).map(drop)
+    }
+
     /// From now on the tab's Workers wait for [`Page::worker`] before they run.
     pub(crate) fn hold_workers(&self) -> Result<()> {
         self.attach_workers(true)

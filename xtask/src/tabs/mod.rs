@@ -3,6 +3,7 @@
 
 pub(crate) mod bench;
 mod features;
+mod https;
 mod large;
 mod recovery;
 
@@ -33,7 +34,7 @@ pub(crate) fn test() -> Result<bool> {
     drop(with_gpu);
     features::no_webgpu(&golden)?;
     recovery::check(&golden)?;
-    Ok(true)
+    https::check(&golden)
 }
 
 /// The browser's shader compiler takes the kernels for many rows, too, and what they compute is what the CPU computes: the
