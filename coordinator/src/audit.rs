@@ -3,7 +3,7 @@
 //!
 //! Each part of the chain that has such a node is checked all the time, by following one request at a time from its first
 //! position on (or from where it stands, with what was kept for replays). A row cannot be checked without all before it, since
-//! attention reads them; so every row of the request that is followed is, up to [`CHECK_ROWS`] in a frame. The node that is
+//! attention reads them; so every row of the request that is followed is, up to `CHECK_ROWS` in a frame. The node that is
 //! checked is told nothing and does nothing for it, and no token waits for a check: what it costs is time of nodes that have
 //! nothing else to do, and a copy of what was relayed.
 

@@ -100,7 +100,7 @@ where
         self.write(len).await
     }
 
-    /// Up to [`WRITE_BYTES`] go out in one write, or as much as the buffer holds.
+    /// Up to `WRITE_BYTES` go out in one write, or as much as the buffer holds.
     async fn send_all<P: AsRef<[u8]>>(&mut self, frames: &[(Header, P)]) -> Result<(), Self::Error> {
         if self.broken {
             return Err(StreamError::Broken);
