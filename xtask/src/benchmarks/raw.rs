@@ -36,6 +36,8 @@ pub(super) enum Report {
     Idle(Idle),
     /// `syn1 bench relay --json`
     Relay(Relay),
+    /// `syn1 bench pipeline --json`
+    Pipeline(Pipeline),
     /// `syn1 bench recovery --json`
     Recovery(Recovery),
     /// `syn1 bench streams --json`
@@ -46,8 +48,6 @@ pub(super) enum Report {
     Checks(Checks),
     /// `syn1 bench kernels --loop --json`
     LoopParts(LoopParts),
-    /// `syn1 bench pipeline --json`
-    Pipeline(Pipeline),
     /// What other programs reach at the same work.
     Rivals(Vec<Rival>),
 }
