@@ -52,31 +52,42 @@ async fn conversation(server: &Server, first: u32, speculate: usize) -> Vec<(Vec
 
 #[tokio::test]
 async fn a_text_is_the_same_with_what_an_earlier_one_left_and_without() {
+    for (nodes, form) in [(&["a"][..], "f16"), (&["a", "b"], "f32"), (&["a", "b", "c"], "q8+compressed")] {
+        // On a busy machine nodes that are alike find each other's pace changed, and layers move, which drops what is kept.
+        let mut tries = 1;
+        while !compared(nodes, Form::from_name(form).unwrap()).await {
+            tries += 1;
+            assert!(tries <= 5, "layers moved under every conversation on {nodes:?}");
+        }
+    }
+}
+
+/// Conversations on a swarm that keeps KV caches, beside one that does not. Says whether layers stayed where they were; if not,
+/// only the texts are compared.
+async fn compared(nodes: &[&'static str], form: Form) -> bool {
     let cache = tempfile::tempdir().unwrap();
     let with = Model::split("models/tiny-rust-docs", WeightFormat::F16);
     let without = Model { prefix_cache: PrefixCache::Off, ..Model::split("models/tiny-rust-docs", WeightFormat::F16) };
-    for (nodes, form) in [(&["a"][..], "f16"), (&["a", "b"], "f32"), (&["a", "b", "c"], "q8+compressed")] {
-        let form = Form::from_name(form).unwrap();
-        let (plain, _plain) = swarm(&without, nodes, form, 2, &cache).await;
-        let (server, _nodes) = swarm(&with, nodes, form, 2, &cache).await;
-        for (first, speculate) in [(1, 0), (2, 4)] {
-            let expected = conversation(&plain, first, speculate).await;
-            let found = conversation(&server, first, speculate).await;
-            let texts = |turns: &[(Vec<u32>, usize)]| turns.iter().map(|turn| turn.0.clone()).collect::<Vec<_>>();
-            assert_eq!(texts(&found), texts(&expected), "{form}");
-            // All that was there: prompt and answer, but the answer's last token, which nobody has computed.
-            if server.recovery().rebalanced == 0 {
-                assert_eq!(found.iter().map(|turn| turn.1).collect::<Vec<_>>(), [0, 40 + 29, 40 + 30 + 5 + 29]);
-            }
-            assert!(expected.iter().all(|turn| turn.1 == 0));
-        }
-        let prefixes = server.prefixes();
-        // Nodes that find each other's pace changed move layers, and what was kept is dropped then.
-        if server.recovery().rebalanced == 0 {
-            assert_eq!((prefixes.hits, prefixes.kept, prefixes.dropped), (4, 2, 0), "{prefixes:?}");
-        }
-        assert_eq!((server.recovery().restarted, plain.prefixes().kept), (0, 0));
+    let (plain, _plain) = swarm(&without, nodes, form, 2, &cache).await;
+    let (server, _nodes) = swarm(&with, nodes, form, 2, &cache).await;
+    let mut cached = Vec::new();
+    for (first, speculate) in [(1, 0), (2, 4)] {
+        let expected = conversation(&plain, first, speculate).await;
+        let found = conversation(&server, first, speculate).await;
+        let texts = |turns: &[(Vec<u32>, usize)]| turns.iter().map(|turn| turn.0.clone()).collect::<Vec<_>>();
+        assert_eq!(texts(&found), texts(&expected), "{form}");
+        cached.push(found.iter().map(|turn| turn.1).collect::<Vec<_>>());
+        assert!(expected.iter().all(|turn| turn.1 == 0));
     }
+    assert_eq!((server.recovery().restarted, plain.prefixes().kept), (0, 0));
+    if server.recovery().rebalanced > 0 {
+        return false;
+    }
+    // All that was there: prompt and answer, but the answer's last token, which nobody has computed.
+    assert_eq!(cached, [[0, 40 + 29, 40 + 30 + 5 + 29]; 2]);
+    let prefixes = server.prefixes();
+    assert_eq!((prefixes.hits, prefixes.kept, prefixes.dropped), (4, 2, 0), "{prefixes:?}");
+    true
 }
 
 #[tokio::test]
