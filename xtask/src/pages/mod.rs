@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 
 use crate::browser::{Browser, Gpu, Page, View};
 use crate::swarm::{self, Coordinator, Native};
-use crate::{root, setup};
+use crate::{root, setup, web};
 
 /// Tries every page, with two nodes on the bundled model. Says whether there was a browser to do it with.
 pub(crate) fn check() -> Result<bool> {
     if !setup::chromium()? {
         return Ok(false);
     }
+    web::build()?;
     swarm::build()?;
     let browser = Browser::start(Gpu::Software)?;
     let (swarm, _nodes) = start(&browser)?;
@@ -52,6 +53,7 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
         bail!("nothing was drawn");
     }
     std::fs::create_dir_all(&folder)?;
+    web::build()?;
     swarm::build()?;
     let browser = Browser::start(Gpu::Software)?;
     let (swarm, _nodes) = start(&browser)?;
