@@ -1,50 +1,22 @@
 //! Who is let in over HTTP, asked as a program would that knows no better: by hand, byte for byte.
 
+mod support;
+
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use syn1_coordinator::access::Access;
-use syn1_coordinator::core::CoreConfig;
 use syn1_coordinator::front::Front;
-use syn1_coordinator::placement::Policy;
-use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::server::{Server, ServerConfig};
-use syn1_coordinator::wire::Wire;
-use syn1_core::{Codec, Form};
-use syn1_identity::Keys;
-use syn1_model::plan::WeightFormat;
-use syn1_model::spec::Spec;
 
 const USER: &str = "user-key-0123456789";
 const ADMIN: &str = "admin-key-0123456789";
 
 fn server(access: Access) -> Server {
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let core = CoreConfig {
-        name: "toy".into(),
-        spec: Spec::gpt2_124m(),
-        format: WeightFormat::F16,
-        manifest_sha256: [0; 32],
-        smaller: Vec::new(),
-        http_port: 0,
-        policy: Policy::Auto,
-        wire: Wire::everywhere(Form::plain(Codec::F16)),
-        max_positions: 64,
-        slots: 1,
-        chunk: 8,
-        relay_bytes: 1 << 20,
-        prefix_cache: PrefixCache::Off,
-        tokenizer: None,
-    };
-    let (keys, allow) = (Keys::from_secret(&[1; 32]), Vec::new());
-    let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-    let shards = std::env::temp_dir();
     let front = Front { names: vec!["syn1.example.org".into()], ..Front::default() };
-    let config = ServerConfig { core, shards, pack, tcp: local, http: local, front, keys, allow, access, state: None };
-    Server::start(config).unwrap()
+    Server::start(ServerConfig { front, access, ..support::server_config() }).unwrap()
 }
 
 fn locked() -> Access {

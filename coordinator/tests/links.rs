@@ -1,62 +1,22 @@
 //! What strangers on the node port get: an answer where they can understand one, and a closed link.
 
+mod support;
+
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::time::Duration;
 
-use syn1_coordinator::access::Access;
-use syn1_coordinator::core::CoreConfig;
-use syn1_coordinator::front::Front;
-use syn1_coordinator::placement::Policy;
-use syn1_coordinator::prefix::PrefixCache;
+use support::server_config;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Server, ServerConfig, StartError};
 use syn1_coordinator::update::Event;
-use syn1_coordinator::wire::Wire;
 use syn1_core::control::{Bye, Closed, Loaded, Profile};
 use syn1_core::{
-    Anonymous, Codec, CodecSet, Control, Decoder, Event as SessionEvent, Flags, Form, Header, Identity, Kind, Limits,
-    Millis, Reason, Role, Session, SessionConfig, encode_control,
+    Anonymous, CodecSet, Control, Decoder, Event as SessionEvent, Flags, Header, Identity, Kind, Limits, Millis, Reason,
+    Role, Session, SessionConfig, encode_control,
 };
 use syn1_identity::Keys;
-use syn1_model::plan::WeightFormat;
-use syn1_model::spec::Spec;
-
-fn config() -> ServerConfig {
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let core = CoreConfig {
-        name: "toy".into(),
-        spec: Spec::gpt2_124m(),
-        format: WeightFormat::F16,
-        manifest_sha256: [0; 32],
-        smaller: Vec::new(),
-        http_port: 0,
-        policy: Policy::Auto,
-        wire: Wire::everywhere(Form::plain(Codec::F16)),
-        max_positions: 64,
-        slots: 1,
-        chunk: 8,
-        relay_bytes: 1 << 20,
-        prefix_cache: PrefixCache::Off,
-        tokenizer: None,
-    };
-    let keys = Keys::from_secret(&[1; 32]);
-    let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-    ServerConfig {
-        core,
-        shards: std::env::temp_dir(),
-        pack,
-        tcp: local,
-        http: local,
-        keys,
-        front: Front::default(),
-        allow: Vec::new(),
-        access: Access::default(),
-        state: None,
-    }
-}
 
 /// All that the coordinator says until it closes the link.
 fn last_words(server: &Server, bytes: &[u8]) -> Vec<u8> {
@@ -93,7 +53,7 @@ fn refusal(events: &mut tokio::sync::mpsc::UnboundedReceiver<Event>) -> String {
 
 #[test]
 fn another_major_is_told_so_by_name() {
-    let server = Server::start(config()).unwrap();
+    let server = Server::start(server_config()).unwrap();
     let mut events = server.events();
     let mut header = [0; 24];
     header[..4].copy_from_slice(b"SYN9");
@@ -105,7 +65,7 @@ fn another_major_is_told_so_by_name() {
 
 #[test]
 fn what_is_not_syn1_is_turned_away() {
-    let server = Server::start(config()).unwrap();
+    let server = Server::start(server_config()).unwrap();
     let mut events = server.events();
     let said = last_words(&server, b"GET / HTTP/1.1\r\nHost: somewhere\r\n\r\n");
     assert_eq!(goodbye(&said).map(|(reason, _)| reason), Some(Reason::Protocol));
@@ -115,7 +75,7 @@ fn what_is_not_syn1_is_turned_away() {
 
 #[test]
 fn silence_is_not_waited_for() {
-    let server = Server::start(config()).unwrap();
+    let server = Server::start(server_config()).unwrap();
     let mut events = server.events();
     last_words(&server, b"");
     let why = refusal(&mut events);
@@ -161,7 +121,7 @@ fn join(link: &mut TcpStream, keys: Option<&Keys>) {
 #[test]
 fn only_nodes_whose_key_is_allowed_may_join() {
     let (friend, stranger) = (Keys::from_secret(&[2; 32]), Keys::from_secret(&[3; 32]));
-    let server = Server::start(ServerConfig { allow: vec![friend.public()], ..config() }).unwrap();
+    let server = Server::start(ServerConfig { allow: vec![friend.public()], ..server_config() }).unwrap();
     let mut events = server.events();
     for (keys, word) in [(Some(&stranger), stranger.public().to_string()), (None, "key".to_owned())] {
         let mut link = TcpStream::connect(server.tcp()).unwrap();
@@ -248,7 +208,7 @@ impl Miser {
 
 #[test]
 fn a_frame_that_waits_for_credit_holds_back_no_goodbye() {
-    let server = Server::start(config()).unwrap();
+    let server = Server::start(server_config()).unwrap();
     let mut node = Miser::join(&server);
     node.until(|message| matches!(message, Some(Control::Model(_))).then_some(()));
     let (name, device) = ("miser", "test");
@@ -286,8 +246,8 @@ fn a_frame_that_waits_for_credit_holds_back_no_goodbye() {
 
 #[test]
 fn a_taken_port_is_named() {
-    let server = Server::start(config()).unwrap();
-    let taken = ServerConfig { tcp: server.tcp(), ..config() };
+    let server = Server::start(server_config()).unwrap();
+    let taken = ServerConfig { tcp: server.tcp(), ..server_config() };
     let Err(StartError::Bind { address, .. }) = Server::start(taken).map(drop) else { panic!("the port is taken") };
     assert_eq!(address, server.tcp());
 }

@@ -3,32 +3,13 @@
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
+use std::net::TcpStream;
 use std::time::Duration;
 
-use syn1_coordinator::access::Access;
-use syn1_coordinator::front::Front;
-use syn1_coordinator::placement::Policy;
-use syn1_coordinator::server::{Server, ServerConfig};
-use syn1_identity::Keys;
+use syn1_coordinator::server::Server;
 
 fn server() -> Server {
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-    let config = ServerConfig {
-        core: support::config(Policy::Auto),
-        shards: std::env::temp_dir(),
-        pack,
-        tcp: local,
-        http: local,
-        front: Front::default(),
-        keys: Keys::from_secret(&[1; 32]),
-        allow: Vec::new(),
-        access: Access::default(),
-        state: None,
-    };
-    Server::start(config).unwrap()
+    Server::start(support::server_config()).unwrap()
 }
 
 /// A connection that has asked for `path`.

@@ -2,14 +2,11 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use syn1_coordinator::access::Access;
 use syn1_coordinator::door::JoinCode;
 use syn1_coordinator::front::Front;
-use syn1_coordinator::placement::Policy;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::tls::Tls;
 use syn1_coordinator::update::Event;
@@ -24,24 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 fn server(front: Front) -> Server {
-    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let core = support::config(Policy::Auto);
-    let keys = Keys::from_secret(&[1; 32]);
-    let pack = Arc::new(|format| Err(format!("{format} was not to be packed")));
-    let shards = std::env::temp_dir();
-    Server::start(ServerConfig {
-        core,
-        shards,
-        pack,
-        tcp: local,
-        http: local,
-        front,
-        keys,
-        allow: Vec::new(),
-        access: Access::default(),
-        state: None,
-    })
-    .unwrap()
+    Server::start(ServerConfig { front, ..support::server_config() }).unwrap()
 }
 
 fn code(text: &str) -> JoinCode {

@@ -2,18 +2,23 @@
 #![allow(dead_code, unreachable_pub, reason = "every test program uses its own part")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use syn1_coordinator::access::Client;
+use syn1_coordinator::access::{Access, Client};
 use syn1_coordinator::core::{Action, Core, CoreConfig, NodeId};
+use syn1_coordinator::front::Front;
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::prefix::PrefixCache;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
+use syn1_coordinator::server::ServerConfig;
 use syn1_coordinator::update::{Event, Update};
 use syn1_coordinator::wire::Wire;
 use syn1_core::control::{Closed, Loaded, Open, Profile};
 use syn1_core::{Codec, CodecSet, Control, Flags, Form, Header, Kind, Negotiated};
+use syn1_identity::Keys;
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
 
@@ -214,6 +219,23 @@ pub fn config(policy: Policy) -> CoreConfig {
         relay_bytes: 1 << 20,
         prefix_cache: PrefixCache::Off,
         tokenizer: None,
+    }
+}
+
+/// A coordinator with sockets on free ports, open to everybody, that serves that model.
+pub fn server_config() -> ServerConfig {
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    ServerConfig {
+        core: config(Policy::Auto),
+        shards: std::env::temp_dir(),
+        pack: Arc::new(|format| Err(format!("{format} was not to be packed"))),
+        tcp: local,
+        http: local,
+        front: Front::default(),
+        keys: Keys::from_secret(&[1; 32]),
+        allow: Vec::new(),
+        access: Access::default(),
+        state: None,
     }
 }
 
