@@ -19,6 +19,10 @@ pub(super) struct Raw {
 }
 
 /// What the benchmarks print.
+///
+/// A report does not say which it is: a file is taken for the first of these whose fields it has, and fields that it has
+/// besides are passed over. So one whose fields are among another one's stands behind that, and a new one is tried with all
+/// raw files (`cargo xtask benchmarks --check`).
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
