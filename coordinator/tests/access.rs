@@ -66,6 +66,7 @@ fn text_needs_a_users_key_and_figures_an_admins() {
     }
     // Who computes what is for those who may ask for text.
     assert_eq!([None, Some(USER), Some(ADMIN)].map(|key| status("GET /api/topology", key)), [401, 200, 200]);
+    assert_eq!([None, Some(USER), Some(ADMIN)].map(|key| status("GET /api/plan", key)), [401, 503, 503]);
     assert_eq!(status("GET /api/events", None), 401);
     let (_, home) = ask(&server, "GET /", &[], "");
     assert!(home.contains("serves toy") && home.contains("api key"), "{home}");
