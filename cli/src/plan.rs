@@ -14,6 +14,7 @@ use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 
 use crate::bench::shape::{Sketch, Subject};
+use crate::coordinator::SLOTS;
 use crate::interrupt::blocking;
 use crate::options::WireOptions;
 use crate::show;
@@ -53,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "fleet", value_parser = clap::value_parser!(u16).range(1..=1024))]
     nodes: Option<u16>,
     /// With --fleet: requests that run at the same time
-    #[arg(long, value_name = "N", requires = "fleet", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", requires = "fleet", default_value_t = SLOTS, value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: u16,
     #[command(flatten)]
     wire: WireOptions,
