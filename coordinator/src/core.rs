@@ -280,10 +280,10 @@ impl Core {
         }
         match message {
             Control::Profile(profile) => self.profile(now, from, profile),
-            Control::Loading(loading) if self.is_assigned(from, loading.generation) => {
+            Control::Loading(loading) if self.is_loading(from, loading.generation) => {
                 self.loading(now, from, loading.done_bytes, loading.total_bytes);
             }
-            Control::Loaded(loaded) if self.is_assigned(from, loaded.generation) => {
+            Control::Loaded(loaded) if self.is_loading(from, loaded.generation) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
                 self.measured(from, loaded.layer_ns);

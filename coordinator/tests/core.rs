@@ -333,6 +333,19 @@ fn a_node_that_cannot_load_is_not_asked_again() {
 }
 
 #[test]
+fn a_node_that_says_again_and_again_that_it_has_loaded_is_news_once() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let node = stage.join("a");
+    for _ in 0..3 {
+        let loaded = Loaded { generation: 1, fetched_bytes: 0, layer_ns: 1, slots: 2 };
+        stage.core.control(stage.now, node, &Control::Loaded(loaded));
+    }
+    stage.run();
+    assert_eq!(stage.events.iter().filter(|event| matches!(event, Event::Loaded { .. })).count(), 1);
+    assert!(stage.closed.is_empty());
+}
+
+#[test]
 fn a_missing_last_word_does_not_withhold_the_text() {
     let mut stage = Stage::new(Policy::Exactly(1));
     let node = stage.join("a");
