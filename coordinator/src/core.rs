@@ -86,8 +86,9 @@ pub enum Action {
     Update(u32, Update),
     /// Tell whoever watches the swarm.
     Event(Event),
-    /// A node computed garbage and is sent away: remember it, with what shows it, and do not let it in again.
-    Quarantine(NodeId, Evidence),
+    /// A node of this name computed garbage and is sent away: remember it, with what shows it, and do not let it in again. The
+    /// core has let go of it when this is heard.
+    Quarantine(NodeId, String, Evidence),
     /// Pack the model in this format, serve it, and answer with [`Core::packed`] or [`Core::not_packed`].
     Pack(WeightFormat),
 }

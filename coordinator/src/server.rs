@@ -487,7 +487,7 @@ impl State {
                         self.requests.remove(&id);
                     }
                 }
-                Action::Quarantine(node, evidence) => self.quarantine(node, evidence),
+                Action::Quarantine(node, name, evidence) => self.quarantine(node, name, evidence),
                 Action::Event(event) => self.tell(event),
                 // Refused when the event loop has ended; then nobody waits for it either.
                 Action::Pack(format) => drop(self.packs.send(format)),
@@ -496,9 +496,8 @@ impl State {
     }
 
     /// Remembers what a node computed by its key; one without a key can come back under another name anyway.
-    fn quarantine(&mut self, node: NodeId, evidence: Evidence) {
+    fn quarantine(&mut self, node: NodeId, name: String, evidence: Evidence) {
         let Some(key) = self.links.get(&node).and_then(|link| link.key) else { return };
-        let name = self.core.name(node);
         self.door.quarantine(key, Quarantined { name, at: unix_seconds(), evidence });
     }
 

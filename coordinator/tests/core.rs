@@ -346,6 +346,25 @@ fn a_node_that_says_again_and_again_that_it_has_loaded_is_news_once() {
 }
 
 #[test]
+fn a_node_that_two_others_contradict_is_sent_away_under_its_name() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let liar = stage.join("liar");
+    for name in ["b", "c"] {
+        stage.join(name);
+    }
+    stage.silent.insert(liar);
+    let request = stage.ask(3, 5);
+    // Another token than the toys', and far likelier.
+    let output = Header::top(request, 1, 2, 1, 1).unwrap();
+    let row = [&[0; 8][..], &9_u32.to_le_bytes(), &5_f32.to_le_bytes()].concat();
+    stage.core.data(stage.now, liar, &output, &row);
+    stage.run();
+    assert_eq!(stage.quarantined, [(liar, "liar".to_owned())]);
+    let right = stage.ids(request);
+    assert_eq!(right[right.len() - 5..], tokens(2, 5), "the text that came of it is told anew");
+}
+
+#[test]
 fn a_missing_last_word_does_not_withhold_the_text() {
     let mut stage = Stage::new(Policy::Exactly(1));
     let node = stage.join("a");

@@ -34,7 +34,8 @@ pub struct Stage {
     /// Rows of data frames that went to each node.
     pub rows: BTreeMap<NodeId, usize>,
     pub closed: Vec<NodeId>,
-    pub quarantined: Vec<NodeId>,
+    /// Who was to be remembered as such, and by which name.
+    pub quarantined: Vec<(NodeId, String)>,
     pub updates: BTreeMap<u32, Vec<Update>>,
     pub events: Vec<Event>,
     /// Formats that were to be packed.
@@ -110,7 +111,7 @@ impl Stage {
                 }
                 Action::Close(node) => self.closed.push(node),
                 Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
-                Action::Quarantine(node, _) => self.quarantined.push(node),
+                Action::Quarantine(node, name, _) => self.quarantined.push((node, name)),
                 Action::Event(event) => self.events.push(event),
                 Action::Pack(format) => self.packs.push(format),
             }

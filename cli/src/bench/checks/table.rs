@@ -158,7 +158,7 @@ impl Table {
                 }
                 Action::Close(node) => drop(self.nodes.remove(&node)),
                 Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
-                Action::Quarantine(node, evidence) => self.convicted.push((node, evidence)),
+                Action::Quarantine(node, _, evidence) => self.convicted.push((node, evidence)),
                 Action::Event(event) => tracing::info!(?event),
                 Action::Pack(format) => bail!("{format} was not to be packed"),
             }
