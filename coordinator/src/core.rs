@@ -168,7 +168,7 @@ pub(crate) struct Node {
     pub(crate) has_served: bool,
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
-    /// When a data frame came from it last, and how long it takes for one at worst.
+    /// When it answered a data frame last, and how long it takes for one at worst.
     pub(crate) heard: Duration,
     pub(crate) slowest: Duration,
     /// What it takes for tokens and for rows of a prompt.
@@ -326,9 +326,13 @@ impl Core {
         if self.audited(now, from, header, payload) {
             return;
         }
-        self.timings.answered(now, from, header, payload.len());
+        let answers = self.timings.answered(now, from, header, payload.len());
         let Some(node) = self.nodes.get_mut(&from) else { return };
-        let heard = std::mem::replace(&mut node.heard, now);
+        let heard = node.heard;
+        if answers {
+            // A node that sends what nobody asked for is as stuck as a silent one.
+            node.heard = now;
+        }
         // A request that is over, or whose node was sent away, may still have frames on their way.
         let Some(request) = self.requests.get_mut(&header.request) else { return };
         let Some(chain) = self.chain.as_ref().filter(|_| request.closing.is_none()) else { return };

@@ -135,10 +135,11 @@ impl Timings {
         node.unanswered.push_back(Sent { request, position, rows, at: now, bytes, is_last });
     }
 
-    /// `node` sent a data frame of `payload` bytes. One that answers nothing is counted, not timed.
-    pub(crate) fn answered(&mut self, now: Duration, node: NodeId, header: &Header, payload: usize) {
+    /// `node` sent a data frame of `payload` bytes. One that answers nothing that was sent is counted, not timed; says whether
+    /// it did.
+    pub(crate) fn answered(&mut self, now: Duration, node: NodeId, header: &Header, payload: usize) -> bool {
         let id = node;
-        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(node) = self.nodes.get_mut(&id) else { return false };
         let received_bytes = (Header::LEN + payload) as u64;
         node.traffic.received_bytes += received_bytes;
         // A frame with guesses may be answered in several: the first of them counts.
@@ -146,8 +147,8 @@ impl Timings {
             let end = sent.position + u32::from(sent.rows);
             sent.request == header.request && (sent.position..=end).contains(&header.position)
         };
-        let Some(at) = node.unanswered.iter().position(answers) else { return };
-        let Some(sent) = node.unanswered.remove(at) else { return };
+        let found = node.unanswered.iter().position(answers).and_then(|at| node.unanswered.remove(at));
+        let Some(sent) = found else { return false };
         let began = sent.at.max(node.last_answer);
         node.last_answer = now;
         node.traffic.frames += 1;
@@ -165,7 +166,7 @@ impl Timings {
                 self.running.pop_first();
             }
             self.running.insert(key, hops);
-            return;
+            return true;
         }
         self.count += 1;
         if self.latest.len() == MAX_PASSES {
@@ -173,6 +174,7 @@ impl Timings {
         }
         let Sent { request, position, rows, .. } = sent;
         self.latest.push_back(Ended { number: self.count, request, position, rows, hops });
+        true
     }
 
     /// `node` is done with `request`, for which it computed so long; whatever it has not answered of it, it will not.

@@ -256,6 +256,22 @@ fn a_node_that_stops_answering_is_sent_away_and_the_spare_serves() {
 }
 
 #[test]
+fn a_node_that_says_much_and_answers_nothing_is_sent_away_all_the_same() {
+    let mut stage = Stage::new(Policy::Exactly(1));
+    let first = stage.join("babbler");
+    stage.join("spare");
+    stage.silent.insert(first);
+    let stuck = stage.ask(3, 5);
+    for _ in 0..13 {
+        // Of a request that nobody made.
+        stage.core.data(stage.now, first, &Header::top(stuck + 100, 1, 2, 1, 1).unwrap(), &[0; 16]);
+        stage.pass(1);
+    }
+    assert_eq!(stage.closed, [first]);
+    assert_eq!(stage.ids(stuck), tokens(2, 5));
+}
+
+#[test]
 fn nobody_is_blamed_for_the_time_in_which_the_coordinator_itself_stood_still() {
     let mut stage = Stage::new(Policy::Exactly(1));
     let node = stage.join("a");
