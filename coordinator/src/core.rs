@@ -5,7 +5,7 @@
 //! with one `Finished` or `Failed` update, whatever the nodes do; and it ends with the tokens of an undisturbed run unless no
 //! node can be had for layers that have lost theirs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -569,10 +569,11 @@ impl Core {
 
     /// `wanted`, or `wanted-2` and so on where another node has the name.
     fn unique_name(&self, id: NodeId, wanted: &str) -> String {
-        let taken = |name: &str| self.nodes.iter().any(|(other, node)| *other != id && node.name == name);
+        let others = self.nodes.iter().filter(|(other, _)| **other != id);
+        let taken: HashSet<&str> = others.map(|(_, node)| node.name.as_str()).collect();
         let mut name = wanted.to_owned();
         let mut number = 1;
-        while taken(&name) {
+        while taken.contains(name.as_str()) {
             number += 1;
             name = format!("{wanted}-{number}");
         }
