@@ -45,6 +45,12 @@ pub(crate) const REBALANCE_GAIN: f64 = 1.1;
 /// Layers that can move only while nothing runs wait so long for that before requests wait for them.
 pub(crate) const REBALANCE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// And requests wait so long for them at most: whoever asks is not to wait for the end of somebody's long text.
+pub(crate) const REBALANCE_HOLD: Duration = Duration::from_secs(10);
+
+/// Layers that could not move then wait so many times as long before requests wait for them again.
+pub(crate) const REBALANCE_WEARIER: u32 = 4;
+
 /// Nodes that may be lost one after the other without a token between them: a request that brings down whoever takes it is not
 /// to bring down everybody.
 pub(crate) const MAX_LOSSES: u32 = 8;

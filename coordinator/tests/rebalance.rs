@@ -5,11 +5,11 @@ mod support;
 use std::time::Duration;
 
 use support::{Stage, config, tokens};
-use syn1_coordinator::core::CoreConfig;
+use syn1_coordinator::core::{CoreConfig, NodeId};
 use syn1_coordinator::placement::Policy;
 use syn1_coordinator::update::Event;
 use syn1_coordinator::wire::Wire;
-use syn1_core::{Codec, Form};
+use syn1_core::{Codec, Form, Header};
 
 const NEAR: Duration = Duration::from_micros(100);
 const ALL: u64 = 1 << 30;
@@ -131,4 +131,38 @@ fn where_boundaries_move_over_a_wire_that_rounds_running_texts_are_waited_for() 
     assert_eq!((holders(&stage), moves(&stage).len()), (vec!["whole".to_owned()], 1));
     let request = stage.ask(9, 9);
     assert_eq!(stage.ids(request), tokens(8, 9));
+}
+
+/// Two nodes that hold the model only together, over a wire that rounds, the first of which answers when a test says so; and
+/// a text that runs on them.
+fn shared(tokens: usize) -> (Stage, NodeId, u32) {
+    let f16 = Wire::everywhere(Form::plain(Codec::F16));
+    let mut stage = Stage::of(CoreConfig { wire: f16, ..config(Policy::Auto) });
+    let whole = stage.core.topology().needed_bytes;
+    let first = stage.join_at("a", whole - 1, 1_000_000, NEAR);
+    stage.join_at("b", whole - 1, 1_000_000, NEAR);
+    stage.pass(1);
+    stage.silent.insert(first);
+    let running = stage.ask(1, tokens);
+    (stage, first, running)
+}
+
+#[test]
+fn others_do_not_wait_for_a_move_as_long_as_a_long_text_runs() {
+    let (mut stage, first, running) = shared(60);
+    stage.join_at("whole", ALL, 100_000, NEAR);
+    let mut later = None;
+    for second in 0..50 {
+        if second == 30 {
+            later = Some(stage.ask(1, 5));
+            assert_eq!(stage.core.topology().queued, 1, "the move has been waited for, and now has its turn");
+        }
+        // A token a second, and nothing of the text that comes later.
+        let header = Header::activation(running, 1, second, Codec::F16, 1, 8).unwrap();
+        stage.core.data(stage.now, first, &header, &[0; 16]);
+        stage.run();
+        stage.pass(1);
+    }
+    assert_eq!((stage.ids(running).len(), moves(&stage).len()), (50, 0));
+    assert_eq!(stage.core.topology().queued, 0, "{later:?} waits for a text that is not its own");
 }
