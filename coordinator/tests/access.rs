@@ -198,3 +198,13 @@ fn who_asks_for_too_much_is_turned_away_and_others_are_heard_until_all_lines_are
         assert!(figures.contains(line), "{line} is not in {figures}");
     }
 }
+
+#[test]
+fn what_is_kept_for_replays_and_what_moved_are_among_the_figures() {
+    let server = server(Access::default());
+    let (_, figures) = ask(&server, "GET /metrics", &[], "");
+    for name in ["syn1_replay_bytes", "syn1_replays_dropped_total", "syn1_rows_replayed_total", "syn1_rebalanced_total"]
+    {
+        assert!(figures.contains(&format!("{name} 0\n")), "{name} is not in {figures}");
+    }
+}
