@@ -208,3 +208,14 @@ fn what_is_kept_for_replays_and_what_moved_are_among_the_figures() {
         assert!(figures.contains(&format!("{name} 0\n")), "{name} is not in {figures}");
     }
 }
+
+#[test]
+fn whoever_waits_when_the_coordinator_ends_is_told_to_ask_again() {
+    let server = server(locked());
+    let (status, head, mut link) = wait(&server, USER);
+    assert_eq!(status, 200, "{head}");
+    drop(server);
+    let mut rest = String::new();
+    link.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("repeat the request"), "{rest:?}");
+}
