@@ -199,6 +199,9 @@ pub(crate) const MAX_HTTP: usize = 512;
 /// of a body: a connection that says nothing must not hold a place.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// An HTTP client that takes nothing of its answer for so long gives its place back: a phone that was put away comes again.
+pub(crate) const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Between two looks at this machine's addresses and at the certificate's files.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(60);
 
