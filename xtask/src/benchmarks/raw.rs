@@ -171,6 +171,9 @@ pub(super) struct Decode {
     pub(super) weight_bytes_per_token: u64,
     pub(super) kv_bytes_per_token: u64,
     pub(super) tokens_per_second: f64,
+    /// Of the slowest and the fastest run; reports from before it was told have none.
+    #[serde(default)]
+    pub(super) spread: Option<[f64; 2]>,
     pub(super) limit_bytes_per_second: f64,
     pub(super) share_of_limit: f64,
     /// Reports from before there was a choice have none.
