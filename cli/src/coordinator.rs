@@ -49,7 +49,7 @@ pub(crate) struct Args {
     http: SocketAddr,
     #[command(flatten)]
     front: FrontOptions,
-    /// Where nodes join by plain TCP
+    /// Where nodes join by TCP, plain or where there is --tls encrypted (tls://)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
     tcp: SocketAddr,
     /// Wait for exactly N nodes and split the model over them [default: those on which a token is the fastest]
@@ -135,12 +135,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         show::out(&format!("{addresses}\n"))?;
     } else {
         show::out(&format!(
-            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}{}\n{}  \
+            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join {}://{}{} --expect {key}{}\n{}  \
              people ask:  {}/\n",
             prepared.name,
             prepared.spec.layers,
             why.map_or_else(String::new, |why| format!(" ({why})")),
+            if link.page.starts_with("https:") { "tls" } else { "tcp" },
             reachable(server.tcp()),
+            link.authority.map_or_else(String::new, |authority| format!(" --tls-fingerprint {authority}")),
             if link.code.is_some() && !server.tcp().ip().is_loopback() { " (if --allow names its key)" } else { "" },
             front::lines(&link, key, server.http(), std::io::stdout().is_terminal()),
             link.page.trim_end_matches("/join"),

@@ -51,22 +51,23 @@ async fn fate(config: HostConfig) -> HostError {
 }
 
 #[tokio::test]
-async fn nodes_by_tcp_by_web_socket_and_by_tls_write_the_golden_text_together() {
+async fn nodes_by_tcp_by_web_socket_and_by_either_with_tls_write_the_golden_text_together() {
     let (golden, model) =
         (Golden::of("models/tiny-rust-docs"), Model::split("models/tiny-rust-docs", WeightFormat::F16));
-    let (data, caches) = (tempfile::tempdir().unwrap(), [(); 3].map(|()| tempfile::tempdir().unwrap()));
-    let server = model.server_with(Policy::Exactly(3), F32, 1, Vec::new(), front(data.path()), Access::default());
+    let (data, caches) = (tempfile::tempdir().unwrap(), [(); 4].map(|()| tempfile::tempdir().unwrap()));
+    let server = model.server_with(Policy::Exactly(4), F32, 1, Vec::new(), front(data.path()), Access::default());
     let mut events = server.events();
     let invitation = server.join_link();
     assert!(invitation.url().starts_with("https://127.0.0.1:") && invitation.url().ends_with("/join#ABCD-EFGH"));
     let fingerprint = Trust::Fingerprint(invitation.authority.unwrap());
     let joins = [
         (format!("tcp://{}", server.tcp()), Trust::System),
+        (format!("tls://{}", server.tcp()), fingerprint.clone()),
         // To localhost without TLS, as browsers may.
         (link(&server, "ws", "localhost", "abcd-efgh"), Trust::System),
         (invitation.url(), fingerprint),
     ];
-    // Each has a cache of its own, so each fetches its layers, the last one by HTTPS.
+    // Each has a cache of its own, so each fetches its layers, those with TLS by HTTPS.
     let _nodes: Vec<Node> = joins
         .into_iter()
         .zip(&caches)
@@ -82,7 +83,7 @@ async fn nodes_by_tcp_by_web_socket_and_by_tls_write_the_golden_text_together() 
             fetched.push(fetched_bytes);
         }
     }
-    assert!(fetched.len() == 3 && fetched.iter().all(|bytes| *bytes > 0), "{fetched:?}");
+    assert!(fetched.len() == 4 && fetched.iter().all(|bytes| *bytes > 0), "{fetched:?}");
 }
 
 #[tokio::test]
@@ -141,6 +142,8 @@ async fn what_is_no_coordinator_is_named_with_what_to_do() {
     let join = |url: &str| node(url, Trust::System, "tester", &DeviceChoice::Cpu, None, data.path());
     let error = fate(join(&format!("wss://{}", server.http()))).await.to_string();
     assert!(error.contains("speaks no TLS: join by ws://"), "{error}");
+    let error = fate(join(&format!("tls://{}", server.tcp()))).await.to_string();
+    assert!(error.contains("speaks no TLS: join by tcp://"), "{error}");
     let error = fate(join(&format!("ws://{}", server.tcp()))).await.to_string();
     assert!(error.contains("is that the HTTP port of a syn1 coordinator?"), "{error}");
 }

@@ -122,6 +122,9 @@ pub(crate) const MAX_LINKS: usize = 16_384;
 /// Links that have not said Hello: enough for a room of laptops, too few to exhaust anything.
 pub(crate) const MAX_STRANGERS: usize = 64;
 
+/// From a node's connection to its first byte, where that may begin TLS, and from there to TLS: as long as a Hello may take.
+pub(crate) const TLS_TIMEOUT: Duration = Duration::from_millis(syn1_core::limits::HELLO_TIMEOUT_MS);
+
 /// Frames that wait for one node's socket or credit. A request has at most one more frame in flight than the chain has
 /// nodes, so in any swarm of a usual size only a peer that does not read fills it.
 pub(crate) const OUTBOX: usize = 4096;

@@ -44,7 +44,7 @@ pub struct ServerConfig {
     pub shards: PathBuf,
     /// Gets the model in one of the core's smaller formats.
     pub pack: Pack,
-    /// For nodes.
+    /// For nodes, with TLS or without where the front has it.
     pub tcp: SocketAddr,
     /// For shards, people, programs, and nodes that join by WebSocket.
     pub http: SocketAddr,

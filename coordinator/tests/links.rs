@@ -13,8 +13,8 @@ use syn1_coordinator::server::{Server, ServerConfig, StartError};
 use syn1_coordinator::update::Event;
 use syn1_core::control::{Bye, Closed, Loaded, Profile};
 use syn1_core::{
-    Anonymous, CodecSet, Control, Decoder, Event as SessionEvent, Flags, Header, Identity, Kind, Limits, Millis, Reason,
-    Role, Session, SessionConfig, encode_control,
+    Anonymous, CodecSet, Control, Decoder, Event as SessionEvent, Flags, Header, Identity, Kind, Limits, Millis,
+    Reason, Role, Session, SessionConfig, encode_control,
 };
 use syn1_identity::Keys;
 

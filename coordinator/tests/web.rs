@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,11 +12,11 @@ use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::tls::Tls;
 use syn1_coordinator::update::Event;
 use syn1_core::{
-    CodecSet, Control, Flags, Header, Link as _, Millis, Reason, Receive as _, Role, Session, SessionConfig,
-    Transmit as _,
+    CodecSet, Control, Flags, Header, Link as _, Millis, Reason, Receive, Role, Session, SessionConfig, Transmit,
 };
 use syn1_core::{Event as SessionEvent, LinkErrorKind};
 use syn1_identity::Keys;
+use syn1_transport_tcp::{TcpLink, TokioLink};
 use syn1_transport_ws::{WsLink, WsRx, WsTx};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -135,7 +136,7 @@ async fn join(server: &Server, code: Option<&str>) -> (Rx, Tx) {
 }
 
 /// What a node with `keys` hears before anything else than greetings: a model's name, or a goodbye.
-async fn greet(link: &mut (Rx, Tx), keys: &Keys) -> Result<String, (Reason, String)> {
+async fn greet<R: Receive, T: Transmit>(link: &mut (R, T), keys: &Keys) -> Result<String, (Reason, String)> {
     let config = SessionConfig {
         role: Role::Node,
         agent: "test",
@@ -213,15 +214,29 @@ async fn a_certificate_names_localhost_and_lets_a_client_of_its_authority_in() {
     let folder = tempfile::tempdir().unwrap();
     let server = server(Front { tls: Tls::Auto { folder: folder.path().to_owned() }, ..Front::default() });
     let authority = ask(&server, &get("/ca.crt", "localhost")).await;
-    let mut stream = tls(&server, authority.as_bytes()).await;
+    let mut stream = tls(server.http(), authority.as_bytes()).await;
     stream.write_all(get("/health", "127.0.0.1").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
 }
 
+#[tokio::test]
+async fn the_port_for_plain_tcp_speaks_tls_as_well_where_there_is_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = server(Front { tls: Tls::Auto { folder: folder.path().to_owned() }, ..Front::default() });
+    let authority = ask(&server, &get("/ca.crt", "localhost")).await;
+    let stream = tls(server.tcp(), authority.as_bytes()).await;
+    let mut link = TokioLink::over(stream, 1 << 20).split();
+    assert_eq!(greet(&mut link, &Keys::from_secret(&[2; 32])).await, Ok("toy".into()));
+    // Boards go on as they do.
+    let stream = TcpStream::connect(server.tcp()).await.unwrap();
+    let mut link = TcpLink::from_stream(stream, 1 << 20).unwrap().split();
+    assert_eq!(greet(&mut link, &Keys::from_secret(&[3; 32])).await, Ok("toy".into()));
+}
+
 /// A TLS connection that trusts the authority in `pem` alone.
-async fn tls(server: &Server, pem: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
+async fn tls(address: SocketAddr, pem: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
     use rustls::pki_types::pem::PemObject as _;
     use rustls::pki_types::{CertificateDer, ServerName};
     let mut roots = rustls::RootCertStore::empty();
@@ -229,7 +244,7 @@ async fn tls(server: &Server, pem: &[u8]) -> tokio_rustls::client::TlsStream<Tcp
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = config.with_root_certificates(roots).with_no_client_auth();
-    let stream = TcpStream::connect(server.http()).await.unwrap();
-    let name = ServerName::from(server.http().ip());
+    let stream = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::from(address.ip());
     tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
 }

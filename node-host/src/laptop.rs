@@ -178,11 +178,13 @@ impl Host for Laptop<'_> {
 }
 
 impl Laptop<'_> {
-    /// Where the model's files come from: the port that the node has joined at, if that is an HTTP port.
+    /// Where the model's files come from: the port that the node has joined at, if that is an HTTP port, else the one that the
+    /// coordinator has named; encrypted if the link is.
     fn fetcher(&self, model: &ModelInfo) -> Fetcher {
         let join = &self.join;
         match join.way() {
             Way::Tcp => Fetcher::plain(&format!("{}:{}", join.host(), model.http_port)),
+            Way::Tls => Fetcher::tls(&format!("{}:{}", join.host(), model.http_port), self.roots.borrow().as_deref()),
             Way::Ws => Fetcher::plain(&join.authority()),
             Way::Wss => Fetcher::tls(&join.authority(), self.roots.borrow().as_deref()),
         }

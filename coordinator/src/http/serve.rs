@@ -18,7 +18,7 @@ use tower_http::timeout::TimeoutBody;
 use super::asker::Asker;
 use super::patient::Patient;
 use crate::limits::{HEAD_TIMEOUT, RENEW_EVERY, TAKE_TIMEOUT};
-use crate::tls::Certificates;
+use crate::tls::{Certificates, TLS_HANDSHAKE};
 
 /// Serves `routes` for as long as the coordinator runs, to `most` connections at a time. With certificates, one port speaks
 /// both TLS and plain HTTP.
@@ -96,9 +96,6 @@ where
 pub(super) async fn impatient(request: Request) -> Request {
     request.map(|body| Body::new(TimeoutBody::new(HEAD_TIMEOUT, body)))
 }
-
-/// What the first record of a TLS connection begins with; no HTTP method does.
-const TLS_HANDSHAKE: u8 = 22;
 
 #[cfg(test)]
 mod tests {
