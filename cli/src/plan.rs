@@ -12,6 +12,7 @@ use syn1_coordinator::predict::HOP_NS;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 
+use crate::asking::Trusted;
 use crate::bench::shape::{Sketch, Subject};
 use crate::interrupt::blocking;
 use crate::options::WireOptions;
@@ -26,6 +27,7 @@ and a hop for each. Whoever would make a token slower is left out, unless the mo
 made by what the coordinator itself decides with.
 
 What a coordinator serves:   syn1 plan --coordinator http://127.0.0.1:7780
+One with --tls auto:         syn1 plan --coordinator https://192.168.1.10:7780 --tls-fingerprint SHA256
 What some devices could do:  syn1 plan --fleet devices.json --shape llama-1b
 
 devices.json, of which docs/fleets/home.json is an example:
@@ -40,6 +42,8 @@ pub(crate) struct Args {
     /// The coordinator that is asked
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7780", conflicts_with = "fleet")]
     coordinator: String,
+    #[command(flatten)]
+    trusted: Trusted,
     /// Devices that are not there: a JSON file
     #[arg(long, value_name = "FILE")]
     fleet: Option<PathBuf>,
@@ -66,7 +70,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
         None => {
             let url = format!("{}/api/plan", args.coordinator.trim_end_matches('/'));
-            blocking(move || ask(&url)).await?
+            let trusted = args.trusted.clone();
+            blocking(move || ask(&url, &trusted)).await?
         }
     };
     if args.json {
@@ -76,14 +81,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 /// The plan that a coordinator serves.
-fn ask(url: &str) -> Result<Outline> {
-    if !url.starts_with("http://") {
-        bail!("{url} is not asked by http: open that address in a browser, or use a coordinator without TLS");
-    }
-    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
-    let mut answer = ureq::Agent::new_with_config(config)
-        .get(url)
-        .call()
+fn ask(url: &str, trusted: &Trusted) -> Result<Outline> {
+    let answer = trusted.agent(url, PATIENCE)?.get(url).call();
+    let mut answer = answer
         .with_context(|| format!("no coordinator answers at {url}: start one, or name another with --coordinator"))?;
     let status = answer.status();
     let text = answer.body_mut().read_to_string().with_context(|| format!("cannot read what {url} answers"))?;
