@@ -5,6 +5,7 @@ mod access;
 mod admin;
 mod alone;
 mod answer;
+mod asking;
 mod bench;
 mod bridge;
 mod calibrate;

@@ -115,7 +115,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 /// A SHA-256 as devices show it: in either case, with colons, spaces or neither.
-fn fingerprint(text: &str) -> Result<Digest, String> {
+pub(crate) fn fingerprint(text: &str) -> Result<Digest, String> {
     let digits: String = text.chars().filter(|char| !matches!(char, ':' | ' ')).collect();
     digits.to_ascii_lowercase().parse().map_err(|_| "it should have 64 hexadecimal digits".to_owned())
 }

@@ -13,6 +13,7 @@ use syn1_coordinator::predict::HOP_NS;
 use syn1_coordinator::wire::Wire;
 use syn1_core::{Codec, Form};
 
+use crate::asking::Trusted;
 use crate::bench::shape::{Sketch, Subject};
 use crate::coordinator::SLOTS;
 use crate::interrupt::blocking;
@@ -28,6 +29,7 @@ and a hop for each. Whoever would make a token slower is left out, unless the mo
 made by what the coordinator itself decides with.
 
 What a coordinator serves:   syn1 plan --coordinator http://127.0.0.1:7780
+One with --tls auto:         syn1 plan --coordinator https://192.168.1.10:7780 --tls-fingerprint SHA256
 What some devices could do:  syn1 plan --fleet devices.json --shape llama-1b
 
 devices.json, of which docs/fleets/home.json is an example:
@@ -45,6 +47,8 @@ pub(crate) struct Args {
     /// The API key that it asks for, if it asks for one
     #[arg(long, value_name = "KEY", env = "SYN1_API_KEY", hide_env_values = true)]
     api_key: Option<String>,
+    #[command(flatten)]
+    trusted: Trusted,
     /// Devices that are not there: a JSON file
     #[arg(long, value_name = "FILE")]
     fleet: Option<PathBuf>,
@@ -71,7 +75,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
         None => {
             let url = format!("{}/api/plan", args.coordinator.trim_end_matches('/'));
-            blocking(move || ask(&url, args.api_key.as_deref())).await?
+            let (key, trusted) = (args.api_key.clone(), args.trusted.clone());
+            blocking(move || ask(&url, key.as_deref(), &trusted)).await?
         }
     };
     if args.json {
@@ -81,12 +86,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 /// The plan that a coordinator serves.
-fn ask(url: &str, key: Option<&str>) -> Result<Outline> {
-    if !url.starts_with("http://") {
-        bail!("{url} is not asked by http: open that address in a browser, or use a coordinator without TLS");
-    }
-    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).http_status_as_error(false).build();
-    let request = ureq::Agent::new_with_config(config).get(url);
+fn ask(url: &str, key: Option<&str>, trusted: &Trusted) -> Result<Outline> {
+    let request = trusted.agent(url, PATIENCE)?.get(url);
     let request = match key {
         Some(key) => request.header("authorization", format!("Bearer {key}")),
         None => request,

@@ -106,8 +106,25 @@ async fn an_authority_is_trusted_by_its_file_or_its_fingerprint_and_by_nothing_e
     let file = data.path().join("ca.crt");
     let http = server.http();
     std::fs::write(&file, tokio::task::spawn_blocking(move || plain(http, "/ca.crt")).await.unwrap()).unwrap();
-    let _node = Node::start(join(&url, Trust::Authority(file)));
+    let _node = Node::start(join(&url, Trust::Authority(file.clone())));
     ready(&server).await;
+
+    // Whoever asks for the plan trusts in the same ways.
+    let at = format!("https://{http}");
+    let authority = server.join_link().authority.unwrap().to_string();
+    let plan = |trust: [&str; 2]| {
+        let mut command = syn1(data.path());
+        command.args(["plan", "--json", "--coordinator", &at]).args(trust);
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    for trust in [["--tls-ca", file.to_str().unwrap()], ["--tls-fingerprint", &authority]] {
+        let output = plan(trust).await.unwrap();
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        assert_eq!(plan["taken"][0]["name"], "tester");
+    }
+    let output = plan(["--tls-fingerprint", &"07".repeat(32)]).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains(&format!("has the SHA-256 {authority}, not 0707")), "{said}");
 }
 
 #[tokio::test]

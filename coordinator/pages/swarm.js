@@ -71,7 +71,7 @@ function showTiles() {
   const tile = (name, value, unit = "") => [el("dt", {}, name), el("dd", {}, value, " ", el("small", {}, unit))];
   const tiles = [
     tile("Devices", String(nodes.length), nodes.length ? `${chain().length} with layers` : ""),
-    tile("Per token, all hops", hops.length ? micros(perToken) : "–", predicted_us ? `computing predicted ${micros(predicted_us)}` : ""),
+    tile("Per token, all hops", hops.length ? micros(perToken) : "–", predicted_us ? `predicted ${micros(predicted_us)}` : ""),
     tile("Running", String(running), count(running, "request").replace(/^\S+ /, "")),
     tile("Waiting", String(queued), count(queued, "request").replace(/^\S+ /, "")),
     tile("Context", max_positions.toLocaleString("en"), "positions"),
@@ -101,13 +101,16 @@ function showNodes() {
 }
 
 function nodeCard(node, colour) {
-  const { name, device, memory_bytes, read_bytes_per_s, layer_us, state, unable, done_bytes, traffic } = node;
+  const { name, device, memory_bytes, read_bytes_per_s, layer_us, hop_us, link_bytes_per_s } = node;
+  const { state, unable, done_bytes, traffic } = node;
   const isBusy = busy.includes(name);
   const does = isBusy ? "computing" : STATES[state] ?? state;
   const kind = isBusy ? "busy" : state === "unable" ? "unable" : "";
   const facts = [
     node.layers && ["Layers", layers(node.layers, topology.layers).replace(/^layers? /, "")],
     layer_us > 0 && ["A layer takes", micros(layer_us)],
+    hop_us > 0 && ["Its link takes", micros(hop_us)],
+    link_bytes_per_s && ["Its link carries", `${bytes(link_bytes_per_s)}/s`],
     memory_bytes > 0 && ["Offers", bytes(memory_bytes)],
     read_bytes_per_s > 0 && ["Reads", `${bytes(read_bytes_per_s)}/s`],
     traffic?.positions && ["Tokens computed", traffic.positions.toLocaleString("en")],

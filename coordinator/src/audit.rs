@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use syn1_core::control::Control;
 use syn1_core::{Flags, Form, Header, Inbound};
+use syn1_identity::Key;
 
 use crate::compare::{Distance, Row, Tolerance, rows};
 use crate::core::{Action, Core, NodeId};
@@ -50,6 +51,8 @@ pub(crate) struct Audits {
     closing: BTreeSet<(NodeId, u32)>,
     /// When it is worth while to look for nodes that can check.
     look_at: Duration,
+    /// Keys of nodes that left after they had a part: texts that run may have come of what they computed.
+    pub(crate) have_served: VecDeque<Key>,
     pub(crate) figures: Checks,
 }
 

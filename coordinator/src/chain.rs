@@ -10,12 +10,13 @@ use syn1_core::control::{Assign, Control};
 use crate::access::Client;
 use crate::core::{Action, Core, NodeId, Shard};
 use crate::heal::Broken;
-use crate::limits::{PLACE_SETTLE, STEP_BUDGET_NS};
+use crate::limits::{PLACE_SETTLE, PROOF_TIME, PROOF_TOKENS, STEP_BUDGET_NS};
 use crate::pace::Pace;
 use crate::placement::{Offer, Part, Policy, Unplaced, place};
 use crate::reason::reason;
 use crate::request::Generate;
 use crate::sample::Sampling;
+use crate::served::Served;
 use crate::update::{Event, Update};
 
 /// The nodes that share the model, in the order of its layers.
@@ -129,7 +130,7 @@ impl Core {
             max_rows: self.config.chunk.min(most).max(1) as u16,
         };
         let Some(node) = self.nodes.get_mut(&id) else { return };
-        (node.progressed, node.done_bytes, node.pace) = (now, 0, Pace::default());
+        (node.progressed, node.done_bytes, node.pace, node.served) = (now, 0, Pace::default(), Served::default());
         node.shard = Some(Shard { generation: self.generation, layers, slots: None });
         self.send(id, &Control::Assign(assign));
     }
@@ -167,7 +168,8 @@ impl Core {
         }
     }
 
-    /// Requests go on at every hop that has its shard; where there are none, a token of the coordinator's own goes first.
+    /// Requests go on at every hop that has its shard; where there are none, tokens of the coordinator's own go first: one is
+    /// the proof, and by those behind it the chain is measured while nobody asks for anything.
     pub(crate) fn go_on(&mut self, now: Duration) {
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
             self.pump(now, id);
@@ -175,10 +177,35 @@ impl Core {
         let proves = self.chain.as_ref().is_some_and(|chain| !chain.ready && chain.is_loaded());
         if proves && self.requests.is_empty() {
             let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
-            let proof =
-                Generate { prompt: vec![0], max_tokens: 1, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
+            let (max_tokens, stop) = (PROOF_TOKENS, Vec::new());
+            let proof = Generate { prompt: vec![0], max_tokens, sampling, stop, ignore_eos: true, speculate: 0 };
             let proof = self.request(Client::Local, proof, true);
             self.start(now, proof);
+        }
+    }
+
+    /// A token of the coordinator's own has passed the whole chain. The next ones measure it, unless somebody waits.
+    pub(crate) fn proved(&mut self, now: Duration, id: u32) {
+        let Some(proof) = self.requests.get(&id) else { return };
+        let (took, since) = (proof.figures.total, now.saturating_sub(proof.started));
+        if self.waiting.len() > 0 || since >= PROOF_TIME {
+            self.drop_proofs();
+        }
+        self.passed(now, Some(took));
+    }
+
+    /// Somebody asks for tokens: the coordinator's own, which only measure a chain that is ready, make room.
+    pub(crate) fn end_measuring(&mut self) {
+        if self.chain.as_ref().is_some_and(|chain| chain.ready) {
+            self.drop_proofs();
+        }
+    }
+
+    pub(crate) fn drop_proofs(&mut self) {
+        let proofs = self.requests.values().filter(|request| request.is_proof).map(|request| request.id);
+        for id in proofs.collect::<Vec<_>>() {
+            self.remove(id);
+            self.close(id);
         }
     }
 

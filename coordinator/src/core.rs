@@ -31,7 +31,8 @@ use crate::recovery::Recovery;
 use crate::request::{Generate, Request};
 use crate::return_to::ReturnTo;
 use crate::route::Asked;
-use crate::speeds::hop_ns;
+use crate::served::Served;
+use crate::speeds::{Hop, hop_ns};
 use crate::timing::Timings;
 use crate::update::{Event, Evidence, Update};
 use crate::wire::Wire;
@@ -173,6 +174,10 @@ pub(crate) struct Node {
     pub(crate) slowest: Duration,
     /// What it takes for tokens and for rows of a prompt.
     pub(crate) pace: Pace,
+    /// What it took for tokens since it has its layers.
+    pub(crate) served: Served,
+    /// What its hop took for tokens, once any have passed: from then on its own measurements count less.
+    pub(crate) hop: Option<Hop>,
     /// When it last got on: joined, or had more of its shard.
     pub(crate) progressed: Duration,
     pub(crate) loading_told: Duration,
@@ -253,6 +258,8 @@ impl Core {
             heard: now,
             slowest: Duration::ZERO,
             pace: Pace::default(),
+            served: Served::default(),
+            hop: None,
             progressed: now,
             loading_told: Duration::ZERO,
             done_bytes: 0,
@@ -269,8 +276,9 @@ impl Core {
 
     /// A node has proven to have this key; told before anything else of it.
     pub fn proven(&mut self, node: NodeId, key: Key) {
+        let has_served = self.audits.have_served.contains(&key);
         if let Some(node) = self.nodes.get_mut(&node) {
-            node.key = Some(key);
+            (node.key, node.has_served) = (Some(key), has_served);
         }
     }
 
@@ -310,6 +318,10 @@ impl Core {
                     return;
                 }
                 self.timings.closed(from, closed.request, compute);
+                if let Some(node) = self.nodes.get_mut(&from) {
+                    node.served.closed(closed.request, compute);
+                }
+                self.refine(from);
                 self.closed(now, from, closed.request, compute);
             }
             // News of an assignment or a route that has been replaced.
@@ -326,10 +338,11 @@ impl Core {
         if self.audited(now, from, header, payload) {
             return;
         }
-        let answers = self.timings.answered(now, from, header, payload.len());
+        let answer = self.timings.answered(now, from, header, payload.len());
         let Some(node) = self.nodes.get_mut(&from) else { return };
         let heard = node.heard;
-        if answers {
+        if let Some(answer) = answer {
+            node.served.answered(&answer);
             // A node that sends what nobody asked for is as stuck as a silent one.
             node.heard = now;
         }
@@ -375,6 +388,9 @@ impl Core {
         let Some(gone) = self.nodes.remove(&node) else { return };
         self.timings.gone(node);
         self.check_gone(node);
+        if let Some(key) = gone.key.filter(|_| gone.has_served) {
+            self.keep_served(key);
+        }
         self.event(Event::Left { node: gone.name.clone(), why: why.into() });
         let Some(chain) = &self.chain else {
             self.place_at = Some(now + PLACE_SETTLE);
@@ -397,6 +413,7 @@ impl Core {
         (request.started, request.progressed) = (now, now);
         let id = request.id;
         self.waiting.push(client, request);
+        self.end_measuring();
         self.start_waiting(now);
         Ok(id)
     }
@@ -489,7 +506,9 @@ impl Core {
         node.device = plain(profile.device);
         let device = node.device.clone();
         let Profile { memory_bytes, layer_ns, .. } = *profile;
-        let offer = Offer { memory_bytes, layer_ns, hop_ns: hop_ns(node.round_trip), bytes_per_s: None };
+        // Layers of another format have another pace.
+        node.hop = None;
+        let offer = Offer { memory_bytes, layer_ns, hop_ns: hop_ns(node.round_trip, None), bytes_per_s: None };
         let known = node.offer.replace(offer).is_some();
         node.read_bytes_per_s = profile.read_bytes_per_s;
         let outdated = node.announced != self.config.format;

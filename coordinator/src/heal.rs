@@ -44,11 +44,7 @@ impl Core {
             self.end(now, id);
         }
         // What proves nothing any more goes first; its place may be needed.
-        let proofs = self.requests.values().filter(|request| request.is_proof).map(|request| request.id);
-        for id in proofs.collect::<Vec<_>>() {
-            self.remove(id);
-            self.close(id);
-        }
+        self.drop_proofs();
         if losses > MAX_LOSSES {
             let why = format!("{why}; {losses} nodes were lost one after the other, and no token passed between them");
             return self.break_chain(now, &why);

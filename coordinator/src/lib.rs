@@ -40,6 +40,7 @@ mod return_to;
 mod route;
 mod routing;
 pub mod sample;
+mod served;
 pub mod server;
 mod speeds;
 mod stop;

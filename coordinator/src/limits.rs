@@ -9,6 +9,13 @@ pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(35);
 /// Devices that join within this time are placed together.
 pub(crate) const PLACE_SETTLE: Duration = Duration::from_millis(300);
 
+/// Tokens of the coordinator's own that pass a chain nobody asks anything of: the first proves it, and of as many more what a
+/// node takes is known to a few percent.
+pub(crate) const PROOF_TOKENS: usize = 8;
+
+/// They end behind this time: on a slow chain a few tell enough, and nobody is to be kept at work for figures.
+pub(crate) const PROOF_TIME: Duration = Duration::from_secs(1);
+
 /// From Hello to Profile: a node measures itself in about a second, a slow one with a cold GPU driver in ten.
 pub(crate) const PROFILE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -41,6 +48,13 @@ pub(crate) const REBALANCE_EVERY: Duration = Duration::from_secs(30);
 /// A token must become so many times as fast that layers move: what is predicted is off by some percent, and chains that
 /// change for those would change all the time.
 pub(crate) const REBALANCE_GAIN: f64 = 1.1;
+
+/// And so many times behind a move, for [`REBALANCE_REST`]: what was predicted of a node is seen only when it serves, and
+/// layers are not to go back and forth between two that take turns in being a little faster.
+pub(crate) const REBALANCE_GAIN_AGAIN: f64 = 1.3;
+
+/// Long enough to have seen figures change with the hour, and not with the minute.
+pub(crate) const REBALANCE_REST: Duration = Duration::from_secs(600);
 
 /// Layers that can move only while nothing runs wait so long for that before requests wait for them.
 pub(crate) const REBALANCE_PATIENCE: Duration = Duration::from_secs(20);
@@ -138,6 +152,9 @@ pub(crate) const OWN: usize = 16;
 
 /// A goodbye that takes longer than this is not waited for.
 pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Keys of nodes that left and had computed for texts that still run: more than a chain loses while one text runs.
+pub(crate) const MAX_SERVED: usize = 4096;
 
 /// Passes through the chain whose hops' times are kept: a picture of the latest tokens, and medians that a single slow one
 /// does not move.

@@ -341,7 +341,7 @@ impl LinkTask {
             (SessionEvent::Rtt { .. }, Some(node)) => {
                 // The session counts whole milliseconds.
                 if let Some(pinged) = self.pinged.take() {
-                    self.shared.with(|core, _| core.round_trip(node, pinged.elapsed()));
+                    self.shared.with(|core, now| core.round_trip(now, node, pinged.elapsed()));
                 }
             }
             (SessionEvent::Granted, _) => self.talk.granted.notify_one(),

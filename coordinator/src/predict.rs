@@ -2,7 +2,10 @@
 //!
 //! A token passes the nodes one after another. Each takes its layers at the pace it has measured, the last one the head
 //! besides, whose weights are read at that same pace; and each adds a hop: the round trip of its link, what SYN1 takes
-//! around it, and the bytes that enter the link where its rate is known.
+//! around it, and the bytes that enter the link where its rate is known. Once tokens pass a node, all of these are what they
+//! took (`speeds.rs`).
+
+use std::ops::Range;
 
 use serde::Serialize;
 use syn1_core::Header;
@@ -62,14 +65,19 @@ pub fn predict(demand: &Demand<'_>, offers: &[Offer], parts: &[Part]) -> Predict
         let offer = &offers[part.node];
         let head = if part.layers.end == layers { scales.head_layers() } else { 0.0 };
         let compute_ns = (part.layers.len() as f64 + head) * offer.layer_ns as f64;
-        let bytes_in = if part.layers.start == 0 { TOKEN_BYTES } else { row_bytes(demand, part.layers.start) };
-        let bytes_out = if part.layers.end == layers { OUTPUT_BYTES } else { row_bytes(demand, part.layers.end) };
-        let entering_ns =
-            offer.bytes_per_s.map_or(0.0, |rate| (bytes_in + bytes_out) as f64 / rate.max(1) as f64 * 1e9);
+        let bytes = token_bytes(demand, &part.layers) as f64;
+        let entering_ns = offer.bytes_per_s.map_or(0.0, |rate| bytes / rate.max(1) as f64 * 1e9);
         // `as` saturates.
         Hop { compute_ns: compute_ns.round() as u64, link_ns: offer.hop_ns.saturating_add(entering_ns.round() as u64) }
     };
     Predicted { hops: parts.iter().map(hop).collect() }
+}
+
+/// Bytes of a token's frame to a node with these layers, and of its answer.
+pub(crate) fn token_bytes(demand: &Demand<'_>, layers: &Range<usize>) -> u64 {
+    let bytes_in = if layers.start == 0 { TOKEN_BYTES } else { row_bytes(demand, layers.start) };
+    let bytes_out = if layers.end == demand.spec.layers { OUTPUT_BYTES } else { row_bytes(demand, layers.end) };
+    bytes_in + bytes_out
 }
 
 /// Bytes of a frame with one row of activations in front of `layer`; of a compressed form those that it has at most.

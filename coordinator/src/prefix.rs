@@ -134,6 +134,7 @@ impl Core {
         // What the nodes computed they say when they give it back.
         let finished = Finished { text, reason, figures: request.figures };
         self.actions.push_back(Action::Update(request.told, Update::Finished(finished)));
+        self.refine_chain();
         self.start_waiting(now);
         self.go_on(now);
     }

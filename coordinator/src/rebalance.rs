@@ -12,8 +12,8 @@ use syn1_core::{Codec, Form};
 
 use crate::core::{Core, NodeId};
 use crate::limits::{
-    LOAD_TIMEOUT, REBALANCE_EVERY, REBALANCE_GAIN, REBALANCE_HOLD, REBALANCE_PATIENCE, REBALANCE_SETTLE,
-    REBALANCE_WEARIER,
+    LOAD_TIMEOUT, REBALANCE_EVERY, REBALANCE_GAIN, REBALANCE_GAIN_AGAIN, REBALANCE_HOLD, REBALANCE_PATIENCE,
+    REBALANCE_REST, REBALANCE_SETTLE, REBALANCE_WEARIER,
 };
 use crate::placement::{Offer, Part, Scales, place};
 use crate::predict::predict;
@@ -27,6 +27,16 @@ type Layout = Vec<(NodeId, Range<usize>)>;
 pub(crate) struct Rebalance {
     look_at: Option<Duration>,
     move_to: Option<Move>,
+    /// When layers moved last.
+    moved: Option<Duration>,
+}
+
+impl Rebalance {
+    /// How many times as fast a token must become.
+    fn gain(&self, now: Duration) -> f64 {
+        let rests = self.moved.is_some_and(|moved| now.saturating_sub(moved) < REBALANCE_REST);
+        if rests { REBALANCE_GAIN_AGAIN } else { REBALANCE_GAIN }
+    }
 }
 
 /// Another chain that is being prepared.
@@ -68,6 +78,7 @@ impl Core {
         }
         if self.rebalance.look_at.is_none_or(|at| at <= now) {
             self.rebalance.look_at = Some(now + REBALANCE_EVERY);
+            self.refine_chain();
             self.look(now);
         }
     }
@@ -78,7 +89,7 @@ impl Core {
         let from = chain.parts.clone();
         let (ids, offers) = self.able(chain.widest);
         let Some(parts) = on(&ids, &from) else { return };
-        let Some(better) = self.better(&offers, &parts) else { return };
+        let Some(better) = self.better(now, &offers, &parts) else { return };
         let to: Layout = better.into_iter().map(|part| (ids[part.node], part.layers)).collect();
         let holds_it = |(id, layers): &(NodeId, Range<usize>)| {
             self.nodes.get(id).and_then(|node| node.shard.as_ref()).is_some_and(|shard| shard.layers == *layers)
@@ -93,9 +104,9 @@ impl Core {
         self.go_over(now);
     }
 
-    /// A placement on which a token is faster by more than [`REBALANCE_GAIN`]. One that differs by a single node is preferred
+    /// A placement on which a token is faster by more than [`Rebalance::gain`]. One that differs by a single node is preferred
     /// to one that moves everybody and gains little more.
-    fn better(&self, offers: &[Offer], parts: &[Part]) -> Option<Vec<Part>> {
+    fn better(&self, now: Duration, offers: &[Offer], parts: &[Part]) -> Option<Vec<Part>> {
         let demand = self.demand(self.config.format);
         let scales = Scales::new(&demand);
         let token_ns = |parts: &[Part]| predict(&demand, offers, parts).token_ns();
@@ -114,12 +125,13 @@ impl Core {
         };
         let swapped = (0..parts.len()).filter_map(swap).min_by_key(|found| found.0);
         let placed = place(&demand, offers, self.config.policy).ok().map(|parts| (token_ns(&parts), parts));
+        let gain = self.rebalance.gain(now);
         let best = match (swapped, placed) {
-            (Some(swapped), Some(placed)) if gains(swapped.0, placed.0) => placed,
+            (Some(swapped), Some(placed)) if gains(swapped.0, placed.0, gain) => placed,
             (Some(swapped), _) => swapped,
             (None, placed) => placed?,
         };
-        gains(token_ns(parts), best.0).then_some(best.1)
+        gains(token_ns(parts), best.0, gain).then_some(best.1)
     }
 
     /// Goes over to the other chain when its nodes have their layers, or gives it up.
@@ -142,7 +154,7 @@ impl Core {
         // With their layers the nodes have measured themselves again.
         let demand = self.demand(self.config.format);
         let (before, after) = (predict(&demand, &offers, &old).token_ns(), predict(&demand, &offers, &new).token_ns());
-        if !gains(before, after) {
+        if !gains(before, after, self.rebalance.gain(now)) {
             return self.stay(now);
         }
         let since = loaded.unwrap_or(now);
@@ -159,7 +171,7 @@ impl Core {
         let why =
             format!("{}: a token is to take {:.2} ms in place of {:.2} ms", moved.join(", "), ms(after), ms(before));
         self.recovery.rebalanced += 1;
-        self.rebalance.move_to = None;
+        (self.rebalance.move_to, self.rebalance.moved) = (None, Some(now));
         self.event(Event::Rebalanced { why: why.clone() });
         self.lay(now, &ids, &offers, new, format!("Layers moved while the model was served: {why}."));
     }
@@ -202,7 +214,7 @@ fn on(ids: &[NodeId], layout: &Layout) -> Option<Vec<Part>> {
     layout.iter().map(part).collect()
 }
 
-/// Whether a token that takes `after` in place of `before` is worth a move.
-fn gains(before: u64, after: u64) -> bool {
-    before as f64 > after as f64 * REBALANCE_GAIN
+/// Whether a token that takes `after` in place of `before` is worth a move: whether that is more than `gain` times as fast.
+fn gains(before: u64, after: u64, gain: f64) -> bool {
+    before as f64 > after as f64 * gain
 }

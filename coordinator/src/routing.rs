@@ -113,10 +113,13 @@ impl Core {
             return;
         }
         self.stamp(now, id);
-        let told = self.requests.get(&id).filter(|request| !request.is_proof).map(|request| request.told);
-        if let Some(told) = told {
-            self.actions.extend(updates.into_iter().map(|update| Action::Update(told, update)));
-            self.passed(now, None);
+        match self.requests.get(&id).map(|request| (request.told, request.is_proof)) {
+            Some((_, true)) => self.proved(now, id),
+            Some((told, false)) => {
+                self.actions.extend(updates.into_iter().map(|update| Action::Update(told, update)));
+                self.passed(now, None);
+            }
+            None => {}
         }
     }
 
@@ -136,6 +139,10 @@ impl Core {
     pub(crate) fn finish(&mut self, now: Duration, id: u32, text: String, reason: Finish) {
         if self.is_parkable(id) {
             return self.park(now, id, text, reason);
+        }
+        if !self.requests.contains_key(&id) {
+            // A proof that somebody did not want to wait for.
+            return;
         }
         let here = |node: &NodeId| self.nodes.contains_key(node);
         let nodes: BTreeSet<NodeId> = self.chain_nodes().into_iter().filter(here).collect();

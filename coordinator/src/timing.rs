@@ -102,6 +102,21 @@ struct Sent {
     at: Duration,
     bytes: u64,
     is_last: bool,
+    /// The node had nothing else while it had this.
+    alone: bool,
+}
+
+/// A frame that was answered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) request: u32,
+    pub(crate) rows: u16,
+    /// From its sending, or from the answer before it, to its own.
+    pub(crate) took: Duration,
+    /// Of it and its answer, headers included.
+    pub(crate) bytes: u64,
+    /// The node had nothing else in that time.
+    pub(crate) alone: bool,
 }
 
 #[derive(Clone)]
@@ -132,14 +147,19 @@ impl Timings {
         if node.unanswered.len() == MAX_TIMED {
             node.unanswered.pop_front();
         }
-        node.unanswered.push_back(Sent { request, position, rows, at: now, bytes, is_last });
+        let alone = node.unanswered.is_empty();
+        // Who is not alone now was not alone before either: the frame in front is the only one that has to be told.
+        if let Some(before) = node.unanswered.back_mut() {
+            before.alone = false;
+        }
+        node.unanswered.push_back(Sent { request, position, rows, at: now, bytes, is_last, alone });
     }
 
-    /// `node` sent a data frame of `payload` bytes. One that answers nothing that was sent is counted, not timed; says whether
-    /// it did.
-    pub(crate) fn answered(&mut self, now: Duration, node: NodeId, header: &Header, payload: usize) -> bool {
+    /// `node` sent a data frame of `payload` bytes. One that answers nothing that was sent is counted, not timed; else says what
+    /// was answered.
+    pub(crate) fn answered(&mut self, now: Duration, node: NodeId, header: &Header, payload: usize) -> Option<Answer> {
         let id = node;
-        let Some(node) = self.nodes.get_mut(&id) else { return false };
+        let node = self.nodes.get_mut(&id)?;
         let received_bytes = (Header::LEN + payload) as u64;
         node.traffic.received_bytes += received_bytes;
         // A frame with guesses may be answered in several: the first of them counts.
@@ -147,8 +167,8 @@ impl Timings {
             let end = sent.position + u32::from(sent.rows);
             sent.request == header.request && (sent.position..=end).contains(&header.position)
         };
-        let found = node.unanswered.iter().position(answers).and_then(|at| node.unanswered.remove(at));
-        let Some(sent) = found else { return false };
+        let at = node.unanswered.iter().position(answers)?;
+        let sent = node.unanswered.remove(at)?;
         let began = sent.at.max(node.last_answer);
         node.last_answer = now;
         node.traffic.frames += 1;
@@ -157,6 +177,8 @@ impl Timings {
         if node.answering.len() > MAX_TIMED {
             node.answering.pop_first();
         }
+        let (request, rows, took) = (sent.request, sent.rows, now.saturating_sub(began));
+        let answer = Answer { request, rows, took, bytes: sent.bytes + received_bytes, alone: sent.alone };
         let hop = Hop { node: id, sent: sent.at, began, answered: now, sent_bytes: sent.bytes, received_bytes };
         let key = (sent.request, sent.position);
         let mut hops = self.running.remove(&key).unwrap_or_default();
@@ -166,7 +188,7 @@ impl Timings {
                 self.running.pop_first();
             }
             self.running.insert(key, hops);
-            return true;
+            return Some(answer);
         }
         self.count += 1;
         if self.latest.len() == MAX_PASSES {
@@ -174,7 +196,7 @@ impl Timings {
         }
         let Sent { request, position, rows, .. } = sent;
         self.latest.push_back(Ended { number: self.count, request, position, rows, hops });
-        true
+        Some(answer)
     }
 
     /// `node` is done with `request`, for which it computed so long; whatever it has not answered of it, it will not.
@@ -317,6 +339,21 @@ mod tests {
         assert_eq!((spent[0].wait_us, spent[0].answer_us), (0.0, 50.0));
         assert_eq!((spent[1].wait_us, spent[1].answer_us), (40.0, 40.0));
         assert_eq!(timings.traffic(A).unwrap().in_flight, 0);
+    }
+
+    #[test]
+    fn a_frame_is_alone_if_the_node_has_no_other_from_its_sending_to_its_answer() {
+        let mut timings = Timings::default();
+        let send = |timings: &mut Timings, request| timings.sent(us(0), A, true, &token(request, 0), 4);
+        let answer = |timings: &mut Timings, request| timings.answered(us(50), A, &token(request, 0), 4).unwrap().alone;
+        send(&mut timings, 1);
+        assert!(answer(&mut timings, 1));
+        (2..=4).for_each(|request| send(&mut timings, request));
+        assert_eq!([2, 3, 4].map(|request| answer(&mut timings, request)), [false; 3]);
+        send(&mut timings, 5);
+        let answered = timings.answered(us(70), A, &token(5, 0), 6).unwrap();
+        assert_eq!(answered, Answer { request: 5, rows: 1, took: us(20), bytes: 28 + 30, alone: true });
+        assert_eq!(timings.answered(us(80), A, &token(5, 0), 6), None, "it was answered before");
     }
 
     #[test]

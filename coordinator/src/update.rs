@@ -240,6 +240,8 @@ pub struct NodeView {
     pub layer_us: f64,
     /// Microseconds that a frame to it and its answer take besides computing: its link's round trip, and what SYN1 takes.
     pub hop_us: f64,
+    /// Bytes per second that enter its link, where prompts have shown that they take their time.
+    pub link_bytes_per_s: Option<u64>,
     /// First layer and one behind the last, where it has any.
     pub layers: Option<(usize, usize)>,
     /// `joining`, `spare`, `loading`, `loaded` or `unable`.

@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use syn1_core::Reason;
+use syn1_identity::Key;
 
 use crate::audit::{Apart, Audit};
 use crate::compare::{Distance, Row, Tolerance};
 use crate::core::{Action, Core, NodeId};
-use crate::limits::CHECK_TIMEOUT;
+use crate::limits::{CHECK_TIMEOUT, MAX_SERVED};
 use crate::placement::Scales;
 use crate::replay::Replay;
 use crate::update::{Event, Evidence};
@@ -190,6 +191,21 @@ impl Core {
             self.rewind(now, None);
         }
         self.refuse(now, node, Reason::Refused, &why);
+    }
+
+    /// A node is gone that has had a part of the chain. If it comes back, texts that run still may have come of what it computed.
+    pub(crate) fn keep_served(&mut self, key: Key) {
+        let left = &mut self.audits.have_served;
+        if self.requests.is_empty() && self.parking.len() == 0 {
+            left.clear();
+            return;
+        }
+        if left.len() == MAX_SERVED {
+            left.pop_front();
+        }
+        if !left.contains(&key) {
+            left.push_back(key);
+        }
     }
 
     /// Every request forgets what may have come of a node's garbage: all, but for what `dispute` knows to be good.

@@ -59,6 +59,7 @@ impl Core {
             read_bytes_per_s: node.read_bytes_per_s,
             layer_us: node.offer.map_or(0.0, |offer| offer.layer_ns as f64 / 1e3),
             hop_us: node.offer.map_or(0.0, |offer| offer.hop_ns as f64 / 1e3),
+            link_bytes_per_s: node.offer.and_then(|offer| offer.bytes_per_s),
             layers: part.map(|part| (part.1.start, part.1.end)),
             state,
             unable: node.unable.clone(),

@@ -27,7 +27,23 @@ fn ready_comes_after_a_token_and_not_before() {
     stage.run();
     assert!(stage.is_ready());
     let tokens = stage.sent.iter().filter(|(_, kind)| *kind != Kind::Control).count();
-    assert_eq!(tokens, 2, "the proof passed through both nodes");
+    assert_eq!(tokens, 2 * PROOF, "the proof passed through both nodes");
+}
+
+#[test]
+fn tokens_that_measure_a_chain_make_room_for_whoever_asks() {
+    let mut stage = Stage::of(CoreConfig { slots: 1, ..config(Policy::Exactly(1)) });
+    let node = stage.core.connected(stage.now, "a", &negotiated());
+    stage.toys.entry(node).or_default().answers = Some(1);
+    let profile = Profile { name: "a", device: "toy", memory_bytes: 1 << 30, read_bytes_per_s: 1, layer_ns: 1000 };
+    stage.core.control(stage.now, node, &Control::Profile(profile));
+    stage.run();
+    assert!(stage.is_ready(), "one token is enough");
+    assert_eq!((stage.rows[&node], stage.toys[&node].open.len()), (2, 1), "the next one is on its way");
+    stage.toys.get_mut(&node).unwrap().answers = None;
+    let request = stage.ask(3, 5);
+    assert_eq!(stage.ids(request), tokens(2, 5));
+    assert_eq!((stage.rows[&node], stage.toys[&node].open.len()), (2 + 3 + 4, 0));
 }
 
 #[test]
@@ -157,8 +173,8 @@ fn a_spare_takes_the_place_of_a_node_that_is_gone_and_every_request_goes_on() {
         assert_eq!(stage.ids(request), tokens(from, 5));
     }
     assert!(stage.sent.contains(&(spare, Kind::Activation)));
-    // The proof, three prompts, and all tokens but each one's last.
-    assert_eq!(stage.rows[&first], 1 + (3 + 30 + 4) + 3 * 4, "the node that stayed computes nothing twice");
+    // Every token of the proof but its last, three prompts, and all tokens but each one's last.
+    assert_eq!(stage.rows[&first], PROOF + (3 + 30 + 4) + 3 * 4, "the node that stayed computes nothing twice");
     let recovery = stage.core.recovery();
     assert_eq!((recovery.losses, recovery.healed, recovery.rerouted, recovery.failed), (1, 1, 2, 0));
 }
@@ -497,3 +513,6 @@ fn shutting_down_ends_every_request_and_says_goodbye() {
     assert!(requests.iter().all(|request| stage.failure(*request) == "good night"));
     assert_eq!(stage.closed, [node]);
 }
+
+/// Passes of the coordinator's own: the token that proves a chain, and those that measure it.
+const PROOF: usize = 8;

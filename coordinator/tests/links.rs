@@ -11,7 +11,7 @@ use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Server, ServerConfig, StartError};
 use syn1_coordinator::update::Event;
-use syn1_core::control::{Bye, Closed, Loaded, Profile};
+use syn1_core::control::{Bye, Loaded, Profile};
 use syn1_core::{
     Anonymous, CodecSet, Control, Decoder, Event as SessionEvent, Flags, Header, Identity, Kind, Limits, Millis,
     Reason, Role, Session, SessionConfig, encode_control,
@@ -227,12 +227,13 @@ fn a_frame_that_waits_for_credit_holds_back_no_goodbye() {
     let header = Header::top(request, 1, 0, 1, 1).unwrap();
     node.link.write_all(&header.emit()).unwrap();
     node.link.write_all(&[0; 16]).unwrap();
-    node.until(|message| matches!(message, Some(Control::Close { .. })).then_some(()));
-    node.say(&Control::Closed(Closed { request, compute_us: 0 }));
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let ask = Generate { prompt: vec![1], max_tokens: 2, sampling, stop: Vec::new(), ignore_eos: true, speculate: 0 };
+    while !server.topology().ready {
+        std::thread::yield_now();
+    }
+    // Behind the proof's next frame, which waits for credit.
     let _generation = server.generate(ask).unwrap();
-    node.until(|message| matches!(message, Some(Control::Open(_))).then_some(()));
     let stopping = std::thread::spawn(move || drop(server));
     let reason = node.until(|message| match message {
         Some(Control::Bye(bye)) => Some(bye.reason),

@@ -64,9 +64,9 @@ fn a_node_is_left_for_one_with_a_shorter_link_also_when_that_is_known_late() {
     stage.pass(40);
     assert_eq!(holders(&stage), ["far"]);
     // Not at once: one late answer is no longer link.
-    stage.core.round_trip(far, Duration::from_millis(20));
+    stage.core.round_trip(stage.now, far, Duration::from_millis(20));
     for _ in 0..20 {
-        stage.core.round_trip(far, Duration::from_millis(20));
+        stage.core.round_trip(stage.now, far, Duration::from_millis(20));
     }
     stage.pass(40);
     assert_eq!((holders(&stage), moves(&stage).len()), (vec!["near".to_owned()], 1));

@@ -150,7 +150,7 @@ impl Desk {
         match (event, port.node) {
             (SessionEvent::Control(message), Some(node)) => self.core.control(now, node, &message),
             (SessionEvent::Data(frame), Some(node)) => self.core.data(now, node, &frame.header, frame.payload),
-            (SessionEvent::Rtt { ms }, Some(node)) => self.core.round_trip(node, Duration::from_millis(ms)),
+            (SessionEvent::Rtt { ms }, Some(node)) => self.core.round_trip(now, node, Duration::from_millis(ms)),
             (SessionEvent::Bye(bye), _) => return Err(format!("it said goodbye: {}", bye.text)),
             _ => {}
         }

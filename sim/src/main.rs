@@ -46,6 +46,8 @@ fn main() -> ExitCode {
         checks,
         recovery,
         prefixes,
+        timed,
+        foreseen,
         took_us,
     } = sum;
     println!("{seeds} seeds in {:.1} s, {:.0} simulated hours", begun.elapsed().as_secs_f64(), took_us as f64 / 3.6e9);
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         prefixes.hits, prefixes.tokens
     );
     println!("{} times layers moved to where tokens are faster, while the chain served", recovery.rebalanced);
+    println!("{foreseen} of {timed} last texts took what had been predicted, within 15 %");
     ExitCode::SUCCESS
 }
 
@@ -78,6 +81,8 @@ fn add(sum: &mut Outcome, outcome: &Outcome) {
     sum.deceived += outcome.deceived;
     sum.convicted += outcome.convicted;
     sum.checks.rows += outcome.checks.rows;
+    sum.timed += outcome.timed;
+    sum.foreseen += outcome.foreseen;
     sum.took_us += outcome.took_us;
     sum.recovery.losses += outcome.recovery.losses;
     sum.recovery.rerouted += outcome.recovery.rerouted;

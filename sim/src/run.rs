@@ -48,6 +48,10 @@ pub struct Outcome {
     pub recovery: Recovery,
     /// KV caches that were kept, and taken over.
     pub prefixes: Prefixes,
+    /// Last texts that were long enough to be timed, and those of them whose tokens took what had been predicted, within 15 %.
+    pub timed: usize,
+    /// See [`Self::timed`].
+    pub foreseen: usize,
     /// Simulated microseconds.
     pub took_us: u64,
 }
@@ -95,6 +99,8 @@ struct Stage {
     actors: Vec<Actor>,
     asked: Vec<Asked>,
     events: usize,
+    /// Microseconds of a token of the last text, as the coordinator predicted.
+    predicted_us: Option<f64>,
 }
 
 /// A process and its machine.
@@ -168,6 +174,7 @@ impl Stage {
             actors: Vec::new(),
             asked: Vec::new(),
             events: 0,
+            predicted_us: None,
         };
         for (index, traits) in stage.plot.machines.clone().into_iter().enumerate() {
             stage.join(traits, (stage.plot.rock && index == 0) || traits.lie != Lie::None);
@@ -202,6 +209,7 @@ impl Stage {
         }
         // Whoever asks before they are measured may be told that they are too few.
         self.until(self.world.now_us() + 10_000_000, |_| false)?;
+        self.predicted_us = self.desk.core.topology().predicted_us;
         self.submit(ask(&self.world));
         let end = self.world.now_us() + PATIENCE_US;
         self.until(end, Self::all_ended)?;
@@ -375,6 +383,13 @@ impl Stage {
         Ok(())
     }
 
+    /// How far what was predicted of a token of the last text is from what it took, if that was a token a pass.
+    fn off(&self) -> Option<f64> {
+        let Some(Update::Finished(end)) = self.last_update(self.asked.len().checked_sub(1)?) else { return None };
+        let steps = end.figures.tokens.checked_sub(1).filter(|steps| *steps >= TIMED && end.figures.guessed == 0)?;
+        Some(self.predicted_us? / (end.figures.decode.as_secs_f64() * 1e6 / steps as f64) - 1.0)
+    }
+
     fn outcome(&self) -> Result<Outcome, String> {
         let (recovery, checks) = (self.desk.core.recovery(), self.desk.core.checks());
         let convicted = self.desk.convicted.len();
@@ -385,6 +400,8 @@ impl Stage {
             checks,
             convicted,
             events: self.events,
+            timed: usize::from(self.off().is_some()),
+            foreseen: usize::from(self.off().is_some_and(|off| off.abs() < 0.15)),
             took_us: self.world.now_us(),
             ..Outcome::default()
         };
@@ -443,3 +460,5 @@ impl Stage {
 const PATIENCE_US: u64 = 600_000_000;
 /// After which nothing is on its way any more, and who was cut off has noticed.
 const SILENCE_US: u64 = 60_000_000;
+/// Tokens behind the first of a text that is timed.
+const TIMED: usize = 4;

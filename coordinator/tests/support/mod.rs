@@ -50,7 +50,19 @@ pub struct Toy {
     /// Nanoseconds a layer, before it has one and with it; 1000 and 1 where a test does not say.
     layer_ns: Option<u64>,
     is_last: bool,
+    layers: u32,
     pub open: BTreeMap<u32, Open>,
+    /// What computing a row of a layer takes, and its link for a frame and its answer; no time passes where a test does not
+    /// say.
+    pub row: Duration,
+    pub link: Duration,
+    /// What it computed for each open request.
+    computed: BTreeMap<u32, Duration>,
+    /// Data frames that it answers yet, all where a test does not say; and those that wait.
+    pub answers: Option<usize>,
+    held: Vec<(Header, Vec<u8>)>,
+    /// It computes something else than it should.
+    pub lies: bool,
 }
 
 impl Stage {
@@ -89,9 +101,18 @@ impl Stage {
     /// A node of this pace, whose link has this round trip.
     pub fn join_at(&mut self, name: &str, memory_bytes: u64, layer_ns: u64, round_trip: Duration) -> NodeId {
         let id = self.core.connected(self.now, name, &negotiated());
-        self.core.round_trip(id, round_trip);
+        self.core.round_trip(self.now, id, round_trip);
         let profile = Some((name.into(), memory_bytes));
         self.toys.insert(id, Toy { profile, layer_ns: Some(layer_ns), ..Toy::default() });
+        self.run();
+        id
+    }
+
+    /// A node that takes so long for a row of a layer and for its link, and says of itself what is not so.
+    pub fn join_taking(&mut self, name: &str, said_ns: u64, row: Duration, link: Duration) -> NodeId {
+        let id = self.core.connected(self.now, name, &negotiated());
+        let profile = Some((name.into(), 1 << 30));
+        self.toys.insert(id, Toy { profile, layer_ns: Some(said_ns), row, link, ..Toy::default() });
         self.run();
         id
     }
@@ -121,6 +142,13 @@ impl Stage {
     pub fn answer(&mut self, node: NodeId, header: &Header, payload: &[u8]) {
         let Some(toy) = self.toys.get_mut(&node) else { return };
         if header.kind != Kind::Control {
+            if toy.answers == Some(0) {
+                return toy.held.push((*header, payload.to_vec()));
+            }
+            toy.answers = toy.answers.map(|left| left - 1);
+            let computing = toy.row * toy.layers * u32::from(header.rows);
+            *toy.computed.entry(header.request).or_default() += computing;
+            self.now += computing + toy.link;
             let (header, payload) = toy.compute(header);
             return self.core.data(self.now, node, &header, &payload);
         }
@@ -138,6 +166,7 @@ impl Stage {
             }
             Control::Assign(assign) => {
                 toy.is_last = assign.end_layer == 4;
+                toy.layers = u32::from(assign.end_layer - assign.first_layer);
                 let loaded = Loaded {
                     generation: assign.generation,
                     fetched_bytes: 0,
@@ -149,12 +178,24 @@ impl Stage {
             Control::Open(open) => drop(toy.open.insert(open.request, open)),
             Control::Close { request } => {
                 toy.open.remove(&request);
+                let computed = toy.computed.remove(&request).filter(|computed| !computed.is_zero());
+                let compute_us = computed.map_or(5, |computed| computed.as_micros() as u64);
                 if !self.never_closed.contains(&node) {
-                    self.core.control(self.now, node, &Control::Closed(Closed { request, compute_us: 5 }));
+                    self.core.control(self.now, node, &Control::Closed(Closed { request, compute_us }));
                 }
             }
             _ => {}
         }
+    }
+
+    /// A node answers so many of the frames that it holds, and of those that come; or all.
+    pub fn release(&mut self, node: NodeId, answers: Option<usize>) {
+        let Some(toy) = self.toys.get_mut(&node) else { return };
+        toy.answers = answers;
+        for (header, payload) in std::mem::take(&mut toy.held) {
+            self.answer(node, &header, &payload);
+        }
+        self.run();
     }
 
     pub fn pass(&mut self, seconds: u64) {
@@ -250,7 +291,7 @@ impl Toy {
         let Header { request, epoch, position, rows, .. } = *header;
         if !self.is_last {
             let header = Header::activation(request, epoch, position, Codec::F32, rows, 8).unwrap();
-            return (header, vec![0; header.payload_len as usize]);
+            return (header, vec![if self.lies { 0x40 } else { 0 }; header.payload_len as usize]);
         }
         let end = position + u32::from(rows);
         let wanted = self.open.get(&request).map_or(end, |open| open.wanted_from.max(position));

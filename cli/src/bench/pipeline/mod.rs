@@ -7,17 +7,15 @@ mod report;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use syn1_coordinator::placement::{Demand, Offer, Part, Policy};
-use syn1_coordinator::predict::predict;
+use syn1_coordinator::placement::Policy;
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Generation, Server};
 use syn1_coordinator::update::{Figures, NodeView, Update};
-use syn1_coordinator::wire::Wire;
 use syn1_identity::Keys;
 
 use self::cable::{Cable, Relay, Sleeper};
-use self::report::{Hop, Report, Rig, Run};
+use self::report::{Hop, Predictions, Report, Rig, Run};
 use super::fleet::{Fleet, ready};
 use super::shape::Subject;
 use crate::model::Prepared;
@@ -35,8 +33,12 @@ directly. What a relay's round trip is here is measured with messages of a token
 
 One text at a time, then --streams texts at a time, in turns; medians of the runs. A token passes every node, one after
 the other, so with one text its time is computing, as the nodes report it, plus a round trip per node, plus what SYN1
-adds: 'added per hop'. Beside it stands what the coordinator predicts by the code it places layers with. The bound is what would be left without that: for many texts the busiest part decides, be it a
+adds: 'added per hop'. The bound is what would be left without that: for many texts the busiest part decides, be it a
 node, a link, or the processor that all nodes of this machine share.
+
+Beside it stands what the coordinator says a token of one text is to take, by what it places layers with: before any text,
+when only its own first tokens have passed the chain, and again before the runs that are measured. It is told nothing of the
+links.
 
 Two local nodes:        syn1 bench pipeline --device cpu --shape gpt2
 Home connections:       syn1 bench pipeline --device cpu --stages 4 --rtt 20 --up 20 --threads 1")]
@@ -105,10 +107,16 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     ready(&server).await?;
 
-    let joined = Instant::now();
+    // A chain that nobody asks anything of measures itself by its first tokens.
+    tokio::time::sleep(MEASURED).await;
+    let first = predicted(&server)?;
+    let mut then = first;
     let bar = CountBar::new("runs", usize::from(args.runs));
     let (mut one, mut many) = (Vec::new(), Vec::new());
     for turn in 0..=args.runs {
+        if turn == 1 {
+            then = predicted(&server)?;
+        }
         let (alone, together) = (
             texts(&server, &prepared, &args, 1).await?,
             match args.streams {
@@ -124,9 +132,6 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
     }
     drop(bar);
-    // The first pings met nodes that measured themselves.
-    tokio::time::sleep(PINGED.saturating_sub(joined.elapsed())).await;
-    let predicted = predicted(&server, &prepared, &wire, cable)?;
     let rig = Rig {
         model: prepared.name.clone(),
         weights: prepared.format.name(),
@@ -142,34 +147,17 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     };
     // Nodes end before their links do.
     drop(nodes);
-    let report = Report::new(rig, cable, predicted, one, many);
+    let report = Report::new(rig, cable, Predictions { first, then }, one, many);
     if args.json {
         return Ok(show::out(&(serde_json::to_string(&report)? + "\n"))?);
     }
     Ok(show::out(&report.table())?)
 }
 
-/// What a token of one text takes, by what placement decides with: the layers as the nodes measured them, the round trips of
-/// pings, and the rate that the links were given.
-fn predicted(server: &Server, prepared: &Prepared, wire: &Wire, cable: Cable) -> Result<Duration> {
-    let mut nodes: Vec<_> = server.topology().nodes.into_iter().filter(|node| node.layers.is_some()).collect();
-    nodes.sort_by_key(|node| node.layers);
-    let offer = |node: &NodeView| Offer {
-        memory_bytes: node.memory_bytes,
-        layer_ns: (node.layer_us * 1e3).round() as u64,
-        hop_ns: (node.hop_us * 1e3).round() as u64,
-        bytes_per_s: cable.bits_per_second.map(|rate| (rate / 8.0) as u64),
-    };
-    let part = |(node, view): (usize, &NodeView)| {
-        let (first, end) = view.layers?;
-        Some(Part { node, layers: first..end })
-    };
-    let offers: Vec<Offer> = nodes.iter().map(offer).collect();
-    let parts: Option<Vec<Part>> = nodes.iter().enumerate().map(part).collect();
-    let parts = parts.context("a node lost its layers")?;
-    let Prepared { spec, format, max_positions, .. } = prepared;
-    let demand = Demand { spec, format: *format, max_positions: *max_positions, slots: 1, wire };
-    Ok(Duration::from_nanos(predict(&demand, &offers, &parts).token_ns()))
+/// What a token of one text takes, by what the coordinator places layers with.
+fn predicted(server: &Server) -> Result<Duration> {
+    let us = server.topology().predicted_us.context("a node lost its layers")?;
+    Ok(Duration::from_secs_f64(us / 1e6))
 }
 
 /// The cores that nodes which compute on the CPU share.
@@ -236,8 +224,8 @@ fn hops(server: &Server) -> Vec<Hop> {
     nodes.into_iter().map(hop).collect()
 }
 
-/// By then every node has been pinged while nothing else was going on in it.
-const PINGED: Duration = Duration::from_secs(6);
+/// By then a chain that is ready has measured itself.
+const MEASURED: Duration = Duration::from_millis(1_500);
 
 fn milliseconds(text: &str) -> Result<f64, String> {
     let ms = text.parse().ok().filter(|ms| (0.0..=10_000.0).contains(ms));

@@ -13,11 +13,23 @@ use super::cable::Cable;
 pub(super) struct Report {
     #[serde(flatten)]
     rig: Rig,
-    /// Of a token of one text: what the coordinator's own code predicts, and how far that is from the measured one.
+    /// Of a token of one text: what the coordinator predicted before any text, and how far that is from the measured one.
+    predicted_first_ms: f64,
+    off_first: Option<f64>,
+    /// The same before the runs that are measured.
     predicted_ms: f64,
     off: Option<f64>,
     /// One text at a time, and many where they were asked for.
     arms: Vec<Arm>,
+}
+
+/// What the coordinator predicted of a token of one text.
+#[derive(Clone, Copy)]
+pub(super) struct Predictions {
+    /// Before any text.
+    pub(super) first: Duration,
+    /// Before the runs that are measured.
+    pub(super) then: Duration,
 }
 
 /// What the texts ran on.
@@ -97,14 +109,23 @@ impl Hop {
 }
 
 impl Report {
-    pub(super) fn new(rig: Rig, cable: Cable, predicted: Duration, one: Vec<Run>, many: Vec<Run>) -> Self {
+    pub(super) fn new(rig: Rig, cable: Cable, predicted: Predictions, one: Vec<Run>, many: Vec<Run>) -> Self {
         let here = Cable { round_trip: Duration::from_secs_f64(rig.round_trip_here_ms / 1e3), ..cable };
         let alone = Arm::new(&rig, here, &one, None);
         let of_one = alone.tokens_per_second;
         let together = (!many.is_empty()).then(|| Arm::new(&rig, here, &many, Some(of_one)));
-        let predicted_ms = predicted.as_secs_f64() * 1e3;
-        let off = Some(predicted_ms / alone.token_ms - 1.0).filter(|off| off.is_finite());
-        Self { rig, predicted_ms, off, arms: std::iter::once(alone).chain(together).collect() }
+        let Predictions { first, then } = predicted;
+        let (predicted_first_ms, predicted_ms) = (first.as_secs_f64() * 1e3, then.as_secs_f64() * 1e3);
+        let off = |predicted_ms: f64| Some(predicted_ms / alone.token_ms - 1.0).filter(|off| off.is_finite());
+        let (off_first, off) = (off(predicted_first_ms), off(predicted_ms));
+        Self {
+            rig,
+            predicted_first_ms,
+            off_first,
+            predicted_ms,
+            off,
+            arms: std::iter::once(alone).chain(together).collect(),
+        }
     }
 
     pub(super) fn table(&self) -> String {
@@ -138,8 +159,13 @@ impl Report {
         line("not computing", self.row(|arm| arm.not_compute.map_or_else(|| "-".into(), percent)));
         line("added per hop", self.row(|arm| arm.added_ms_per_hop.map_or_else(|| "-".into(), ms)));
         line("bytes per hop, both ways", self.row(|arm| format!("{:.0}", arm.bytes_per_hop)));
-        let off = self.off.map_or_else(String::new, |off| format!(" ({:+.0} %)", off * 100.0));
-        table + &format!("{:24}{:>18}{off}\n", "predicted for one text", ms(self.predicted_ms))
+        let off = |off: Option<f64>| off.map_or_else(String::new, |off| format!(" ({:+.0} %)", off * 100.0));
+        let mut line = |when: &str, predicted: f64, of: Option<f64>| {
+            table += &format!("{when:24}{:>18}{}\n", ms(predicted), off(of));
+        };
+        line("predicted for one text", self.predicted_ms, self.off);
+        line("  before any text", self.predicted_first_ms, self.off_first);
+        table
     }
 
     fn row(&self, cell: impl Fn(&Arm) -> String) -> String {
@@ -240,6 +266,8 @@ fn passes(figures: &Figures) -> f64 {
 mod tests {
     use super::*;
 
+    const PREDICTED: Predictions = Predictions { first: Duration::from_millis(60), then: Duration::from_millis(45) };
+
     fn rig() -> Rig {
         Rig {
             model: "m".into(),
@@ -281,12 +309,13 @@ mod tests {
     fn what_a_hop_adds_is_what_computing_round_trips_and_bytes_leave() {
         let cable = Cable { round_trip: Duration::from_millis(20), bits_per_second: Some(8e6) };
         // 4 ms computing, 2 x 20.5 ms round trip, 2 x 1000 bytes at a microsecond each, and 3 ms besides.
-        let report = Report::new(rig(), cable, Duration::from_millis(45), vec![run(1, 50_000, 550)], vec![]);
+        let report = Report::new(rig(), cable, PREDICTED, vec![run(1, 50_000, 550)], vec![]);
         let [arm] = &report.arms[..] else { panic!("one arm") };
         assert!((arm.link_ms - 43.0).abs() < 1e-9, "{}", arm.link_ms);
         assert!((arm.added_ms_per_hop.unwrap() - 1.5).abs() < 1e-9, "{:?}", arm.added_ms_per_hop);
         assert!((arm.not_compute.unwrap() - 0.92).abs() < 1e-9);
         assert!((report.off.unwrap() + 0.1).abs() < 1e-9, "45 ms were predicted");
+        assert!((report.off_first.unwrap() - 0.2).abs() < 1e-9, "60 ms were predicted first");
         assert!((arm.bound_tokens_per_second - 1.0 / 0.047).abs() < 1e-9);
         assert_eq!((arm.bound_by, arm.of_one, arm.tokens_per_second), ("latency", 1.0, 20.0));
     }
@@ -295,8 +324,7 @@ mod tests {
     fn many_texts_are_bound_by_the_busiest_part() {
         let cable = Cable { round_trip: Duration::ZERO, bits_per_second: None };
         let bound = |rig: Rig| {
-            let report =
-                Report::new(rig, cable, Duration::from_millis(45), vec![run(1, 5_000, 55)], vec![run(8, 20_000, 220)]);
+            let report = Report::new(rig, cable, PREDICTED, vec![run(1, 5_000, 55)], vec![run(8, 20_000, 220)]);
             let arm = &report.arms[1];
             assert_eq!((arm.streams, arm.added_ms_per_hop, arm.of_one), (8, None, 2.0));
             (arm.bound_by, arm.bound_tokens_per_second.round())
@@ -311,13 +339,7 @@ mod tests {
     #[test]
     fn a_slow_link_bounds_many_texts_by_the_direction_with_more_bytes() {
         let cable = Cable { round_trip: Duration::from_millis(20), bits_per_second: Some(8e5) };
-        let report = Report::new(
-            rig(),
-            cable,
-            Duration::from_millis(45),
-            vec![run(1, 70_000, 770)],
-            vec![run(64, 700_000, 7_700)],
-        );
+        let report = Report::new(rig(), cable, PREDICTED, vec![run(1, 70_000, 770)], vec![run(64, 700_000, 7_700)]);
         // 900 bytes at ten microseconds each.
         assert_eq!(report.arms[1].bound_by, "a link's rate");
         assert!((report.arms[1].bound_tokens_per_second - 1.0 / 0.009).abs() < 1e-6);
@@ -326,8 +348,7 @@ mod tests {
     #[test]
     fn the_table_has_a_column_for_each_arm() {
         let cable = Cable { round_trip: Duration::from_millis(20), bits_per_second: None };
-        let report =
-            Report::new(rig(), cable, Duration::from_millis(45), vec![run(1, 50_000, 550)], vec![run(8, 60_000, 660)]);
+        let report = Report::new(rig(), cable, PREDICTED, vec![run(1, 50_000, 550)], vec![run(8, 60_000, 660)]);
         let table = report.table();
         let line = table.lines().find(|line| line.starts_with("texts at a time")).unwrap();
         assert_eq!(line.split_whitespace().skip(4).collect::<Vec<_>>(), ["1", "8"]);
