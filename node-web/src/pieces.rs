@@ -134,7 +134,7 @@ impl Source<'_> {
                     Ok(fetched) => Some(fetched),
                     Err(Stop::Full(refused)) => {
                         self.notice(format!(
-                            "the browser keeps no more for this page ({refused}): the weights are fetched again at the next visit"
+                            "the weights go past the browser's files ({refused}): they are fetched again at the next visit"
                         ));
                         cache = None;
                         None
@@ -158,7 +158,8 @@ impl Source<'_> {
         (self.event)(json!({ "event": "notice", "text": text }));
     }
 
-    /// Says what is here and what must come, and forgets other models' pieces where there is no room for these.
+    /// Says what is here and what must come. Where there is no room for that, forgets other models' pieces, and then those of
+    /// layers that others compute.
     async fn make_room(&self, listed: &[&ManifestPiece], manifest: &Manifest) {
         let Some(cache) = self.cache else {
             let missing = listed.iter().map(|piece| piece.bytes).sum();
@@ -172,16 +173,22 @@ impl Source<'_> {
         }
         let mut room = Room::ask().await;
         let mut notice = None;
-        if missing > room.quota_bytes.saturating_sub(room.used_bytes) {
-            let keep: Vec<Digest> = manifest.pieces.iter().map(|piece| piece.sha256).collect();
-            let gone = cache.evict(&keep).await.unwrap_or(0);
+        if missing > room.left_bytes() {
             let used_before = room.used_bytes;
-            room = Room::ask().await;
-            let left = room.quota_bytes.saturating_sub(room.used_bytes);
+            let mut gone = 0;
+            let all: Vec<Digest> = manifest.pieces.iter().map(|piece| piece.sha256).collect();
+            let these: Vec<Digest> = listed.iter().map(|piece| piece.sha256).collect();
+            for keep in [all, these] {
+                if missing > room.left_bytes() {
+                    gone += cache.evict(&keep).await.unwrap_or(0);
+                    room = Room::ask().await;
+                }
+            }
+            let left = room.left_bytes();
             let freed = used_before.saturating_sub(room.used_bytes);
             notice = Some(if missing <= left {
                 format!(
-                    "gave up {gone} pieces of other models ({freed} bytes): the browser keeps {} for this page",
+                    "gave up {gone} pieces of other models and layers ({freed} bytes): the browser keeps {} for this page",
                     room.quota_bytes
                 )
             } else {

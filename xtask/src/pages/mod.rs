@@ -4,6 +4,7 @@ mod chat;
 mod join;
 mod locked;
 mod look;
+mod states;
 mod template;
 
 use std::path::{Path, PathBuf};
@@ -42,7 +43,7 @@ pub(crate) fn command() -> Result<()> {
     Ok(())
 }
 
-/// Draws every page into `args`' folder, or those that the README shows into `docs/screenshots`.
+/// Draws every page in every state into `args`' folder, or those that the README shows into `docs/screenshots`.
 pub(crate) fn screenshots(args: &[String]) -> Result<()> {
     let folder = match args {
         [] => root()?.join("docs").join("screenshots"),
@@ -74,7 +75,7 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
             draw(&page, view, &folder.join(name).with_extension("png"))?;
         }
     }
-    Ok(())
+    if args.is_empty() { Ok(()) } else { states::draw_all(&browser, &folder) }
 }
 
 /// Two nodes, through which a text has passed.
@@ -129,7 +130,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const EXAMPLE: &str = "## Reading a file line by line\n\n";
 
 /// Pixels of a picture that nobody has to scroll for long.
-const TALLEST: u32 = 1400;
+const TALLEST: u32 = 1600;
 
 /// What the README shows.
 const SHOWN: [&str; 4] = ["chat-desktop-light", "chat-phone-dark", "swarm-desktop-light", "join-phone-light"];
