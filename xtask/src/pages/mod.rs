@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::browser::{Browser, Gpu, Page, View};
 use crate::swarm::{self, Coordinator, Native};
-use crate::{root, setup, web};
+use crate::{built, root, setup, web};
 
 /// Tries every page, with two nodes on the bundled model. Says whether there was a browser to do it with.
 pub(crate) fn check() -> Result<bool> {
@@ -23,7 +23,7 @@ pub(crate) fn check() -> Result<bool> {
         return Ok(false);
     }
     web::build()?;
-    swarm::build()?;
+    built::build()?;
     let browser = Browser::start(Gpu::Software)?;
     let (swarm, _nodes) = start(&browser)?;
     chat::check(&swarm, &browser)?;
@@ -55,7 +55,7 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
     }
     std::fs::create_dir_all(&folder)?;
     web::build()?;
-    swarm::build()?;
+    built::build()?;
     let browser = Browser::start(Gpu::Software)?;
     let (swarm, _nodes) = start(&browser)?;
     let page = browser.open(&swarm.url("/"), View::DESKTOP)?;

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::browser::{Browser, Gpu, Page, View};
-use crate::swarm::{self, Coordinator, Golden, PATIENCE};
-use crate::{setup, web};
+use crate::swarm::{Coordinator, Golden, PATIENCE};
+use crate::{built, setup, web};
 
 /// Builds what is needed and goes through all of it. Says whether there was a browser.
 pub(crate) fn test() -> Result<bool> {
@@ -22,7 +22,7 @@ pub(crate) fn test() -> Result<bool> {
         return Ok(false);
     }
     web::build()?;
-    swarm::build()?;
+    built::build()?;
     let vulkan = setup::software_vulkan()?;
     let with_gpu = Browser::start(Gpu::Software)?;
     let golden = Golden::read()?;
