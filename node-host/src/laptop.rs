@@ -163,7 +163,7 @@ impl Host for Laptop<'_> {
         let (device, config) = (self.device.clone(), assignment.engine);
         let built = self.driver.run(move |cancelled| {
             go_on(cancelled)?;
-            device.engine(plan, &pieces, config).map_err(|err| err.to_string())
+            device.step_engine(plan, &pieces, config).map_err(|err| err.to_string())
         });
         let mut engine = built.await?;
         let steps = WARM_UP_STEPS.min(assignment.engine.max_positions);
