@@ -6,7 +6,7 @@ use syn1_model::spec::Activation;
 use super::attend::Score;
 use super::digits::DigitProducts;
 use super::dot::{Element, Half, Int4, Int8, Single, Stored};
-use super::{attend, bandwidth, digits, dot, lanes, math};
+use super::{attend, bandwidth, dot, lanes, math};
 
 /// The kernels for one instruction set. One that the CPU lacks can't be had.
 pub(super) struct Kernels {
@@ -284,16 +284,19 @@ compile!(avx2: "AVX2", Avx2, 4 by 2, [2, 2, 4, 4], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 compile!(avx512: "AVX-512", Avx512, 4 by 6, [2, 2, 4, 4], "avx512f,avx512vl,avx512dq");
 
+#[cfg(target_arch = "x86_64")]
+const DIGITS: [&DigitProducts; 2] = [&super::digits::INT8, &super::digits::INT4];
+
 /// AVX-512 with VNNI.
 #[cfg(target_arch = "x86_64")]
-static VNNI: Kernels = Kernels { name: "AVX-512 VNNI", digits: Some([&digits::INT8, &digits::INT4]), ..avx512::TABLE };
+static VNNI: Kernels = Kernels { name: "AVX-512 VNNI", digits: Some(DIGITS), ..avx512::TABLE };
 
 #[cfg(test)]
 mod tests {
     use bytemuck::Zeroable;
     use syn1_model::PieceBytes;
 
-    use super::super::digits::{Digits, Turned};
+    use super::super::digits::{self, Digits, Turned};
     use super::*;
 
     /// Values of about one, without a pattern.
