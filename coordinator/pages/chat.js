@@ -268,7 +268,7 @@ function showEmpty() {
   const { model, chat, ready, waiting_for } = topology;
   const about = chat
     ? "runs on the devices of this swarm. What you write goes through each of them: they can read it."
-    : "is no chat model: it has no chat template, so it does not answer. It continues the text that you give it.";
+    : "is no chat model: it has no chat template, so it does not answer. It continues the text that you give it, on the devices of this swarm: they can read it.";
   const begin = (prompt) => {
     text.value = prompt;
     grow();

@@ -50,6 +50,8 @@ function given(wasWrong) {
       done();
     });
     byId("main").prepend(form);
+    byId("state").className = "state wait";
+    say(byId("state"), "locked");
     say(why, wasWrong ? "The one that this browser has is not known there." : "Text and the state of the swarm are for those who have one.");
     field.focus();
   });
