@@ -19,8 +19,8 @@ pub(crate) struct Served {
     answers: VecDeque<f64>,
     /// Requests that it has open.
     open: BTreeMap<u32, Spell>,
-    /// Nanoseconds that it computed for a token, by requests that were closed, the newest last.
-    computed: VecDeque<f64>,
+    /// The share of tokens' answers in which it computed, by requests that were closed, the newest last.
+    computing: VecDeque<f64>,
     /// Nanoseconds that a byte more took on its link, by chunks of such requests, the newest last.
     per_byte: VecDeque<f64>,
     /// Something came since it was asked last.
@@ -84,12 +84,12 @@ impl Served {
         let Some(spell) = self.open.remove(&request) else { return };
         let Some(answer_ns) = usual(&self.answers) else { return };
         if let Some(share) = spell.computing(compute) {
-            push(&mut self.computed, share * answer_ns, COMPUTED);
+            push(&mut self.computing, share, CLOSED);
             self.has_news = true;
         }
-        let known = median(&self.computed).map(|compute_ns| compute_ns.min(answer_ns));
+        let known = median(&self.computing).map(|share| share * answer_ns);
         if let Some(byte_ns) = known.and_then(|compute_ns| spell.byte_ns(compute, compute_ns, answer_ns - compute_ns)) {
-            push(&mut self.per_byte, byte_ns, COMPUTED);
+            push(&mut self.per_byte, byte_ns, CLOSED);
             self.has_news = true;
         }
     }
@@ -100,7 +100,7 @@ impl Served {
             return None;
         }
         let answer_ns = usual(&self.answers)?;
-        let compute_ns = median(&self.computed).map(|compute_ns| compute_ns.min(answer_ns));
+        let compute_ns = median(&self.computing).map(|share| share * answer_ns);
         let byte_ns = median(&self.per_byte).filter(|byte_ns| *byte_ns > 0.0);
         Some(TokenTime { answer_ns, compute_ns, byte_ns })
     }
@@ -160,7 +160,7 @@ fn median(times: &VecDeque<f64>) -> Option<f64> {
 /// Answers that are looked at: a second or less of one text, on most devices.
 const ANSWERS: usize = 32;
 /// Closed requests that are looked at: one in three may be off.
-const COMPUTED: usize = 5;
+const CLOSED: usize = 5;
 /// Tokens without which nothing is said: of a chain's first tokens one is slow for everything is cold.
 const LEAST: usize = 4;
 /// An answer that took so many times the usual time says nothing of the next one.

@@ -236,3 +236,75 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use syn1_core::{Codec, CodecSet, Flags, Form, Negotiated};
+    use syn1_model::plan::WeightFormat;
+    use syn1_model::spec::Spec;
+
+    use super::*;
+    use crate::access::Client;
+    use crate::core::CoreConfig;
+    use crate::placement::Policy;
+    use crate::prefix::PrefixCache;
+    use crate::request::Generate;
+    use crate::sample::Sampling;
+    use crate::wire::Wire;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn core() -> Core {
+        Core::new(CoreConfig {
+            name: "toy".into(),
+            spec: Spec::gpt2_124m(),
+            format: WeightFormat::F32,
+            manifest_sha256: [0; 32],
+            smaller: Vec::new(),
+            http_port: 1,
+            policy: Policy::Auto,
+            wire: Wire::everywhere(Form::plain(Codec::F32)),
+            max_positions: 64,
+            slots: 2,
+            chunk: 4,
+            relay_bytes: 1 << 20,
+            prefix_cache: PrefixCache::Off,
+            tokenizer: None,
+        })
+    }
+
+    /// A node joins that proves this key; whether it is known to have served.
+    fn join(core: &mut Core, key: u8) -> (NodeId, bool) {
+        let (flags, codecs) = (Flags::NEGOTIABLE, CodecSet::ACTIVATIONS);
+        let carries = Negotiated { minor: 0, flags, codecs, max_payload: 1 << 20, max_rows: 64, credit: 4 };
+        let id = core.connected(NOW, "n", &carries);
+        core.proven(id, Key([key; 32]));
+        (id, core.nodes[&id].has_served)
+    }
+
+    fn runs(core: &mut Core) {
+        let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+        let (max_tokens, stop) = (9, Vec::new());
+        let ask = Generate { prompt: vec![1], max_tokens, sampling, stop, ignore_eos: true, speculate: 0 };
+        let request = core.request(Client::Local, ask, false);
+        core.requests.insert(request.id, request);
+    }
+
+    #[test]
+    fn who_left_and_came_back_while_a_text_runs_is_known_to_have_served() {
+        let mut core = core();
+        runs(&mut core);
+        let (node, has_served) = join(&mut core, 1);
+        assert!(!has_served);
+        if let Some(node) = core.nodes.get_mut(&node) {
+            node.has_served = true;
+        }
+        core.gone(NOW, node, "it left");
+        let (again, has_served) = join(&mut core, 1);
+        assert!(has_served && !join(&mut core, 2).1);
+        // No text is left that could have come of what it computed.
+        core.requests.clear();
+        core.gone(NOW, again, "it left");
+        assert!(!join(&mut core, 1).1);
+    }
+}

@@ -58,11 +58,8 @@ pub struct Toy {
     pub link: Duration,
     /// What it computed for each open request.
     computed: BTreeMap<u32, Duration>,
-    /// Data frames that it answers yet, all where a test does not say; and those that wait.
+    /// Data frames that it answers yet; all where a test does not say.
     pub answers: Option<usize>,
-    held: Vec<(Header, Vec<u8>)>,
-    /// It computes something else than it should.
-    pub lies: bool,
 }
 
 impl Stage {
@@ -143,7 +140,7 @@ impl Stage {
         let Some(toy) = self.toys.get_mut(&node) else { return };
         if header.kind != Kind::Control {
             if toy.answers == Some(0) {
-                return toy.held.push((*header, payload.to_vec()));
+                return;
             }
             toy.answers = toy.answers.map(|left| left - 1);
             let computing = toy.row * toy.layers * u32::from(header.rows);
@@ -186,16 +183,6 @@ impl Stage {
             }
             _ => {}
         }
-    }
-
-    /// A node answers so many of the frames that it holds, and of those that come; or all.
-    pub fn release(&mut self, node: NodeId, answers: Option<usize>) {
-        let Some(toy) = self.toys.get_mut(&node) else { return };
-        toy.answers = answers;
-        for (header, payload) in std::mem::take(&mut toy.held) {
-            self.answer(node, &header, &payload);
-        }
-        self.run();
     }
 
     pub fn pass(&mut self, seconds: u64) {
@@ -291,7 +278,7 @@ impl Toy {
         let Header { request, epoch, position, rows, .. } = *header;
         if !self.is_last {
             let header = Header::activation(request, epoch, position, Codec::F32, rows, 8).unwrap();
-            return (header, vec![if self.lies { 0x40 } else { 0 }; header.payload_len as usize]);
+            return (header, vec![0; header.payload_len as usize]);
         }
         let end = position + u32::from(rows);
         let wanted = self.open.get(&request).map_or(end, |open| open.wanted_from.max(position));

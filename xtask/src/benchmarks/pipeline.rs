@@ -15,11 +15,10 @@ pub(super) fn render(raw: &[Raw], text: &mut String) {
         *text += &format!(
             "## Chains of nodes behind links: {machine}\n\nEvery node is a process, and the machine's cores are shared by all. \
              Links are relays of our own with the round trip and rate that is named; what a relay takes here is measured and \
-             counts as link. *Added* is what a hop takes beside computing and its link. *Predicted* is what the coordinator said a \
-             token was to take and how far that is from the measured one, *first* before any text and then before the runs \
-             that were measured.\n\n\
+             counts as link. *Added* is what a hop takes beside computing and its link, *predicted* what the coordinator's \
+             placement says a token takes, and how far the measured one is from it.\n\n\
              | chain | texts | tok/s | times one | bound | a token | computing | links | not computing | added a hop | \
-             predicted first | predicted |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+             predicted |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         );
         let mut commands = String::new();
         for raw in raw.iter().filter(|raw| raw.machine == machine) {
@@ -46,15 +45,13 @@ fn line(report: &Pipeline, arm: &PipelineArm) -> String {
         .map_or_else(String::new, |threads| format!(", {threads} thread{}", if threads == 1 { "" } else { "s" }));
     let ms = |ms: f64| format!("{ms:.2} ms");
     let dash = || "-".to_owned();
-    let predicted = |predicted: f64, off: Option<f64>| match off {
-        Some(off) if arm.streams == 1 => format!("{} ({:+.0} %)", ms(predicted), off * 100.0),
+    let predicted = match off {
+        Some(off) if arm.streams == 1 => format!("{} ({:+.0} %)", ms(*predicted_ms), off * 100.0),
         _ => dash(),
     };
-    let first = predicted(report.predicted_first_ms, report.off_first);
-    let then = predicted(*predicted_ms, *off);
     format!(
         "| {model} {weights}, {stages} nodes{threads}, {link}, wire {wire} | {} | {} | {:.1}x | {} ({}) | {} | {} | {} | {} | {} | \
-         {first} | {then} |\n",
+         {predicted} |\n",
         arm.streams,
         number(arm.tokens_per_second),
         arm.of_one,
