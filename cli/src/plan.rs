@@ -261,9 +261,9 @@ mod tests {
                     .unwrap();
             }
         });
-        let error = ask(&url, None).unwrap_err().to_string();
+        let error = ask(&url, None, &Trusted::default()).unwrap_err().to_string();
         assert!(error.ends_with("no API key was sent: here that is --api-key KEY"), "{error}");
-        let error = ask(&url, Some("a-key-of-16-bytes")).unwrap_err().to_string();
+        let error = ask(&url, Some("a-key-of-16-bytes"), &Trusted::default()).unwrap_err().to_string();
         assert!(error.ends_with("no node has joined yet"), "{error}");
         server.join().unwrap();
     }
