@@ -59,7 +59,7 @@ fn make_openai_client() -> Result<()> {
     if !python.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
     }
-    let requirements = root.join("cli/tests/openai/requirements.txt");
+    let requirements = root.join("cli/tests/it/openai/requirements.txt");
     let quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
     run(Command::new(python).args(quiet).arg(requirements))
 }

@@ -62,7 +62,7 @@ async fn the_openai_client_finds_what_it_knows() {
     });
     let file = cache.path().join("facts.json");
     std::fs::write(&file, facts.to_string()).unwrap();
-    let run = move || Command::new(python).arg(repository("cli/tests/openai/client.py")).arg(file).output().unwrap();
+    let run = move || Command::new(python).arg(repository("cli/tests/it/openai/client.py")).arg(file).output().unwrap();
     let output = tokio::task::spawn_blocking(run).await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
