@@ -10,7 +10,7 @@ use embedded_io_adapters::tokio_1::FromTokio;
 use embedded_io_async::{Read as _, Write as _};
 use serial2_tokio::SerialPort;
 use syn1_identity::nonce;
-use syn1_node_host::Join;
+use syn1_node_host::{Join, JoinError, Way};
 use syn1_transport_serial::{Lost, Reader, Serial, Writer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 115_200)]
     baud: u32,
     /// The coordinator
-    #[arg(long, value_name = "tcp://HOST:PORT")]
+    #[arg(long, value_name = "tcp://HOST:PORT", value_parser = plain_tcp)]
     join: Join,
     /// Say nothing but errors
     #[arg(short, long)]
@@ -64,6 +64,19 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             Lost::Ended => anyhow::bail!("{device} has gone away"),
             Lost::Done => {}
         }
+    }
+}
+
+/// A coordinator's address that bytes can be carried to as they are.
+fn plain_tcp(text: &str) -> Result<Join, String> {
+    let join: Join = text.parse().map_err(|error: JoinError| error.to_string())?;
+    match join.way() {
+        Way::Tcp => Ok(join),
+        _ => Err(format!(
+            "a bridge carries bytes as they come, to the port for plain TCP: tcp://{}:7700 unless --tcp names another, not \
+             {join}",
+            join.host()
+        )),
     }
 }
 
@@ -150,6 +163,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_needs_more_than_bytes_is_refused_with_the_one_to_take() {
+        assert!(plain_tcp("tcp://laptop:7700").is_ok());
+        for link in ["http://laptop:7780/join#K7MP-Q2XR", "wss://laptop:7780"] {
+            let error = plain_tcp(link).unwrap_err();
+            assert!(error.contains("tcp://laptop:7700") && !error.contains("K7MP"), "{error}");
+        }
+    }
 
     /// Bytes through a pseudo-terminal, as a node's firmware would send them, to a socket and back.
     #[cfg(unix)]

@@ -38,9 +38,9 @@ Boards speak plain TCP: --tcp 0.0.0.0:7700, with their keys in --allow or with -
 Chat models answer client.chat.completions.create(..), too. Without --api-key any KEY will do. /ready says whether a
 token has passed through the whole chain, /metrics has figures for Prometheus.
 
-Without --nodes the model goes to as few nodes as hold it, the fastest first: a split never makes one text faster,
-it makes a bigger model fit. With --weights auto the nodes that are there decide how the weights are stored; who joins
-later does not change that, and --nodes N waits for N of them first.")]
+Without --nodes the model goes to the nodes on which a token is the fastest (syn1 plan says why): a split never makes one
+text faster than the fastest device that holds it all, it makes a bigger model fit. With --weights auto the nodes that are
+there decide how the weights are stored; who joins later does not change that, and --nodes N waits for N of them first.")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelOptions,
@@ -49,16 +49,16 @@ pub(crate) struct Args {
     http: SocketAddr,
     #[command(flatten)]
     front: FrontOptions,
-    /// Where nodes join by plain TCP
+    /// Where nodes join by TCP, plain or where there is --tls encrypted (tls://)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7700")]
     tcp: SocketAddr,
-    /// Wait for exactly N nodes and split the model over them [default: as few as needed]
+    /// Wait for exactly N nodes and split the model over them [default: those on which a token is the fastest]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     nodes: Option<u16>,
     #[command(flatten)]
     wire: WireOptions,
     /// Requests that run at the same time: their tokens share what is read of the weights, and each takes a KV cache
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", default_value_t = SLOTS, value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: u16,
     /// The file with this coordinator's key, made if it is not there [default: coordinator.key among the user's data]
     #[arg(long, value_name = "FILE")]
@@ -135,12 +135,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         show::out(&format!("{addresses}\n"))?;
     } else {
         show::out(&format!(
-            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join tcp://{} --expect {key}{}\n{}  \
+            "serving {} ({} layers), wire {wire}{}\n  nodes join:  syn1 node --join {}://{}{} --expect {key}{}\n{}  \
              people ask:  {}/\n",
             prepared.name,
             prepared.spec.layers,
             why.map_or_else(String::new, |why| format!(" ({why})")),
+            if link.page.starts_with("https:") { "tls" } else { "tcp" },
             reachable(server.tcp()),
+            link.authority.map_or_else(String::new, |authority| format!(" --tls-fingerprint {authority}")),
             if link.code.is_some() && !server.tcp().ip().is_loopback() { " (if --allow names its key)" } else { "" },
             front::lines(&link, key, server.http(), std::io::stdout().is_terminal()),
             link.page.trim_end_matches("/join"),
@@ -169,6 +171,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     }
     anyhow::bail!("the coordinator's event loop ended")
 }
+
+/// Requests that run at the same time if nobody says otherwise. More gain little on what was measured, and each takes memory.
+pub(crate) const SLOTS: u16 = 8;
 
 /// A file for each link and each HTTP connection that a coordinator takes at most, and some beside them.
 const FILES: usize = 17_500;

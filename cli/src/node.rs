@@ -17,15 +17,15 @@ The node fetches only the layers it is given, checks their SHA-256 and keeps the
 When the coordinator goes away, the node comes back by itself.
 Ctrl-C says goodbye: another node takes the layers and running texts go on. A second Ctrl-C ends the node at once.")]
 pub(crate) struct Args {
-    /// The coordinator: tcp://HOST:PORT, or the link that it prints for its HTTP port, http(s)://HOST:PORT/join#CODE (in
-    /// quotes; ws:// and wss:// mean the same)
+    /// The coordinator: tcp://HOST:PORT, with --tls there tls://HOST:PORT, or the link that it prints for its HTTP port,
+    /// http(s)://HOST:PORT/join#CODE (in quotes; ws:// and wss:// mean the same)
     #[arg(long, value_name = "ADDRESS")]
     join: Join,
-    /// With https: trust the authorities in this file (PEM); a coordinator with --tls auto gives its own at /ca.crt
+    /// With https and tls: trust the authorities in this file (PEM); a coordinator with --tls auto gives its own at /ca.crt
     /// [default: those of the system]
     #[arg(long, value_name = "FILE", conflicts_with = "tls_fingerprint")]
     tls_ca: Option<PathBuf>,
-    /// With https: trust the authority whose certificate has this SHA-256, as the coordinator prints it
+    /// With https and tls: trust the authority whose certificate has this SHA-256, as the coordinator prints it
     #[arg(long, value_name = "SHA256", value_parser = fingerprint)]
     tls_fingerprint: Option<Digest>,
     #[command(flatten)]

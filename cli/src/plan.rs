@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use serde_json::Value;
 use syn1_coordinator::outline::{Outline, outline};
 use syn1_coordinator::placement::{Demand, Offer, Policy, size};
 use syn1_coordinator::predict::HOP_NS;
@@ -14,6 +15,7 @@ use syn1_core::{Codec, Form};
 
 use crate::asking::Trusted;
 use crate::bench::shape::{Sketch, Subject};
+use crate::coordinator::SLOTS;
 use crate::interrupt::blocking;
 use crate::options::WireOptions;
 use crate::show;
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// The coordinator that is asked
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7780", conflicts_with = "fleet")]
     coordinator: String,
+    /// The API key that it asks for, if it asks for one
+    #[arg(long, value_name = "KEY", env = "SYN1_API_KEY", hide_env_values = true)]
+    api_key: Option<String>,
     #[command(flatten)]
     trusted: Trusted,
     /// Devices that are not there: a JSON file
@@ -53,7 +58,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", requires = "fleet", value_parser = clap::value_parser!(u16).range(1..=1024))]
     nodes: Option<u16>,
     /// With --fleet: requests that run at the same time
-    #[arg(long, value_name = "N", requires = "fleet", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", requires = "fleet", default_value_t = SLOTS, value_parser = clap::value_parser!(u16).range(1..=256))]
     slots: u16,
     #[command(flatten)]
     wire: WireOptions,
@@ -70,8 +75,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         }
         None => {
             let url = format!("{}/api/plan", args.coordinator.trim_end_matches('/'));
-            let trusted = args.trusted.clone();
-            blocking(move || ask(&url, &trusted)).await?
+            let (key, trusted) = (args.api_key.clone(), args.trusted.clone());
+            blocking(move || ask(&url, key.as_deref(), &trusted)).await?
         }
     };
     if args.json {
@@ -81,14 +86,21 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 }
 
 /// The plan that a coordinator serves.
-fn ask(url: &str, trusted: &Trusted) -> Result<Outline> {
-    let answer = trusted.agent(url, PATIENCE)?.get(url).call();
-    let mut answer = answer
+fn ask(url: &str, key: Option<&str>, trusted: &Trusted) -> Result<Outline> {
+    let request = trusted.agent(url, PATIENCE)?.get(url);
+    let request = match key {
+        Some(key) => request.header("authorization", format!("Bearer {key}")),
+        None => request,
+    };
+    let mut answer = request
+        .call()
         .with_context(|| format!("no coordinator answers at {url}: start one, or name another with --coordinator"))?;
     let status = answer.status();
     let text = answer.body_mut().read_to_string().with_context(|| format!("cannot read what {url} answers"))?;
     if !status.is_success() {
-        bail!("{url} has no plan: {}", text.trim());
+        let told: Value = serde_json::from_str(&text).unwrap_or_default();
+        let why = told["error"]["message"].as_str().unwrap_or(text.trim());
+        bail!("{url} gives no plan: {why}{}", if status == 401 { ": here that is --api-key KEY" } else { "" });
     }
     serde_json::from_str(&text).with_context(|| format!("{url} does not answer with a plan"))
 }
@@ -206,6 +218,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+
     use super::*;
 
     fn device(json: &str) -> Result<Offer> {
@@ -221,6 +236,36 @@ mod tests {
         let rates = r#"{"name": "a", "memory_gb": 1, "gb_per_s": 4, "round_trip_ms": 20, "mbit_per_s": 20}"#;
         let offer = device(rates).unwrap();
         assert_eq!((offer.layer_ns, offer.hop_ns, offer.bytes_per_s), (500_000, 20_000_000 + HOP_NS, Some(2_500_000)));
+    }
+
+    #[test]
+    fn a_coordinator_that_asks_for_a_key_is_told_it_and_without_one_the_option_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/api/plan", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            for _ in 0..2 {
+                let (mut link, _) = listener.accept().unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    link.read_exact(&mut byte).unwrap();
+                    head.extend(byte);
+                }
+                let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+                let (status, body) = match head.contains("authorization: bearer a-key-of-16-bytes") {
+                    true => (503, "no node has joined yet"),
+                    false => (401, r#"{"error": {"message": "no API key was sent"}}"#),
+                };
+                let length = body.len();
+                write!(link, "HTTP/1.1 {status} no\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")
+                    .unwrap();
+            }
+        });
+        let error = ask(&url, None, &Trusted::default()).unwrap_err().to_string();
+        assert!(error.ends_with("no API key was sent: here that is --api-key KEY"), "{error}");
+        let error = ask(&url, Some("a-key-of-16-bytes"), &Trusted::default()).unwrap_err().to_string();
+        assert!(error.ends_with("no node has joined yet"), "{error}");
+        server.join().unwrap();
     }
 
     #[test]

@@ -13,7 +13,10 @@ const DEFAULTS = { temperature: 0.7, length: 256, system: "" };
 const log = byId("log");
 const text = byId("text");
 const speaker = new Speaker(byId("spoken"));
-const computing = new Computing();
+const computing = new Computing((names) => {
+  busy = names;
+  showFigures();
+});
 
 let topology = null;
 let settings = kept.settings(DEFAULTS);
@@ -22,6 +25,8 @@ let conversation = kept.find(kept.current() ?? "") ?? kept.fresh();
 let running = null;
 /** Names of the nodes that computed a moment ago. */
 let busy = [];
+/** Conversations that were seen in this browser's storage. One that is there no more was deleted. */
+const stored = new Set();
 
 // The conversation
 
@@ -85,11 +90,9 @@ function showTools() {
 }
 
 function regenerate() {
-  if (conversation.messages.at(-1)?.role === "assistant") {
-    conversation.messages.pop();
-    byId("messages").lastElementChild.remove();
-  }
-  answer();
+  const isAnswer = conversation.messages.at(-1)?.role === "assistant";
+  if (isAnswer) byId("messages").lastElementChild.remove();
+  answer(undefined, isAnswer ? conversation.messages.pop() : undefined);
 }
 
 /** Plain text only: what the model wrote becomes part of what it continues. */
@@ -99,8 +102,8 @@ function goOn() {
 
 // An answer
 
-/** Answers the conversation, in a new message or at the end of `message`. */
-async function answer(message) {
+/** Answers the conversation, in a new message, which takes the place of `old`, or at the end of `message`. */
+async function answer(message, old) {
   if (running) return;
   hideProblem();
   const ask = question(message);
@@ -132,15 +135,18 @@ async function answer(message) {
   footOf(message, view);
   speaker.end(message.content);
   if (!message.content && !message.figures?.tokens) {
-    // Nothing came: what was asked stays, ready to be asked again.
-    of.messages.splice(of.messages.indexOf(message), 1);
+    // Nothing came: what was asked stays, ready to be asked again, and so does what was answered before.
+    of.messages.splice(of.messages.indexOf(message), 1, ...(old ? [old] : []));
+    if (old && view.item.isConnected) append(old);
     view.item.remove();
   }
   running = null;
-  keep(of);
+  keepOn(of);
   showRunning();
+  // Who went to another conversation and came back has seen the answer as it was then.
+  if (of === conversation && !view.item.isConnected) show();
   showTools();
-  if (problem && of === conversation) showProblem(problem);
+  if (problem && of === conversation) showProblem(problem, isNew ? regenerate : () => answer(message));
   scrollDown();
 }
 
@@ -174,7 +180,7 @@ function take(run, line) {
     });
     if (performance.now() - (run.kept ?? 0) > 1000) {
       run.kept = performance.now();
-      keep(run.of);
+      keepOn(run.of);
     }
     return null;
   }
@@ -197,6 +203,12 @@ function finish(run, { reason, tokens_per_second }) {
     nodes: [...run.nodes],
     reason,
   };
+}
+
+/** Keeps a conversation that an answer has changed, unless it was deleted meanwhile, here or in another tab. */
+function keepOn(of) {
+  if (stored.has(of.id) && !kept.find(of.id)) showList();
+  else keep(of);
 }
 
 function keep(of) {
@@ -236,8 +248,8 @@ function waitingFor() {
   return topology?.queued ? `waiting behind ${count(topology.queued, "request")}` : "waiting for the first token";
 }
 
-function showProblem(problem) {
-  const again = el("button", { type: "button", onclick: regenerate }, "Try again");
+function showProblem(problem, onclick) {
+  const again = el("button", { type: "button", onclick }, "Try again");
   byId("problem").replaceChildren(problem, " ", again);
   byId("problem").hidden = false;
 }
@@ -256,7 +268,7 @@ function showEmpty() {
   const { model, chat, ready, waiting_for } = topology;
   const about = chat
     ? "runs on the devices of this swarm. What you write goes through each of them: they can read it."
-    : "is no chat model: it has no chat template, so it does not answer. It continues the text that you give it.";
+    : "is no chat model: it has no chat template, so it does not answer. It continues the text that you give it, on the devices of this swarm: they can read it.";
   const begin = (prompt) => {
     text.value = prompt;
     grow();
@@ -290,7 +302,9 @@ const EXAMPLES = {
 
 /** The list of conversations. */
 function showList() {
-  const entries = kept.all().map((one) => {
+  const all = kept.all();
+  all.forEach(({ id }) => stored.add(id));
+  const entries = all.map((one) => {
     const open = el("button", { type: "button", className: "open", onclick: () => openOne(one.id) }, kept.title(one));
     if (one.id === conversation.id) open.setAttribute("aria-current", "true");
     const remove = el("button", { type: "button", className: "quiet", onclick: () => removeOne(one) }, "Delete");
@@ -431,7 +445,7 @@ for (const [id, key] of [["temperature", "temperature"], ["length", "length"], [
 byId("temperature-now").textContent = settings.temperature.toFixed(2);
 
 kept.onChange(showList);
-addEventListener("pagehide", () => running && keep(running.of));
+addEventListener("pagehide", () => running && keepOn(running.of));
 
 watch((event) => {
   showState(byId("state"), event);

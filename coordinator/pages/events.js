@@ -4,6 +4,8 @@ import { el } from "/pages/dom.js";
 import { ask, unlocked } from "/pages/key.js";
 
 const AGAIN_MS = 3000;
+/** Longer than from one event of figures to the next while tokens come. */
+const IDLE_MS = 1500;
 
 /**
  * Calls `on(event)` for every event of `GET /api/events`, `on({event: "open"})` before the first and
@@ -68,9 +70,17 @@ export async function* lines(stream) {
 /** Which nodes answered frames between one `figures` event and the next. */
 export class Computing {
   #frames = new Map();
+  #later = 0;
+
+  /** Figures come only when they change: `on` hears the names of those that still compute when none have come for a while. */
+  constructor(on) {
+    this.on = on;
+  }
 
   /** Takes a `figures` event's data; gives the names of the nodes that computed since the last one. */
   take(figures) {
+    clearTimeout(this.#later);
+    this.#later = setTimeout(() => this.on(figures.nodes.filter((node) => node.in_flight > 0).map((node) => node.name)), IDLE_MS);
     const busy = [];
     for (const { name, frames, in_flight } of figures.nodes) {
       const before = this.#frames.get(name);

@@ -14,7 +14,7 @@ export function micros(us) {
   return us >= 1e3 ? `${three(us / 1e3)} ms` : `${us.toFixed(0)} µs`;
 }
 
-export const rate = (perSecond) => (perSecond >= 100 ? perSecond.toFixed(0) : three(perSecond));
+export const rate = (perSecond) => (perSecond >= 100 ? Math.round(perSecond).toLocaleString("en") : three(perSecond));
 
 /** `1 token`, `2 tokens`. */
 export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;

@@ -60,12 +60,16 @@ addEventListener("resize", show);
 /** A bare report, or one in an envelope `{machine, report}`. Throws an Error whose message says what is missing. */
 function read(json) {
   const report = json?.report ?? json;
-  const isArm = (arm) => typeof arm?.name === "string" && (arm.figures === null || arm.figures?.tokens_per_second > 0);
-  const isShape = ({ shape, arms } = {}) => shape?.width > 0 && shape?.layers > 0 && Array.isArray(arms) && arms.every(isArm);
+  const isMeasured = (figures) => FIGURES.every((name) => typeof figures?.[name] === "number") && figures.tokens_per_second > 0;
+  const isArm = (arm) => typeof arm?.name === "string" && (arm.figures === null || isMeasured(arm.figures));
+  const isShape = (one) => one?.shape?.width > 0 && one.shape.layers > 0 && Array.isArray(one.arms) && one.arms.every(isArm);
   if (typeof report?.device !== "string") throw new Error("it names no device");
   if (!Array.isArray(report.shapes) || !report.shapes.every(isShape)) throw new Error("it has no shapes with arms");
   return report;
 }
+
+/** What every arm that was measured has. */
+const FIGURES = ["tokens_per_second", "median_ms", "dispatches", "submits", "max_error"];
 
 function problem(text) {
   byId("fusion-problem").hidden = text === null;
@@ -91,10 +95,10 @@ function show() {
 
 function table(arms) {
   const head = ["Arm", "64 tokens take", "tok/s", "Of each op by itself", "Of the baseline", "Dispatches", "Submits", "Error"];
-  const times = (ratio) => (ratio ? `${ratio.toFixed(1)} x` : "–");
+  const times = (ratio) => (typeof ratio === "number" ? `${ratio.toFixed(1)} x` : "–");
   const rows = arms.map(({ name, device, figures, left_out }) => {
     const first = el("th", { scope: "row" }, name, " ", el("span", { className: "fine" }, device));
-    if (!figures) return el("tr", {}, first, el("td", { colSpan: head.length - 1 }, sentence(left_out ?? "not measured")));
+    if (!figures) return el("tr", {}, first, el("td", { colSpan: head.length - 1 }, sentence(String(left_out ?? "not measured"))));
     const cells = [micros(figures.median_ms * 1e3), rate(figures.tokens_per_second), times(figures.of_per_op), times(figures.of_recompute), figures.dispatches.toLocaleString("en"), figures.submits.toLocaleString("en"), figures.max_error.toExponential(1)];
     return el("tr", {}, first, cells.map((cell) => el("td", { className: "number" }, cell)));
   });

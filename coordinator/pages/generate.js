@@ -38,7 +38,9 @@ export async function generate(ask, signal, on) {
 async function refusal(response) {
   const text = await response.text();
   try {
-    return sentence(JSON.parse(text).error);
+    // Who may ask, and how often, is said in the form of the OpenAI endpoints.
+    const { error } = JSON.parse(text);
+    return sentence(error.message ?? error);
   } catch {
     return `The coordinator answered ${response.status}: ${text.slice(0, 200)}`;
   }

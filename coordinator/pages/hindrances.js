@@ -1,6 +1,7 @@
 // What stands between a browser and computing, in sentences with a remedy.
 
 import { el } from "/pages/dom.js";
+import { sentence } from "/pages/generate.js";
 
 /**
  * What hinders here, the worst first: `{title, text, extra?, stops}`; `stops` where the device cannot join at all.
@@ -22,7 +23,7 @@ export function hindrances({ bundle, able, secure, invitation }) {
   if (!able.webgpu && !able.cpu) {
     const title = "This browser cannot compute";
     const text = "It has neither WebGPU nor WebAssembly with SIMD. A current Chrome, Edge, Firefox or Safari has.";
-    return [{ title, text: `${able.reason ?? ""} ${text}`.trim(), stops: true }];
+    return [{ title, text: because(able.reason, text), stops: true }];
   }
   const found = [];
   if (!able.webgpu && !secure) {
@@ -37,7 +38,7 @@ export function hindrances({ bundle, able, secure, invitation }) {
     });
   } else if (!able.webgpu) {
     const text = "This device computes with its processor, which is slower.";
-    found.push({ title: "No WebGPU here", text: `${able.reason ?? ""} ${text}`.trim(), stops: false });
+    found.push({ title: "No WebGPU here", text: because(able.reason, text), stops: false });
   } else if (able.software) {
     const text = "This browser's WebGPU computes on the processor: fine for trying it out, slower than a graphics chip.";
     found.push({ title: "No graphics chip", text, stops: false });
@@ -48,3 +49,6 @@ export function hindrances({ bundle, able, secure, invitation }) {
   }
   return found;
 }
+
+/** What the browser's node found, where it said so, and what that means. */
+const because = (reason, text) => (reason ? `${sentence(reason)} ${text}` : text);

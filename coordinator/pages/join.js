@@ -11,6 +11,8 @@ let node = null;
 let web = null;
 /** What this device does now: shown again when figures come. */
 let serving = null;
+/** What stands in the way here, as it is shown. */
+let hindered = [];
 
 // Before
 
@@ -95,11 +97,13 @@ async function prepare() {
   const what = able.webgpu && !able.software ? `the graphics chip through WebGPU (${able.adapter ?? "unnamed"})` : able.webgpu ? `WebGPU on the processor (${able.adapter ?? "unnamed"})` : "the processor";
   say(byId("able"), `This browser can compute with ${what}.`);
   byId("join").disabled = false;
+  performance.mark("interactive");
 }
 
 function hinder(found) {
   if (found.some((one) => one.stops)) say(byId("able"), "This browser cannot join as it is.");
-  byId("hindered").replaceChildren(...found.map(({ title, text, extra }) => el("div", { className: "notice" }, el("strong", {}, title), el("p", {}, text, extra ? " " : "", extra))));
+  hindered = found.map(({ title, text, extra }) => el("div", { className: "notice" }, el("strong", {}, title), el("p", {}, text, extra ? " " : "", extra)));
+  byId("hindered").replaceChildren(...hindered);
 }
 
 // The node
@@ -145,7 +149,7 @@ function before(problem) {
   byId("during").hidden = true;
   byId("before").hidden = false;
   byId("loading").hidden = byId("serving").hidden = true;
-  byId("hindered").replaceChildren(problem ? el("div", { className: "notice bad", role: "alert" }, problem) : "");
+  byId("hindered").replaceChildren(problem ? el("div", { className: "notice bad", role: "alert" }, problem) : "", ...hindered);
   (problem && /code/i.test(problem) ? byId("code") : byId("join")).focus();
 }
 
@@ -160,7 +164,7 @@ const EVENTS = {
   profiled: ({ memory_bytes, layer_ns }) =>
     doing(`Measured: ${bytes(memory_bytes)} of memory, ${micros(layer_ns / 1e3)} for a layer. Waiting for layers; if there are none to give, this device stays spare.`),
   assigned({ layers: range, of }) {
-    serving = { range, of };
+    serving = { ...serving, range, of };
     calm();
     doing(`Preparing ${layers(range, of)} …`);
   },
@@ -175,7 +179,7 @@ const EVENTS = {
     byId("progress-text").textContent = `${bytes(done_bytes)} of ${bytes(total_bytes)}`;
   },
   ready({ layers: range, layer_ns }) {
-    serving = { ...serving, range, layer_ns, tokens: 0 };
+    serving = { tokens: 0, ...serving, range, layer_ns };
     byId("loading").hidden = true;
     calm();
     doing(`Ready to compute ${layers(range, serving.of)}. Leave this page open.`);
@@ -183,9 +187,14 @@ const EVENTS = {
   },
   tokens({ tokens, us_per_frame }) {
     serving = { ...serving, tokens, us_per_frame };
-    showServing();
+    // The last of them may come behind a loss.
+    if (!byId("serving").hidden) showServing();
   },
-  unable: ({ cause }) => trouble(`This device cannot take its layers: ${cause}`),
+  unable({ cause }) {
+    idle();
+    trouble(`This device cannot take the layers that it was given: ${cause}`);
+    doing("Here, without layers: the coordinator gives them to others.");
+  },
   replaced: () => doing("The layers are being shared out anew …"),
   request_failed: ({ cause }) => trouble(`One request failed here: ${cause}. Others go on.`),
   left({ cause }) {
@@ -198,9 +207,8 @@ const EVENTS = {
   },
   retry: ({ cause, pause_ms }) => doing(`${sentence(cause)} Trying again in ${micros(pause_ms * 1e3)} …`),
   notice: ({ text }) => trouble(sentence(text)),
-  stopped({ cause, error }) {
-    if (error) before(sentence(cause));
-  },
+  // Also where nobody pressed Leave: the coordinator's work is done, or the browser kept this page while another was looked at.
+  stopped: ({ cause, error }) => before(error ? sentence(cause) : undefined),
 };
 
 const LOST = { link: "The connection broke off", device: "The graphics chip was taken away", memory: "The memory did not suffice", worker: "The computing part of this page ended" };
@@ -247,5 +255,5 @@ watch((event) => {
   }
   if (event.event !== "topology") return;
   const { model, needed_bytes, weights } = event.data;
-  say(byId("downloads"), `This device's share of ${model}: at most ${bytes(needed_bytes)}, which is all of it (${weights} weights and room for contexts), mostly less.`);
+  say(byId("downloads"), `This device's share of the weights of ${model}. All of it with room for contexts takes ${bytes(needed_bytes)} (${weights}); mostly a device has a part.`);
 }, { quiet: true });

@@ -11,14 +11,17 @@ export function ask(url, init = {}) {
   return fetch(url, { ...init, headers });
 }
 
-/** As `ask`; where a key is wanted, it is asked for, and then once more until one is good. */
+/** As `ask`; where a key is wanted, it is asked for, and then once more until one is good. Aborting `init.signal` ends that too. */
 export async function unlocked(url, init = {}) {
+  const aborted = new Promise((_, fail) => init.signal?.addEventListener("abort", () => fail(init.signal.reason)));
+  // Where nobody waits for a key.
+  aborted.catch(() => {});
   for (;;) {
     const sent = read();
     const response = await ask(url, init);
     if (response.status !== 401) return response;
     // Another request may have been given one meanwhile.
-    if (read() === sent) await given(sent !== "");
+    if (read() === sent) await Promise.race([given(sent !== ""), aborted]);
     init.signal?.throwIfAborted();
   }
 }
@@ -47,6 +50,8 @@ function given(wasWrong) {
       done();
     });
     byId("main").prepend(form);
+    byId("state").className = "state wait";
+    say(byId("state"), "locked");
     say(why, wasWrong ? "The one that this browser has is not known there." : "Text and the state of the swarm are for those who have one.");
     field.focus();
   });

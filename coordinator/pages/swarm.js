@@ -5,7 +5,10 @@ import { Computing, showState, watch } from "/pages/events.js";
 import { bytes, clock, count, layers, list, micros } from "/pages/format.js";
 import { Waterfall } from "/pages/waterfall.js";
 
-const computing = new Computing();
+const computing = new Computing((names) => {
+  busy = names;
+  if (topology) show();
+});
 const waterfall = new Waterfall(byId("waterfall"));
 
 /** Events that stand there: after a lost connection they are told again. */
@@ -56,7 +59,7 @@ function show() {
   const { model, weights, ready, waiting_for, reason } = topology;
   document.title = `${model} · syn1`;
   say(byId("model"), model);
-  say(byId("reason"), reason ?? `${weights} weights. Where its layers will lie is decided when devices are here.`);
+  say(byId("reason"), reason ? inclusive(reason) : `${weights} weights. Where its layers will lie is decided when devices are here.`);
   say(byId("waiting"), ready ? "" : `Not ready: ${waiting_for}.`);
   byId("waiting").hidden = ready;
   showTiles();
@@ -71,7 +74,7 @@ function showTiles() {
   const tile = (name, value, unit = "") => [el("dt", {}, name), el("dd", {}, value, " ", el("small", {}, unit))];
   const tiles = [
     tile("Devices", String(nodes.length), nodes.length ? `${chain().length} with layers` : ""),
-    tile("Per token, all hops", hops.length ? micros(perToken) : "–", predicted_us ? `predicted ${micros(predicted_us)}` : ""),
+    tile("Per token, all hops", hops.length ? micros(perToken) : "–", predicted_us ? `predicted: ${micros(predicted_us)}` : ""),
     tile("Running", String(running), count(running, "request").replace(/^\S+ /, "")),
     tile("Waiting", String(queued), count(queued, "request").replace(/^\S+ /, "")),
     tile("Context", max_positions.toLocaleString("en"), "positions"),
@@ -133,6 +136,9 @@ function nodeCard(node, colour) {
 
 const STATES = { joining: "measuring itself", spare: "spare", loading: "loading", loaded: "idle", unable: "takes no part" };
 
+/** The coordinator's ranges end one behind their last layer; here they are told as everywhere on this page. */
+const inclusive = (text) => text.replace(/layers (\d+)\.\.(\d+)/g, (_, first, end) => layers([Number(first), Number(end)]));
+
 /** A hop's median token: what it computed, what the wire took, what it waited. */
 function hop({ wait_us, answer_us, compute_us }) {
   const wire = answer_us - (compute_us ?? 0);
@@ -164,7 +170,7 @@ function happened({ at, event, data }) {
   const told = SENTENCES[event]?.(data) ?? `${event}: ${JSON.stringify(data)}`;
   const when = el("time", { dateTime: new Date(at).toISOString() }, clock(at));
   const events = byId("events");
-  events.prepend(el("li", {}, when, el("span", { className: KINDS[event] ?? "" }, told)));
+  events.prepend(el("li", {}, when, el("span", { className: KINDS[event] ?? "" }, inclusive(told))));
   while (events.children.length > 200) events.lastElementChild.remove();
 }
 

@@ -6,7 +6,7 @@ import { bytes, micros } from "/pages/format.js";
 const ROWS = 16;
 const ROW = 20;
 const LEFT = 74;
-const RIGHT = 64;
+const RIGHT = 74;
 const FOOT = 24;
 
 export class Waterfall {
@@ -58,9 +58,9 @@ export class Waterfall {
 
   #draw(passes, width) {
     const height = passes.length * ROW + FOOT;
-    const longest = Math.max(...passes.map((pass) => pass.total_us));
+    const longest = scale(passes);
     const step = niceStep(longest / Math.max(2, Math.floor((width - LEFT - RIGHT) / 110)));
-    const x = (us) => LEFT + (us / longest) * (width - LEFT - RIGHT);
+    const x = (us) => LEFT + (Math.min(us, longest) / longest) * (width - LEFT - RIGHT);
     const last = passes.at(-1);
     const label = `The latest ${passes.length} passes through the chain; the last took ${micros(last.total_us)}. The table below has every figure.`;
     const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
@@ -72,7 +72,8 @@ export class Waterfall {
       const y = at * ROW;
       chart.append(svg("text", { x: 0, y: y + 14 }, name(pass)));
       for (const hop of pass.hops) chart.append(this.#hop(hop, x, y + 4));
-      chart.append(svg("text", { x: x(pass.total_us) + 6, y: y + 14, class: "strong" }, micros(pass.total_us)));
+      const more = pass.total_us > longest ? "→ " : "";
+      chart.append(svg("text", { x: x(pass.total_us) + 6, y: y + 14, class: "strong" }, more + micros(pass.total_us)));
     });
     return chart;
   }
@@ -83,7 +84,7 @@ export class Waterfall {
     const group = svg("g", { class: this.#colours.get(hop.node) ?? "" });
     let from = hop.sent_us;
     for (const [kind, us] of [["waits", wait_us], ["wire", wire], ["compute", compute_us ?? 0], ["wire", wire]]) {
-      if (us > 0) group.append(svg("rect", { class: kind, x: x(from), y, width: Math.max(x(from + us) - x(from), 0.5), height: ROW - 8 }));
+      if (us > 0 && x(from + us) > x(from)) group.append(svg("rect", { class: kind, x: x(from), y, width: Math.max(x(from + us) - x(from), 0.5), height: ROW - 8 }));
       from += us;
     }
     group.append(svg("title", {}, `${hop.node}: ${micros(wait_us + answer_us)}`));
@@ -109,6 +110,16 @@ function row(pass, hop) {
     number(bytes(hop.sent_bytes)),
     number(bytes(hop.received_bytes)),
   );
+}
+
+/**
+ * Microseconds of the chart's width: all of the longest pass, unless that is a prompt's or one that waited behind a prompt and
+ * would leave nothing of the others to be seen. Then it goes on beyond the edge.
+ */
+function scale(passes) {
+  const totals = passes.map((pass) => pass.total_us).sort((a, b) => a - b);
+  const most = 4 * totals[Math.floor((totals.length - 1) / 2)];
+  return totals.findLast((total) => total <= most) ?? totals.at(-1);
 }
 
 /** 1, 2 or 5 times a power of ten, at least `least`. */

@@ -55,7 +55,7 @@ impl Access {
             "/metrics" => Realm::Admin,
             _ if path == "/api/admin" || path.starts_with("/api/admin/") => Realm::Admin,
             "/api/generate" => Realm::User,
-            "/api/topology" | "/api/events" => Realm::State,
+            "/api/topology" | "/api/plan" | "/api/events" => Realm::State,
             _ if path == "/v1" || path.starts_with("/v1/") => Realm::User,
             _ => Realm::Open,
         }

@@ -258,6 +258,12 @@ impl Core {
         shard.is_some_and(|shard| shard.generation == generation)
     }
 
+    /// Whether it is one that the node has not yet said to have loaded.
+    pub(crate) fn is_loading(&self, id: NodeId, generation: u32) -> bool {
+        let shard = self.nodes.get(&id).and_then(|node| node.shard.as_ref());
+        shard.is_some_and(|shard| shard.generation == generation && shard.slots.is_none())
+    }
+
     pub(crate) fn is_in_chain(&self, id: NodeId) -> bool {
         self.chain.as_ref().is_some_and(|chain| chain.parts.iter().any(|part| part.0 == id))
     }

@@ -5,7 +5,7 @@
 //! with one `Finished` or `Failed` update, whatever the nodes do; and it ends with the tokens of an undisturbed run unless no
 //! node can be had for layers that have lost theirs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -87,8 +87,9 @@ pub enum Action {
     Update(u32, Update),
     /// Tell whoever watches the swarm.
     Event(Event),
-    /// A node computed garbage and is sent away: remember it, with what shows it, and do not let it in again.
-    Quarantine(NodeId, Evidence),
+    /// A node of this name computed garbage and is sent away: remember it, with what shows it, and do not let it in again. The
+    /// core has let go of it when this is heard.
+    Quarantine(NodeId, String, Evidence),
     /// Pack the model in this format, serve it, and answer with [`Core::packed`] or [`Core::not_packed`].
     Pack(WeightFormat),
 }
@@ -168,7 +169,7 @@ pub(crate) struct Node {
     pub(crate) has_served: bool,
     /// Why it takes no part, where it said so.
     pub(crate) unable: Option<String>,
-    /// When a data frame came from it last, and how long it takes for one at worst.
+    /// When it answered a data frame last, and how long it takes for one at worst.
     pub(crate) heard: Duration,
     pub(crate) slowest: Duration,
     /// What it takes for tokens and for rows of a prompt.
@@ -288,10 +289,10 @@ impl Core {
         }
         match message {
             Control::Profile(profile) => self.profile(now, from, profile),
-            Control::Loading(loading) if self.is_assigned(from, loading.generation) => {
+            Control::Loading(loading) if self.is_loading(from, loading.generation) => {
                 self.loading(now, from, loading.done_bytes, loading.total_bytes);
             }
-            Control::Loaded(loaded) if self.is_assigned(from, loaded.generation) => {
+            Control::Loaded(loaded) if self.is_loading(from, loaded.generation) => {
                 let node = self.name(from);
                 self.event(Event::Loaded { node, fetched_bytes: loaded.fetched_bytes });
                 self.measured(from, loaded.layer_ns);
@@ -339,10 +340,12 @@ impl Core {
         }
         let answer = self.timings.answered(now, from, header, payload.len());
         let Some(node) = self.nodes.get_mut(&from) else { return };
+        let heard = node.heard;
         if let Some(answer) = answer {
             node.served.answered(&answer);
+            // A node that sends what nobody asked for is as stuck as a silent one.
+            node.heard = now;
         }
-        let heard = std::mem::replace(&mut node.heard, now);
         // A request that is over, or whose node was sent away, may still have frames on their way.
         let Some(request) = self.requests.get_mut(&header.request) else { return };
         let Some(chain) = self.chain.as_ref().filter(|_| request.closing.is_none()) else { return };
@@ -585,10 +588,11 @@ impl Core {
 
     /// `wanted`, or `wanted-2` and so on where another node has the name.
     fn unique_name(&self, id: NodeId, wanted: &str) -> String {
-        let taken = |name: &str| self.nodes.iter().any(|(other, node)| *other != id && node.name == name);
+        let others = self.nodes.iter().filter(|(other, _)| **other != id);
+        let taken: HashSet<&str> = others.map(|(_, node)| node.name.as_str()).collect();
         let mut name = wanted.to_owned();
         let mut number = 1;
-        while taken(&name) {
+        while taken.contains(name.as_str()) {
             number += 1;
             name = format!("{wanted}-{number}");
         }

@@ -157,8 +157,8 @@ impl Door {
 
     /// Remembers the code that is shown, if the coordinator made it.
     fn remember(&self, state: &State) {
-        if let Some(Current { code, until, again: Some(_) }) = &state.code {
-            self.put(Change::Code(code.plain().into(), Issued { until: self.since + until.as_secs(), shown: true }));
+        if let Some(current) = state.code.as_ref().filter(|current| current.again.is_some()) {
+            self.put(current.change(self.since));
         }
     }
 
@@ -278,7 +278,9 @@ impl Door {
             let seconds = GUESS_WINDOW.as_secs();
             return Knock::Refused(format!("too many wrong join codes came from this address: wait {seconds} s"));
         }
-        let is_new = current.renew(now);
+        if current.renew(now) {
+            self.put(current.change(self.since));
+        }
         // Every code is looked at, so that the time it takes tells nothing.
         let other = issued.iter().fold(None, |found, (code, until)| {
             let good = code.is(offered) && *until > now;
@@ -298,11 +300,7 @@ impl Door {
                 "the join code has expired: the coordinator has to be started with another one".into(),
             );
         }
-        let code = current.code.plain().to_owned();
-        if is_new {
-            self.remember(&state);
-        }
-        Knock::Code(code)
+        Knock::Code(current.code.plain().to_owned())
     }
 
     /// Whether the node that knocked so may come in, now that its key is known if it has proven one.
@@ -360,6 +358,11 @@ impl Door {
 }
 
 impl Current {
+    /// What is remembered of it at a coordinator that was started `since` seconds after 1970.
+    fn change(&self, since: u64) -> Change {
+        Change::Code(self.code.plain().into(), Issued { until: since + self.until.as_secs(), shown: true })
+    }
+
     /// Makes a new code where this one has expired and there is to be another one; says whether it did.
     fn renew(&mut self, now: Duration) -> bool {
         // Without random numbers the old one stays expired.
@@ -441,6 +444,24 @@ mod tests {
         assert_ne!(first, second);
         assert!(matches!(door.knock(HOUR, ip(1), Some(&first.to_string())), Knock::Refused(_)));
         assert_eq!(door.knock(HOUR, ip(1), Some(&second.to_string())), Knock::Code(second.plain().into()));
+    }
+
+    #[test]
+    fn a_code_that_follows_an_expired_one_outlives_a_restart_whoever_came_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let lasts = JoinCode::Auto { lasts: HOUR };
+        let open = |since: u64| {
+            let (store, remembered) = Store::open(folder.path()).unwrap();
+            Door::new(Vec::new(), lasts.clone(), since, &remembered, Some(Arc::new(store))).unwrap()
+        };
+        let before = open(0);
+        let (first, _) = before.code(Duration::ZERO).unwrap();
+        // Somebody tries the old link; then people are shown the new one.
+        assert!(matches!(before.knock(HOUR, ip(1), Some(&first.to_string())), Knock::Refused(_)));
+        let (second, _) = before.code(HOUR).unwrap();
+        drop(before);
+        let after = open(HOUR.as_secs() + 60);
+        assert_eq!(after.code(Duration::ZERO).map(|(code, _)| code), Some(second));
     }
 
     #[test]

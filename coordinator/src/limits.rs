@@ -59,6 +59,12 @@ pub(crate) const REBALANCE_REST: Duration = Duration::from_secs(600);
 /// Layers that can move only while nothing runs wait so long for that before requests wait for them.
 pub(crate) const REBALANCE_PATIENCE: Duration = Duration::from_secs(20);
 
+/// And requests wait so long for them at most: whoever asks is not to wait for the end of somebody's long text.
+pub(crate) const REBALANCE_HOLD: Duration = Duration::from_secs(10);
+
+/// Layers that could not move then wait so many times as long before requests wait for them again.
+pub(crate) const REBALANCE_WEARIER: u32 = 4;
+
 /// Nodes that may be lost one after the other without a token between them: a request that brings down whoever takes it is not
 /// to bring down everybody.
 pub(crate) const MAX_LOSSES: u32 = 8;
@@ -129,6 +135,9 @@ pub(crate) const MAX_LINKS: usize = 16_384;
 
 /// Links that have not said Hello: enough for a room of laptops, too few to exhaust anything.
 pub(crate) const MAX_STRANGERS: usize = 64;
+
+/// From a node's connection to its first byte, where that may begin TLS, and from there to TLS: as long as a Hello may take.
+pub(crate) const TLS_TIMEOUT: Duration = Duration::from_millis(syn1_core::limits::HELLO_TIMEOUT_MS);
 
 /// Frames that wait for one node's socket or credit. A request has at most one more frame in flight than the chain has
 /// nodes, so in any swarm of a usual size only a peer that does not read fills it.
@@ -209,6 +218,9 @@ pub(crate) const MAX_HTTP: usize = 512;
 /// From an HTTP connection's opening, or its last answer, to the next whole request head, TLS included, and between two parts
 /// of a body: a connection that says nothing must not hold a place.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An HTTP client that takes nothing of its answer for so long gives its place back: a phone that was put away comes again.
+pub(crate) const TAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Between two looks at this machine's addresses and at the certificate's files.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(60);

@@ -1,6 +1,8 @@
-//! One task per node's link, by TCP or by WebSocket: reads frames, keeps the session, hands both to the core.
+//! One task per node's link, by TCP with TLS or without, or by WebSocket: reads frames, keeps the session, hands both to the
+//! core.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,13 +14,16 @@ use syn1_core::{
     Millis, Negotiated, Reason, Receive, Role, Session, SessionConfig, Transmit, limits::MAX_CONTROL,
 };
 use syn1_identity::{Key, Keys, nonce};
-use syn1_transport_tcp::TcpLink;
+use syn1_transport_tcp::{TcpLink, TokioLink};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio_rustls::TlsAcceptor;
 
 use crate::core::{CoreConfig, NodeId};
 use crate::door::Knock;
-use crate::limits::{BATCH, GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN};
+use crate::limits::{BATCH, GOODBYE, MAX_LINKS, MAX_STRANGERS, OUTBOX, OWN, TLS_TIMEOUT};
 use crate::server::Shared;
+use crate::tls::TLS_HANDSHAKE;
 use crate::update::Event;
 
 /// Accepts links by TCP for as long as the coordinator runs.
@@ -44,16 +49,41 @@ pub(crate) async fn accept(shared: &Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let link = match TcpLink::from_stream(stream, shared.max_payload) {
-            Ok(link) => link,
-            Err(error) => {
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            if let Err(error) = open(shared, place, address, stream).await {
                 tracing::warn!("link from {address}: {error}");
-                continue;
             }
-        };
-        let knock = shared.door.knock_tcp(address.ip());
-        tokio::spawn(place.link(shared.clone(), address, knock, link));
+        });
     }
+}
+
+/// Serves a connection until it ends: with TLS, if the coordinator has a certificate and the node begins so.
+async fn open(shared: Arc<Shared>, place: Place, address: SocketAddr, stream: TcpStream) -> io::Result<()> {
+    let (knock, max_payload) = (shared.door.knock_tcp(address.ip()), shared.max_payload);
+    let tls = match &shared.certificates {
+        Some(certificates) if begins_tls(&stream).await => Some(TlsAcceptor::from(certificates.config())),
+        _ => None,
+    };
+    match tls {
+        Some(tls) => {
+            stream.set_nodelay(true)?;
+            let stream = tokio::time::timeout(TLS_TIMEOUT, tls.accept(stream)).await??;
+            place.link(shared, address, knock, TokioLink::over(stream, max_payload)).await;
+        }
+        None => {
+            let link = TcpLink::from_stream(stream, max_payload)?;
+            place.link(shared, address, knock, link).await;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a node begins with TLS. One that says nothing is left to the session, which says so.
+async fn begins_tls(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    let peeked = tokio::time::timeout(TLS_TIMEOUT, stream.peek(&mut first)).await;
+    matches!(peeked, Ok(Ok(1))) && first[0] == TLS_HANDSHAKE
 }
 
 /// Room for a link.

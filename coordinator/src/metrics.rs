@@ -83,6 +83,8 @@ struct Gauges {
     rerouted: Counter,
     restarted: Counter,
     replayed_rows: Counter,
+    replays_dropped: Counter,
+    rebalanced: Counter,
     lost: Counter,
     checked_rows: Counter,
     disputes: Counter,
@@ -108,7 +110,7 @@ impl Default for Metrics {
         for (name, help, gauge) in gauges {
             registry.register(name, help, gauge.clone());
         }
-        let predicted = "Computing of one token, as predicted from what the nodes measured";
+        let predicted = "A token of one text, computing and links, as predicted from what the nodes measured";
         registry.register_with_unit("token_predicted", predicted, Unit::Seconds, state.predicted.clone());
         registry.register("model", "What is served, and how its weights are stored", state.model.clone());
         registry.register("nodes", "Nodes by their state", state.nodes.clone());
@@ -125,6 +127,12 @@ impl Default for Metrics {
             ("requests_rerouted", "Requests that went on through other nodes", &state.rerouted),
             ("requests_restarted", "Requests that were computed once more from their tokens", &state.restarted),
             ("rows_replayed", "Rows that a node was fed to hold what another one held", &state.replayed_rows),
+            (
+                "replays_dropped",
+                "Requests whose activations are kept no more, so that what is kept stays within its budget",
+                &state.replays_dropped,
+            ),
+            ("rebalanced", "Times that layers moved while the model was served", &state.rebalanced),
             ("prefix_hits", "Requests that took over the KV cache of an earlier one", &state.hits),
             ("tokens_cached", "Tokens of prompts that an earlier request had computed", &state.cached),
             ("prefix_evicted", "Kept KV caches that gave way to another request", &state.evicted),
@@ -243,6 +251,8 @@ impl Gauges {
             (&self.rerouted, recovery.rerouted),
             (&self.restarted, recovery.restarted),
             (&self.replayed_rows, recovery.replayed_rows),
+            (&self.replays_dropped, recovery.dropped),
+            (&self.rebalanced, recovery.rebalanced),
             (&self.lost, recovery.failed),
         ] {
             counter.inner().store(count, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 //! Nodes that have no part yet load theirs first, beside the chain that goes on. Then the chain is laid anew as behind a loss
 //! (`heal.rs`): whoever takes layers is fed what their holder was fed, and requests go on where they stood. Where that could
 //! change a text, since boundaries move over which activations are rounded, the chain waits until nothing runs on it; behind
-//! a while requests that come wait for that, too.
+//! a while requests that come wait for that, too, but not for long, and ever more rarely.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use syn1_core::{Codec, Form};
 
 use crate::core::{Core, NodeId};
 use crate::limits::{
-    LOAD_TIMEOUT, REBALANCE_EVERY, REBALANCE_GAIN, REBALANCE_GAIN_AGAIN, REBALANCE_PATIENCE, REBALANCE_REST,
-    REBALANCE_SETTLE,
+    LOAD_TIMEOUT, REBALANCE_EVERY, REBALANCE_GAIN, REBALANCE_GAIN_AGAIN, REBALANCE_HOLD, REBALANCE_PATIENCE,
+    REBALANCE_REST, REBALANCE_SETTLE, REBALANCE_WEARIER,
 };
 use crate::placement::{Offer, Part, Scales, place};
 use crate::predict::predict;
@@ -43,9 +43,11 @@ impl Rebalance {
 struct Move {
     from: Layout,
     to: Layout,
-    /// Since when every node that had no part has its new one.
+    /// Since when every node that had no part has its new one, or requests waited for it last.
     loaded: Option<Duration>,
-    /// Requests wait until it has happened.
+    /// How long from there on until requests wait for it.
+    patience: Duration,
+    /// Requests wait for it.
     holds: bool,
 }
 
@@ -98,7 +100,7 @@ impl Core {
             self.generation = self.generation.wrapping_add(1);
             self.assign(now, part);
         }
-        self.rebalance.move_to = Some(Move { from, to, loaded: None, holds: false });
+        self.rebalance.move_to = Some(Move { from, to, loaded: None, patience: REBALANCE_PATIENCE, holds: false });
         self.go_over(now);
     }
 
@@ -158,11 +160,7 @@ impl Core {
         let since = loaded.unwrap_or(now);
         let may_go = self.requests.is_empty() || self.keeps_texts(from, to);
         if !may_go {
-            if let Some(waiting) = &mut self.rebalance.move_to {
-                waiting.loaded = Some(since);
-                waiting.holds = now.saturating_sub(since) > REBALANCE_PATIENCE;
-            }
-            return;
+            return self.wait_to_go(now, since);
         }
         let moved: Vec<String> = to
             .iter()
@@ -176,6 +174,20 @@ impl Core {
         (self.rebalance.move_to, self.rebalance.moved) = (None, Some(now));
         self.event(Event::Rebalanced { why: why.clone() });
         self.lay(now, &ids, &offers, new, format!("Layers moved while the model was served: {why}."));
+    }
+
+    /// Texts run that the move would change. It waits for a moment without any since `since`; in the end requests that come
+    /// wait for that moment as well, for a while.
+    fn wait_to_go(&mut self, now: Duration, since: Duration) {
+        let Some(waiting) = &mut self.rebalance.move_to else { return };
+        let waited = now.saturating_sub(since);
+        let is_over = waited > waiting.patience.saturating_add(REBALANCE_HOLD);
+        waiting.loaded = Some(if is_over { now } else { since });
+        waiting.holds = !is_over && waited > waiting.patience;
+        if is_over {
+            waiting.patience = waiting.patience.saturating_mul(REBALANCE_WEARIER);
+            self.start_waiting(now);
+        }
     }
 
     /// Everything stays as it is.

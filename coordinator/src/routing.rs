@@ -179,7 +179,8 @@ impl Core {
         if !closing.nodes.remove(&from) {
             return;
         }
-        *request.figures.compute.get_or_insert_default() += compute;
+        let all = request.figures.compute.get_or_insert_default();
+        *all = all.saturating_add(compute);
         if closing.nodes.is_empty() {
             self.end(now, id);
         }

@@ -44,7 +44,7 @@ pub struct ServerConfig {
     pub shards: PathBuf,
     /// Gets the model in one of the core's smaller formats.
     pub pack: Pack,
-    /// For nodes.
+    /// For nodes, with TLS or without where the front has it.
     pub tcp: SocketAddr,
     /// For shards, people, programs, and nodes that join by WebSocket.
     pub http: SocketAddr,
@@ -112,6 +112,8 @@ pub struct Generation {
     id: u32,
     updates: mpsc::UnboundedReceiver<Update>,
     shared: Arc<Shared>,
+    /// Of one that is answered over HTTP.
+    _answering: Option<Arc<()>>,
 }
 
 /// What the tasks of one coordinator share.
@@ -132,6 +134,8 @@ pub(crate) struct Shared {
     rate: Option<Mutex<Rate>>,
     /// Held by every link of a node that was let in.
     pub(crate) linked: Arc<()>,
+    /// Held by every request that came over HTTP until its last word was taken.
+    answering: Arc<()>,
     state: Mutex<State>,
     started: Instant,
     /// Seconds since 1970 at the start.
@@ -208,6 +212,7 @@ impl Server {
             access: config.access,
             metrics: metrics.clone(),
             linked: Arc::new(()),
+            answering: Arc::new(()),
             state: Mutex::new(State {
                 core,
                 shards: config.shards,
@@ -350,7 +355,8 @@ impl Shared {
         state.requests.insert(id, sender);
         state.watch.asked(id, prompt_tokens, now);
         state.act(now);
-        Ok(Generation { id, updates, shared: self.clone() })
+        let answering = (client != Client::Local).then(|| self.answering.clone());
+        Ok(Generation { id, updates, shared: self.clone(), _answering: answering })
     }
 
     /// Makes a link known to the core; its outgoing frames go to `outbox`.
@@ -487,7 +493,7 @@ impl State {
                         self.requests.remove(&id);
                     }
                 }
-                Action::Quarantine(node, evidence) => self.quarantine(node, evidence),
+                Action::Quarantine(node, name, evidence) => self.quarantine(node, name, evidence),
                 Action::Event(event) => self.tell(event),
                 // Refused when the event loop has ended; then nobody waits for it either.
                 Action::Pack(format) => drop(self.packs.send(format)),
@@ -496,9 +502,8 @@ impl State {
     }
 
     /// Remembers what a node computed by its key; one without a key can come back under another name anyway.
-    fn quarantine(&mut self, node: NodeId, evidence: Evidence) {
+    fn quarantine(&mut self, node: NodeId, name: String, evidence: Evidence) {
         let Some(key) = self.links.get(&node).and_then(|link| link.key) else { return };
-        let name = self.core.name(node);
         self.door.quarantine(key, Quarantined { name, at: unix_seconds(), evidence });
     }
 
@@ -578,9 +583,10 @@ async fn serve(
         () = shared.stop.notified() => {}
     }
     shared.with(|core, _| core.shut_down("the coordinator is shutting down: repeat the request when it is back"));
-    // The goodbyes are on their way; a node that does not take its own is not waited for.
+    // The goodbyes are on their way, and the word for those who wait for text; who does not take its own is not waited for.
     let begun = Instant::now();
-    while Arc::strong_count(&shared.linked) > 1 && begun.elapsed() < GOODBYE {
+    let waits = || Arc::strong_count(&shared.linked) > 1 || Arc::strong_count(&shared.answering) > 1;
+    while waits() && begun.elapsed() < GOODBYE {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

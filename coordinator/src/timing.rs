@@ -155,8 +155,8 @@ impl Timings {
         node.unanswered.push_back(Sent { request, position, rows, at: now, bytes, is_last, alone });
     }
 
-    /// `node` sent a data frame of `payload` bytes. One that answers nothing is counted, not timed; else it is told what was
-    /// answered.
+    /// `node` sent a data frame of `payload` bytes. One that answers nothing that was sent is counted, not timed; else says what
+    /// was answered.
     pub(crate) fn answered(&mut self, now: Duration, node: NodeId, header: &Header, payload: usize) -> Option<Answer> {
         let id = node;
         let node = self.nodes.get_mut(&id)?;

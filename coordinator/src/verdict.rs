@@ -183,7 +183,7 @@ impl Core {
         );
         self.audits.figures.quarantined += 1;
         self.event(Event::Quarantined { node: self.name(node), against: against.map(|id| self.name(id)), evidence });
-        self.actions.push_back(Action::Quarantine(node, evidence));
+        self.actions.push_back(Action::Quarantine(node, self.name(node), evidence));
         if self.is_in_chain(node) {
             self.rewind(now, Some(dispute));
         } else if self.nodes.get(&node).is_some_and(|node| node.has_served) {

@@ -1,4 +1,5 @@
-// Whole tokens in one dispatch: every workgroup stays on the device and takes its share of every op.
+// Whole tokens in one dispatch, or a step's layers for one token row: every workgroup stays on the device and takes its
+// share of every op.
 //
 // Workgroups wait for each other without a barrier: what one op hands to the next goes through `wire`, and readers load it
 // until it is the one that they wait for. A row's value says so itself: its two lowest bits are those of a number that every
@@ -17,8 +18,9 @@
 //
 // A row's bits cost what rounding costs: three units of the last place at most. Residuals are kept whole by their owners.
 //
-// Tags: REALS | DIGITS, how inputs are kept; W32 | W16 | W8, format of the token embedding; F16 | F32, of the KV cache and of learned positions; LEARNED |
-// ROTATED, how positions come in.
+// Tags: LOOP, tokens from the embedding to the likeliest next one, or STEP, the residual stream of one token row through the
+// layers; REALS | DIGITS, how inputs are kept; W32 | W16 | W8, format of the token embedding; F16 | F32, of the KV cache and
+// of learned positions; LEARNED | ROTATED, how positions come in.
 
 override THREADS: u32 = 512u;
 override LANES: u32 = 32u;      // threads of a subgroup
@@ -43,28 +45,29 @@ override SCALE: f32 = 1.0;      // of the scores
 override SOFTCAP: f32 = 0.0;    // of the scaled scores; 0: none
 override ROPE_QUADS: u32 = 0u;  // a quarter of the elements of a head that are rotated
 override CONTEXT: u32 = 1024u;  // positions of the KV cache
-override KV_LAYER: u32 = 0u;    // elements of `kv` in a layer
+override KV_LAYER: u32 = 0u;    // elements of `kv` from one layer to the next
 override EPS: f32 = 0.00001;    // of the norms
 override CENTER: f32 = 1.0;     // 1: layer norm; 0: RMS norm, whose mu is 0
 override INVERSE: f32 = 1.0;    // 1 / elements of the residual stream
 override ACTIVATION: u32 = 1u;  // 1: GELU; 2: SiLU
 override CAP: f32 = 0.0;        // of the logits; 0: none
 override AT_PART: u32 = 0u;     // places in `wire`, slots with flags: splits of the attention
-override AT_WIN: u32 = 0u;      // each workgroup's likeliest token
+override AT_WIN: u32 = 0u;      // each workgroup's likeliest token //#LOOP
 override AT_Q: u32 = 0u;        // rows: queries, keys, values
 override AT_A: u32 = 0u;        // the attention's output
 override AT_X: u32 = 0u;        // the residual stream behind attention
 override AT_Y: u32 = 0u;        // the same behind the MLP
 override AT_H: u32 = 0u;        // the hidden row
 override WARM: u32 = 0u;        // sectors of 32 bytes, from `up` on, that idle workgroups fetch while others attend
-override TOKENS: u32 = 0u;      // word of `tables` where the token embedding begins
-override TOKEN_ROW: u32 = 0u;   // words of its row
-override TOKEN_STRIDE: u32 = 0u; // elements of its row
-override POSITIONS: u32 = 0u;   // the same of learned positions
-override MODEL_POSITIONS: u32 = 1024u;
-override VOCAB: u32 = 0u;
-override EMBED_SCALE: f32 = 1.0;
-override KEPT: u32 = 16u;       // entries of `chosen`
+override TOKENS: u32 = 0u;      // word of `tables` where the token embedding begins //#LOOP
+override TOKEN_ROW: u32 = 0u;   // words of its row //#LOOP
+override TOKEN_STRIDE: u32 = 0u; // elements of its row //#LOOP
+override POSITIONS: u32 = 0u;   // the same of learned positions //#LOOP
+override MODEL_POSITIONS: u32 = 1024u; //#LOOP
+override VOCAB: u32 = 0u; //#LOOP
+override EMBED_SCALE: f32 = 1.0; //#LOOP
+override KEPT: u32 = 16u;       // entries of `chosen` //#LOOP
+override PATIENCE: u32 = 0u;    // loads in one wait at most
 override LEFT_OUT: u32 = 0u;    // what a measurement leaves out: a sum of WAITS and so on
 
 const WAITS: u32 = 1u;          // flags are not looked at
@@ -72,14 +75,25 @@ const ATTENTION: u32 = 4u;      // keys and values are not read
 const UP: u32 = 16u;            // nothing is fetched ahead for `up`; see KIND_LEFT for the products
 
 const NONE: u32 = 0xffffffffu;
-const HALVES: u32 = 0x0f0f0f0fu;
+const LOWER: u32 = 0x0f0f0f0fu;  // half bytes //#DIGITS
+const UPPER: u32 = 0xf0f0f0f0u; //#DIGITS
+const SIGNS: u32 = 0x80808080u; //#DIGITS
+// A whole number of less than 2^22 is the last bits of a float from 3 * 2^22 on, where floats are one apart: a sum in place //#DIGITS
+// of a conversion, of which a device does an eighth as many. //#DIGITS
+const WHOLE: f32 = 12582912.0; //#DIGITS
+const WHOLE_BITS: i32 = 0x4b400000; //#DIGITS
+// Takes these bits away and adds 128 in each digit's place: none is negative then. //#DIGITS
+const UNSIGNED: u32 = 0xb5408080u; //#DIGITS
+const REACH: f32 = 4194000.0;   // of inputs as whole numbers; what is left is for rounding //#DIGITS
 const MARK: u32 = 3u;           // a row's bits that are its flag's
 
+// Eight elements of the KV cache as they are stored.
+alias Eight = vec4<u32>; //#F16
+alias Eight = mat2x4<f32>; //#F32
+
 struct Control {
-  turns: u32,                   // tokens of this dispatch
-  flag: u32,                    // its first flag
-  patience: u32,                // loads in one wait at most
-  pad: u32,
+  turns: u32,                   // tokens of this dispatch: one in a step
+  flag: u32,                    // its first flag; steps count on by themselves
 }
 
 struct State {
@@ -93,8 +107,8 @@ struct State {
 @group(0) @binding(0) var<storage, read> rotations: array<vec4<f32>>;             // [CONTEXT][ROPE_QUADS] (cos, sin) of 2 pairs
 @group(0) @binding(1) var<storage, read> blocks: array<vec4<u32>>;                // the pieces of the blocks
 @group(0) @binding(9) var<storage, read> block_words: array<u32>;                 // the same, by words
-@group(0) @binding(11) var<storage, read> tables: array<vec4<u32>>;               // the other pieces
-@group(0) @binding(12) var<storage, read> table_words: array<u32>;                // the same, by words
+@group(0) @binding(11) var<storage, read> tables: array<vec4<u32>>;               // the other pieces //#LOOP
+@group(0) @binding(12) var<storage, read> table_words: array<u32>;                // the same, by words //#LOOP
 @group(0) @binding(2) @coherent @volatile var<storage, read_write> wire: array<vec4<u32>>; // (value, flag, value, flag) or 4 of a row
 @group(0) @binding(13) @coherent @volatile var<storage, read_write> wire_pairs: array<vec2<u32>>; // the same, by halves
 @group(0) @binding(3) @coherent var<storage, read_write> kv: array<u32>;          // 2 f16 each //#F16
@@ -103,23 +117,26 @@ struct State {
 @group(0) @binding(10) @coherent var<storage, read_write> cache: array<vec4<f32>>; //#F32
 @group(0) @binding(4) var<storage, read_write> x: array<vec2<f32>>;               // the residual stream, before and behind
 @group(0) @binding(5) var<storage, read_write> state: State;
-@group(0) @binding(6) var<storage, read> control: Control;
+@group(0) @binding(6) var<storage, read> control: Control; //#LOOP
+@group(0) @binding(6) var<storage, read_write> control: Control; //#STEP
 @group(0) @binding(7) var<storage, read_write> status: atomic<u32>;               // 1: gave up
-@group(0) @binding(8) var<storage, read_write> chosen: array<u32>;                // [KEPT]
+@group(0) @binding(8) var<storage, read_write> chosen: array<u32>;                // [KEPT] //#LOOP
 
 // A product's inputs, normed but for the statistics.
 var<workgroup> inputs: array<vec4<f32>, QUADS>;         // [part of a chunk][chunk] //#REALS
 // Inputs as whole numbers of three digits to the base 256, -128 to 127 each, so that four products of a byte and a digit
-// are one instruction. A chunk's inputs share the size of a step, which is 2^-23 of the largest.
+// are one instruction. A chunk's inputs share the size of a step, which is 2^-22 of the largest; that of inputs of upper half
+// bytes is 16 times as large, since these are multiplied where they are in their byte.
 var<workgroup> digits: array<vec4<u32>, DIGIT_QUADS>;   // [digit, highest first][even, odd parts for 4 bits][chunk], 4 digits a word //#DIGITS
 var<workgroup> spans: array<vec2<f32>, SPANS>;          // (step, sum of the inputs) of each chunk //#DIGITS
+var<workgroup> uppers: array<f32, SPANS>;               // 8 times the sum of those of upper half bytes //#DIGITS
 var<workgroup> stats: array<vec2<f32>, WARPS>;
 var<workgroup> partial: array<vec2<f32>, WARPS>;
 var<workgroup> residual: array<vec2<f32>, OWNED>;
 var<workgroup> fresh: array<vec4<f32>, FRESH>;          // query, key and value of this position
 var<workgroup> merged: array<vec4<f32>, MERGED>;
 var<workgroup> merged_stat: array<vec2<f32>, WARPS>;    // (maximum, sum)
-var<workgroup> winner: array<vec2<u32>, WARPS>;         // (bits of the logit, id)
+var<workgroup> winner: array<vec2<u32>, WARPS>;         // (bits of the logit, id) //#LOOP
 
 // What this thread is; set once.
 var<private> thread: u32;
@@ -129,8 +146,11 @@ var<private> group: u32;
 var<private> gave_up: bool;
 // This turn.
 var<private> position: u32;
-var<private> best: vec2<u32>;
+var<private> best: vec2<u32>; //#LOOP
 var<private> fetched: u32;      // what was fetched for nobody
+// This thread's first key and value of the next attention, on their way.
+var<private> early_key: Eight;
+var<private> early_value: Eight;
 
 // A step of a product: chunks of two rows, and what its epilogue needs. The line with SLOT is there for each chunk.
 struct Load {
@@ -142,21 +162,24 @@ struct Load {
 // The next step's, on its way.
 var<private> next: Load;
 
-// A vec4 of the blocks; of the tables: embedding, positions, head.
-fn block_quad(i: u32) -> vec4<u32> { return blocks[i]; }
-fn table_quad(i: u32) -> vec4<u32> { return tables[i]; }
+// A vec4 of the tables: embedding, positions, head.
+fn table_quad(i: u32) -> vec4<u32> { return tables[i]; } //#LOOP
 
 fn f16s(q: vec2<u32>) -> vec4<f32> { return vec4(unpack2x16float(q.x), unpack2x16float(q.y)); }
 
 fn bytes(word: u32) -> vec4<f32> { return vec4<f32>(unpack4xI8(word)); }
 
-// Four bytes times four digits, four times.
-fn dots(w: vec4<u32>, d: vec4<u32>) -> i32 { //#DIGITS
-  return dot4I8Packed(w.x, d.x) + dot4I8Packed(w.y, d.y) + dot4I8Packed(w.z, d.z) + dot4I8Packed(w.w, d.w); //#DIGITS
+// `sum` and four bytes times four digits, four times.
+fn dots(sum: i32, w: vec4<u32>, d: vec4<u32>) -> i32 { //#DIGITS
+  return sum + dot4I8Packed(w.x, d.x) + dot4I8Packed(w.y, d.y) + dot4I8Packed(w.z, d.z) + dot4I8Packed(w.w, d.w); //#DIGITS
 } //#DIGITS
 
-// What the sums of three digits' products are together: the upper two fit into a word.
-fn joined(high: i32, middle: i32, low: i32) -> f32 { return 256.0 * f32(256 * high + middle) + f32(low); } //#DIGITS
+fn real(sum: i32) -> f32 { return bitcast<f32>(sum) - WHOLE; } //#DIGITS
+
+// What the sums of three digits' products, which began with WHOLE_BITS, are together.
+fn joined(high: i32, middle: i32, low: i32) -> f32 { //#DIGITS
+  return fma(real(high), 65536.0, fma(real(middle), 256.0, real(low))); //#DIGITS
+} //#DIGITS
 
 fn total(v: vec4<f32>) -> f32 { return dot(v, vec4(1.0)); }
 
@@ -164,7 +187,7 @@ fn total(v: vec4<f32>) -> f32 { return dot(v, vec4(1.0)); }
 fn patient(tries: u32) -> bool {
   if (gave_up || (LEFT_OUT & WAITS) != 0u) { return false; }
   if (tries % 256u == 255u) {
-    if (tries >= control.patience || atomicLoad(&status) != 0u) {
+    if (tries >= PATIENCE || atomicLoad(&status) != 0u) {
       atomicStore(&status, 1u);
       gave_up = true;
       return false;
@@ -194,6 +217,26 @@ fn take_two(at: u32, other: u32, flag: u32) -> mat2x4<f32> {
     b = wire[other];
   }
   return mat2x4<f32>(bitcast<vec4<f32>>(a & vec4(~MARK)), bitcast<vec4<f32>>(b & vec4(~MARK)));
+}
+
+// Four times four of a row, THREADS fours apart.
+fn take_four(at: u32, flag: u32) -> mat4x4<f32> {
+  var a = wire[at];
+  var b = wire[at + THREADS];
+  var c = wire[at + 2u * THREADS];
+  var d = wire[at + 3u * THREADS];
+  let mark = vec4(flag);
+  var tries = 0u;
+  while (any((((a ^ mark) | (b ^ mark) | (c ^ mark) | (d ^ mark)) & vec4(MARK)) != vec4(0u)) && patient(tries)) {
+    tries++;
+    a = wire[at];
+    b = wire[at + THREADS];
+    c = wire[at + 2u * THREADS];
+    d = wire[at + 3u * THREADS];
+  }
+  let values = vec4(~MARK);
+  return mat4x4<f32>(bitcast<vec4<f32>>(a & values), bitcast<vec4<f32>>(b & values),
+    bitcast<vec4<f32>>(c & values), bitcast<vec4<f32>>(d & values));
 }
 
 // The four values of two slots.
@@ -233,21 +276,21 @@ fn give_four(at: u32, v: vec4<f32>, flag: u32) {
   wire[at] = (bitcast<vec4<u32>>(v) & vec4(~MARK)) | vec4(flag & MARK);
 }
 
-// Elements 4i to 4i+3 of a token's embedding at `position`.
-fn embedding(id: u32, i: u32) -> vec4<f32> {
-  var v = vec4(0.0);
-  v = bitcast<vec4<f32>>(table_quad(TOKENS / 4u + id * (TOKEN_ROW / 4u) + i)); //#W32
-  let at = id * TOKEN_ROW + 2u * i; //#W16
-  v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#W16
-  let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#W8
-  v = select(pair.x, pair.y, i / 8u % 2u == 1u) * bytes(table_words[TOKENS + id * TOKEN_ROW + i]); //#W8
-  v *= EMBED_SCALE;
-  let row = min(position, MODEL_POSITIONS - 1u) * TOKEN_STRIDE; //#LEARNED
-  let learned = vec2(table_words[POSITIONS + (row + 4u * i) / 2u], table_words[POSITIONS + (row + 4u * i) / 2u + 1u]); //#LEARNED F16
-  v += f16s(learned); //#LEARNED F16
-  v += bitcast<vec4<f32>>(table_quad(POSITIONS / 4u + row / 4u + i)); //#LEARNED F32
-  return v;
-}
+// Elements 4i to 4i+3 of a token's embedding at `position`. //#LOOP
+fn embedding(id: u32, i: u32) -> vec4<f32> { //#LOOP
+  var v = vec4(0.0); //#LOOP
+  v = bitcast<vec4<f32>>(table_quad(TOKENS / 4u + id * (TOKEN_ROW / 4u) + i)); //#LOOP W32
+  let at = id * TOKEN_ROW + 2u * i; //#LOOP W16
+  v = f16s(vec2(table_words[TOKENS + at], table_words[TOKENS + at + 1u])); //#LOOP W16
+  let pair = unpack2x16float(table_words[TOKENS + id * TOKEN_ROW + TOKEN_STRIDE / 4u + i / 16u]); //#LOOP W8
+  v = select(pair.x, pair.y, i / 8u % 2u == 1u) * bytes(table_words[TOKENS + id * TOKEN_ROW + i]); //#LOOP W8
+  v *= EMBED_SCALE; //#LOOP
+  let row = min(position, MODEL_POSITIONS - 1u) * TOKEN_STRIDE; //#LOOP LEARNED
+  let learned = vec2(table_words[POSITIONS + (row + 4u * i) / 2u], table_words[POSITIONS + (row + 4u * i) / 2u + 1u]); //#LOOP LEARNED F16
+  v += f16s(learned); //#LOOP LEARNED F16
+  v += bitcast<vec4<f32>>(table_quad(POSITIONS / 4u + row / 4u + i)); //#LOOP LEARNED F32
+  return v; //#LOOP
+} //#LOOP
 
 fn safe_tanh(v: vec2<f32>) -> vec2<f32> { return tanh(clamp(v, vec2(-15.0), vec2(15.0))); }
 
@@ -266,6 +309,24 @@ fn own(i: u32, v: vec4<f32>) {
   let pair = 2u * i;
   if (pair >= first && pair < end) { residual[pair - first] = v.xy; }
   if (pair + 1u >= first && pair + 1u < end) { residual[pair + 1u - first] = v.zw; }
+}
+
+// Sets the first keys and values of a layer's attention on their way, which wait for no other workgroup: they lie in the cache.
+fn attend_ahead(l: u32) {
+  let count = position + 1u;
+  let seen = min(count, WINDOW);
+  let splits = split_count(seen);
+  early_key = Eight();
+  early_value = Eight();
+  if (group >= HEADS * splits || (LEFT_OUT & ATTENTION) != 0u) { return; }
+  let share = (seen + splits - 1u) / splits;
+  let first = count - seen + group % splits * share;
+  let early = first + thread / HEAD8;
+  if (early < min(first + share, position)) {
+    let at = l * KV_LAYER / 4u + group / splits / SHARING * CONTEXT * HEAD8 + early * HEAD8 + thread % HEAD8;
+    early_key = stored(at);
+    early_value = stored(at + KV_HEADS * CONTEXT * HEAD8);
+  }
 }
 
 // Attention of this workgroup's heads and splits, from `wire` and the KV cache into `wire`.
@@ -290,11 +351,11 @@ fn attend(l: u32, flag: u32) {
 
     // What is in the cache already does not depend on this token.
     let early = first + team;
-    var k = mat2x4<f32>();
-    var v = mat2x4<f32>();
-    if (early < min(end, position)) {
-      k = eight(keys + early * HEAD8 + part);
-      v = eight(values + early * HEAD8 + part);
+    var k = eight(early_key);
+    var v = eight(early_value);
+    if (item != group && early < min(end, position)) {
+      k = eight(stored(keys + early * HEAD8 + part));
+      v = eight(stored(values + early * HEAD8 + part));
     }
     workgroupBarrier();
     if (thread < 3u * head_quads) {
@@ -315,8 +376,8 @@ fn attend(l: u32, flag: u32) {
           k = mat2x4<f32>(fresh[head_quads + 2u * part], fresh[head_quads + 2u * part + 1u]);
           v = mat2x4<f32>(fresh[2u * head_quads + 2u * part], fresh[2u * head_quads + 2u * part + 1u]);
         } else if (base != first) {
-          k = eight(keys + at * HEAD8 + part);
-          v = eight(values + at * HEAD8 + part);
+          k = eight(stored(keys + at * HEAD8 + part));
+          v = eight(stored(values + at * HEAD8 + part));
         }
       }
       var score = dot(k[0], q0) + dot(k[1], q1);
@@ -418,10 +479,14 @@ fn split_count(seen: u32) -> u32 {
 }
 
 // Elements 8i to 8i+7 of the cache.
-fn eight(i: u32) -> mat2x4<f32> {
-  let h = cache[i]; //#F16
-  return mat2x4<f32>(f16s(h.xy), f16s(h.zw)); //#F16
+fn stored(i: u32) -> Eight {
+  return cache[i]; //#F16
   return mat2x4<f32>(cache[2u * i], cache[2u * i + 1u]); //#F32
+}
+
+fn eight(h: Eight) -> mat2x4<f32> {
+  return mat2x4<f32>(f16s(h.xy), f16s(h.zw)); //#F16
+  return h; //#F32
 }
 
 @compute @workgroup_size(THREADS)
@@ -435,48 +500,60 @@ fn main(
   thread = warp * LANES + lane;
   group = workgroup_id.x;
   position = state.position;
-  let made = state.made;
-  let turns = control.turns;
+  let made = state.made; //#LOOP
+  let turns = control.turns; //#LOOP
+  let turns = 1u; //#STEP
   var id = 0u;
   var flag = control.flag;
   qkv_ahead(0u, position);
   for (var turn = 0u; turn < turns; turn++) {
     for (var l = 0u; l < LAYERS; l++) {
       var source = AT_Y;
-      if (l == 0u) { source = select(HERE, NONE, turn == 0u); }
+      if (l == 0u) { source = select(HERE, NONE, turn == 0u); } //#LOOP
+      if (l == 0u) { source = NONE; } //#STEP
+      attend_ahead(l);
       qkv_run(l, source, flag + l - 1u, flag + l, id);
       attend(l, flag + l);
       out_run(l, AT_A, flag + l, flag + l, id);
       up_run(l, AT_X, flag + l, flag + l, id);
       down_run(l, AT_H, flag + l, flag + l, id);
     }
-    best = vec2(0xff7fffffu, NONE);
-    head_run(0u, AT_Y, flag + LAYERS - 1u, flag + LAYERS, id);
-    id = pick(flag + LAYERS);
+    best = vec2(0xff7fffffu, NONE); //#LOOP
+    head_run(0u, AT_Y, flag + LAYERS - 1u, flag + LAYERS, id); //#LOOP
+    id = pick(flag + LAYERS); //#LOOP
     // What this workgroup put into the KV cache is there before anything of the next token.
     storageBarrier();
-    position += 1u;
-    if (group == 0u && thread == 0u) { chosen[(made + turn) % KEPT] = id; }
+    workgroupBarrier(); //#STEP
+    position += 1u; //#LOOP
+    if (group == 0u && thread == 0u) { chosen[(made + turn) % KEPT] = id; } //#LOOP
     flag += LAYERS + 1u;
   }
   // Nothing depends on it, but a compiler must not know.
-  if (fetched == NONE && turns == 0u) { atomicStore(&status, 1u); }
-  if (group == 0u) {
-    for (var i = thread; i < X_QUADS; i += THREADS) {
-      let v = embedding(id, i);
-      x[2u * i] = v.xy;
-      x[2u * i + 1u] = v.zw;
-    }
-    if (thread == 0u) {
-      state.ids[0] = id;
-      state.made = made + turns;
-      state.position = min(position, MODEL_POSITIONS - 1u);
-    }
-  }
+  if (fetched == NONE && control.turns == 0u) { atomicStore(&status, 1u); }
+  // Who is here has had rows of all others, which have read where the flags begin. //#STEP
+  if (group == 0u && thread == 0u) { control.flag = flag; } //#STEP
+  if (group == 0u) { //#LOOP
+    for (var i = thread; i < X_QUADS; i += THREADS) { //#LOOP
+      let v = embedding(id, i); //#LOOP
+      x[2u * i] = v.xy; //#LOOP
+      x[2u * i + 1u] = v.zw; //#LOOP
+    } //#LOOP
+    if (thread == 0u) { //#LOOP
+      state.ids[0] = id; //#LOOP
+      state.made = made + turns; //#LOOP
+      state.position = min(position, MODEL_POSITIONS - 1u); //#LOOP
+    } //#LOOP
+  } //#LOOP
+  // A step has no result but its row, so that says it where somebody gave up: it is no number then. //#STEP
+  let failed = atomicLoad(&status) != 0u; //#STEP
+  // Made of what is known on the device only: WGSL has no constant for it. //#STEP
+  let nothing = vec2(bitcast<f32>(0x7fc00000u | group)); //#STEP
+  let owned = (group + 1u) * (X_QUADS * 2u) / GROUPS - own_first(); //#STEP
+  for (var i = thread; i < owned; i += THREADS) { x[own_first() + i] = select(residual[i], nothing, failed); } //#STEP
 }
 
 // The inputs come from the embedding of the last token; NONE: from `x`.
-const HERE: u32 = 0xfffffffeu;
+const HERE: u32 = 0xfffffffeu; //#LOOP
 
 // What is on its way while a product ends: the first weights of the one behind it.
 fn qkv_follow(l: u32) { out_ahead(l, position); }
@@ -485,38 +562,38 @@ fn up_follow(l: u32) { down_ahead(l, position); }
 fn down_follow(l: u32) {
   if (l + 1u < LAYERS) {
     qkv_ahead(l + 1u, position);
-  } else {
-    head_ahead(0u, position);
+  } else { //#LOOP
+    head_ahead(0u, position); //#LOOP
   }
 }
-fn head_follow(l: u32) { qkv_ahead(0u, position + 1u); }
+fn head_follow(l: u32) { qkv_ahead(0u, position + 1u); } //#LOOP
 
-// The likeliest token of all workgroups, the lowest id among equals.
-fn pick(flag: u32) -> u32 {
-  var value = bitcast<f32>(0xff7fffffu);
-  var id = NONE;
-  for (var i = thread; i < GROUPS; i += THREADS) {
-    let rival = take_pair(AT_WIN + i, flag);
-    let rival_value = bitcast<f32>(rival.x);
-    if (rival_value > value || (rival_value == value && rival.y < id)) {
-      value = rival_value;
-      id = rival.y;
-    }
-  }
-  let high = subgroupMax(value);
-  let low = subgroupMin(select(NONE, id, value == high));
-  workgroupBarrier();
-  if (lane == 0u) { winner[warp] = vec2(bitcast<u32>(high), low); }
-  workgroupBarrier();
-  value = bitcast<f32>(winner[0].x);
-  id = winner[0].y;
-  for (var i = 1u; i < WARPS; i++) {
-    let rival_value = bitcast<f32>(winner[i].x);
-    if (rival_value > value || (rival_value == value && winner[i].y < id)) {
-      value = rival_value;
-      id = winner[i].y;
-    }
-  }
-  // No logit was a number: any id will do, but it must be one of the vocabulary.
-  return select(0u, id, id < VOCAB);
-}
+// The likeliest token of all workgroups, the lowest id among equals. //#LOOP
+fn pick(flag: u32) -> u32 { //#LOOP
+  var value = bitcast<f32>(0xff7fffffu); //#LOOP
+  var id = NONE; //#LOOP
+  for (var i = thread; i < GROUPS; i += THREADS) { //#LOOP
+    let rival = take_pair(AT_WIN + i, flag); //#LOOP
+    let rival_value = bitcast<f32>(rival.x); //#LOOP
+    if (rival_value > value || (rival_value == value && rival.y < id)) { //#LOOP
+      value = rival_value; //#LOOP
+      id = rival.y; //#LOOP
+    } //#LOOP
+  } //#LOOP
+  let high = subgroupMax(value); //#LOOP
+  let low = subgroupMin(select(NONE, id, value == high)); //#LOOP
+  workgroupBarrier(); //#LOOP
+  if (lane == 0u) { winner[warp] = vec2(bitcast<u32>(high), low); } //#LOOP
+  workgroupBarrier(); //#LOOP
+  value = bitcast<f32>(winner[0].x); //#LOOP
+  id = winner[0].y; //#LOOP
+  for (var i = 1u; i < WARPS; i++) { //#LOOP
+    let rival_value = bitcast<f32>(winner[i].x); //#LOOP
+    if (rival_value > value || (rival_value == value && winner[i].y < id)) { //#LOOP
+      value = rival_value; //#LOOP
+      id = winner[i].y; //#LOOP
+    } //#LOOP
+  } //#LOOP
+  // No logit was a number: any id will do, but it must be one of the vocabulary. //#LOOP
+  return select(0u, id, id < VOCAB); //#LOOP
+} //#LOOP

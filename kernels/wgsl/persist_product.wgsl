@@ -3,7 +3,7 @@
 //
 // Further tags: W32 | W16 | W8 | W4, format of its matrix; REALS | DIGITS, how its inputs are kept; GATED | PLAIN, whether
 // its rows are pairs of gate and up; NORMED | BARE, whether a norm precedes it; BLOCK for all but the head; OTHER for all but
-// qkv; ADDS for out and down.
+// qkv; ADDS for out and down; LOOP as in persist.wgsl.
 
 override KIND_ROWS: u32 = 0u;
 override KIND_CHUNKS: u32 = 1u; // vec4s of a row, the scales behind them not counted
@@ -106,42 +106,63 @@ fn KIND_chunk(a: vec4<u32>, b: vec4<u32>, sa: u32, sb: u32, c: u32) -> vec2<f32>
   let d1 = digits[KIND_CHUNKS + c]; //#W8
   let d0 = digits[2u * KIND_CHUNKS + c]; //#W8
   let scale = select(vec2(ga.x, gb.x), vec2(ga.y, gb.y), c / 2u % 2u == 1u); //#W8
-  let sum = vec2(joined(dots(a, d2), dots(a, d1), dots(a, d0)), joined(dots(b, d2), dots(b, d1), dots(b, d0))); //#W8
-  return span.x * scale * sum; //#W8
+  let x = joined(dots(WHOLE_BITS, a, d2), dots(WHOLE_BITS, a, d1), dots(WHOLE_BITS, a, d0)); //#W8
+  let y = joined(dots(WHOLE_BITS, b, d2), dots(WHOLE_BITS, b, d1), dots(WHOLE_BITS, b, d0)); //#W8
+  return span.x * scale * vec2(x, y); //#W8
   var sums: array<vec2<i32>, 3>; //#W4
+  // An upper half byte n with its highest bit changed is, as a signed byte, 16 (n - 8). //#W4
+  let a_upper = (a & vec4(UPPER)) ^ vec4(SIGNS); //#W4
+  let b_upper = (b & vec4(UPPER)) ^ vec4(SIGNS); //#W4
   for (var i = 0u; i < 3u; i++) { //#W4
     let even = digits[2u * i * KIND_CHUNKS + c]; //#W4
     let odd = digits[(2u * i + 1u) * KIND_CHUNKS + c]; //#W4
-    sums[i].x = dots(a & vec4(HALVES), even) + dots((a >> vec4(4u)) & vec4(HALVES), odd); //#W4
-    sums[i].y = dots(b & vec4(HALVES), even) + dots((b >> vec4(4u)) & vec4(HALVES), odd); //#W4
+    sums[i].x = dots(dots(WHOLE_BITS, a & vec4(LOWER), even), a_upper, odd); //#W4
+    sums[i].y = dots(dots(WHOLE_BITS, b & vec4(LOWER), even), b_upper, odd); //#W4
   } //#W4
-  let sum = span.x * vec2(joined(sums[0].x, sums[1].x, sums[2].x), joined(sums[0].y, sums[1].y, sums[2].y)); //#W4
-  return vec2(ga.x, gb.x) * sum + vec2(ga.y, gb.y) * span.y; //#W4
+  let joint = vec2(joined(sums[0].x, sums[1].x, sums[2].x), joined(sums[0].y, sums[1].y, sums[2].y)); //#W4
+  return vec2(ga.x, gb.x) * (span.x * joint + uppers[c]) + vec2(ga.y, gb.y) * span.y; //#W4
 }
 
 // Keeps inputs 4i to 4i+3. All threads call it, whether they have some or not.
 fn KIND_keep(i: u32, v: vec4<f32>) {
   if (i < KIND_QUADS) { inputs[i % KIND_PARTS * KIND_CHUNKS + i / KIND_PARTS] = v; } //#REALS
-  let sizes = abs(v); //#DIGITS
-  var largest = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w)); //#DIGITS
-  var sum = total(v); //#DIGITS
-  for (var apart = 1u; apart < KIND_PARTS; apart *= 2u) { //#DIGITS
-    largest = max(largest, subgroupShuffleXor(largest, apart)); //#DIGITS
-    sum += subgroupShuffleXor(sum, apart); //#DIGITS
-  } //#DIGITS
-  if (i >= KIND_QUADS) { return; } //#DIGITS
   let part = i % KIND_PARTS; //#DIGITS
   let c = i / KIND_PARTS; //#DIGITS
-  // Three digits reach to 8355711; what is left is for rounding.
+  let sizes = abs(v); //#DIGITS
+  var largest = max(max(sizes.x, sizes.y), max(sizes.z, sizes.w)); //#DIGITS
+  var sum = total(v); //#W8
+  for (var apart = 1u; apart < KIND_PARTS; apart *= 2u) { //#W8
+    largest = max(largest, subgroupShuffleXor(largest, apart)); //#W8
+    sum += subgroupShuffleXor(sum, apart); //#W8
+  } //#W8
+  let own = total(v); //#W4
+  largest = max(largest, subgroupShuffleXor(largest, 1u)); //#W4
+  var upper = subgroupShuffleXor(own, 1u);  // Of odd parts, where this one is even. //#W4
+  var sum = own + upper; //#W4
+  for (var apart = 2u; apart < KIND_PARTS; apart *= 2u) { //#W4
+    largest = max(largest, subgroupShuffleXor(largest, apart)); //#W4
+    sum += subgroupShuffleXor(sum, apart); //#W4
+    upper += subgroupShuffleXor(upper, apart); //#W4
+  } //#W4
+  if (i >= KIND_QUADS) { return; } //#DIGITS
   largest = max(largest, 1.0e-30); //#DIGITS
-  var whole = vec4<i32>(round(v * (8355000.0 / largest))); //#DIGITS
-  for (var d = 0u; d < 3u; d++) { //#DIGITS
-    let word = pack4xI8(whole); //#DIGITS
-    digits[(2u - d) * KIND_CHUNKS + c][part] = word; //#W8
-    digits[(2u * (2u - d) + part % 2u) * KIND_CHUNKS + c][part / 2u] = word; //#W4
-    whole = (whole + vec4(128)) >> vec4(8u); //#DIGITS
-  } //#DIGITS
-  if (part == 0u) { spans[c] = vec2(largest / 8355000.0, sum); } //#DIGITS
+  let steps = REACH / largest; //#W8
+  let steps = REACH / largest * select(1.0, 0.0625, part % 2u == 1u); //#W4
+  // Four inputs' digits side by side, then in words of their own. //#DIGITS
+  let whole = bitcast<vec4<u32>>(fma(v, vec4(steps), vec4(WHOLE))) + vec4(UNSIGNED); //#DIGITS
+  let outer = (whole.xz & vec2(0x00ff00ffu)) | ((whole.yw & vec2(0x00ff00ffu)) << vec2(8u)); //#DIGITS
+  let high = ((outer.x >> 16u) | (outer.y & 0xffff0000u)) ^ SIGNS; //#DIGITS
+  let middle = ((whole.x >> 8u & 0xffu) | (whole.y & 0xff00u) | (whole.z << 8u & 0xff0000u) | (whole.w << 16u & 0xff000000u)) ^ SIGNS; //#DIGITS
+  let low = ((outer.x & 0xffffu) | (outer.y << 16u)) ^ SIGNS; //#DIGITS
+  digits[c][part] = high; //#W8
+  digits[KIND_CHUNKS + c][part] = middle; //#W8
+  digits[2u * KIND_CHUNKS + c][part] = low; //#W8
+  let at = part % 2u * KIND_CHUNKS + c; //#W4
+  digits[at][part / 2u] = high; //#W4
+  digits[2u * KIND_CHUNKS + at][part / 2u] = middle; //#W4
+  digits[4u * KIND_CHUNKS + at][part / 2u] = low; //#W4
+  if (part == 0u) { spans[c] = vec2(largest / REACH, sum); } //#DIGITS
+  if (part == 0u) { uppers[c] = 8.0 * upper; } //#W4
 }
 
 // Brings the inputs into workgroup memory: from `source` in `wire`, `x` (NONE) or the embedding of `id` (HERE).
@@ -149,7 +170,16 @@ fn KIND_stage(l: u32, source: u32, flag: u32, id: u32) {
   // Everybody here has done the product before, so that nobody waits for a neighbour who could wait for him.
   workgroupBarrier();
   var stat = vec2(0.0); //#NORMED
-  for (var round = 0u; round < KIND_ROUNDS; round += 2u) {
+  var round = 0u;
+  for (; (round + 4u) * THREADS <= KIND_QUADS; round += 4u) { //#BARE
+    let i = round * THREADS + thread; //#BARE
+    let v = take_four(source + i, flag); //#BARE
+    KIND_keep(i, v[0]); //#BARE
+    KIND_keep(i + THREADS, v[1]); //#BARE
+    KIND_keep(i + 2u * THREADS, v[2]); //#BARE
+    KIND_keep(i + 3u * THREADS, v[3]); //#BARE
+  } //#BARE
+  for (; round < KIND_ROUNDS; round += 2u) {
     let i = round * THREADS + thread;
     let j = i + THREADS;
     var v = mat2x4<f32>();
@@ -160,9 +190,9 @@ fn KIND_stage(l: u32, source: u32, flag: u32, id: u32) {
     if (source == NONE) { //#qkv
       if (i < KIND_QUADS) { v[0] = vec4(x[2u * i], x[2u * i + 1u]); } //#qkv
       if (j < KIND_QUADS) { v[1] = vec4(x[2u * j], x[2u * j + 1u]); } //#qkv
-    } else if (source == HERE) { //#qkv
-      if (i < KIND_QUADS) { v[0] = embedding(id, i); } //#qkv
-      if (j < KIND_QUADS) { v[1] = embedding(id, j); } //#qkv
+    } else if (source == HERE) { //#qkv LOOP
+      if (i < KIND_QUADS) { v[0] = embedding(id, i); } //#qkv LOOP
+      if (j < KIND_QUADS) { v[1] = embedding(id, j); } //#qkv LOOP
     } else { //#qkv
       if (j < KIND_QUADS) { //#qkv
         v = take_two(source + i, source + j, flag); //#qkv
@@ -177,7 +207,8 @@ fn KIND_stage(l: u32, source: u32, flag: u32, id: u32) {
     } //#OTHER
     stat += vec2(dot(v[0], vec4(1.0)), dot(v[0], v[0])); //#NORMED
     stat += vec2(dot(v[1], vec4(1.0)), dot(v[1], v[1])); //#NORMED
-    if (source >= HERE) { //#qkv
+    if (source == NONE || source == HERE) { //#qkv LOOP
+    if (source == NONE) { //#qkv STEP
       if (i < KIND_QUADS) { own(i, v[0]); } //#qkv
       if (j < KIND_QUADS) { own(j, v[1]); } //#qkv
     } //#qkv

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig};
-use syn1_transport_tcp::TcpLink;
+use syn1_transport_tcp::{TcpLink, TokioLink};
 use syn1_transport_ws::{ConnectError, WsLink};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -17,11 +17,11 @@ use crate::join::{Join, Way};
 use crate::serve::{HostError, MAX_PAYLOAD};
 use crate::trust::{Roots, Trust};
 
-/// A link of one of the three kinds.
+/// A link of one of the four kinds; with TLS also the authorities that further connections may trust.
 pub(crate) enum AnyLink {
     Tcp(TcpLink),
+    Tls(Box<TokioLink<TlsStream<TcpStream>>>, Roots),
     Ws(WsLink<TcpStream>),
-    /// With the authorities that further connections may trust.
     Wss(Box<WsLink<TlsStream<TcpStream>>>, Roots),
 }
 
@@ -36,7 +36,11 @@ impl Connector {
     /// # Errors
     /// The address asks for TLS, and what is to be trusted cannot be read.
     pub(crate) fn new(join: &Join, trust: &Trust) -> Result<Self, HostError> {
-        let tls = if join.way() == Way::Wss { Some(Arc::new(trust.config()?)) } else { None };
+        let tls = match join.way() {
+            Way::Tcp | Way::Ws => None,
+            Way::Wss => Some(Arc::new(trust.config(HTTP)?)),
+            Way::Tls => Some(Arc::new(trust.config(&[])?)),
+        };
         Ok(Self { join: join.clone(), trust: trust.clone(), tls })
     }
 
@@ -61,24 +65,24 @@ impl Connector {
         let stream = TcpStream::connect(address).await.map_err(|err| self.failed(err))?;
         stream.set_nodelay(true).map_err(|err| self.failed(err))?;
         let (authority, code) = (self.join.authority(), self.join.code());
-        match (self.join.way(), &self.tls) {
-            (Way::Tcp, _) => {
-                TcpLink::from_stream(stream, MAX_PAYLOAD).map(AnyLink::Tcp).map_err(|err| self.failed(err))
+        let Some(tls) = &self.tls else {
+            if self.join.way() == Way::Tcp {
+                let link = TcpLink::from_stream(stream, MAX_PAYLOAD);
+                return link.map(AnyLink::Tcp).map_err(|err| self.failed(err));
             }
-            (_, None) => {
-                let link = WsLink::client(stream, &authority, code, MAX_PAYLOAD).await;
-                link.map(AnyLink::Ws).map_err(|err| self.no_web_socket(err))
-            }
-            (_, Some(tls)) => {
-                let name = ServerName::try_from(self.join.address().0.to_owned());
-                let name = name.map_err(|err| self.failed(io::Error::other(err)))?;
-                let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
-                let stream = stream.map_err(|err| self.untrusted(err))?;
-                let roots = self.trust.roots(stream.get_ref().1.peer_certificates().unwrap_or_default())?;
-                let link = WsLink::client(stream, &authority, code, MAX_PAYLOAD).await;
-                link.map(|link| AnyLink::Wss(Box::new(link), roots)).map_err(|err| self.no_web_socket(err))
-            }
+            let link = WsLink::client(stream, &authority, code, MAX_PAYLOAD).await;
+            return link.map(AnyLink::Ws).map_err(|err| self.no_web_socket(err));
+        };
+        let name = ServerName::try_from(self.join.address().0.to_owned());
+        let name = name.map_err(|err| self.failed(io::Error::other(err)))?;
+        let stream = TlsConnector::from(tls.clone()).connect(name, stream).await;
+        let stream = stream.map_err(|err| self.untrusted(err))?;
+        let roots = self.trust.roots(stream.get_ref().1.peer_certificates().unwrap_or_default())?;
+        if self.join.way() == Way::Tls {
+            return Ok(AnyLink::Tls(Box::new(TokioLink::over(stream, MAX_PAYLOAD)), roots));
         }
+        let link = WsLink::client(stream, &authority, code, MAX_PAYLOAD).await;
+        link.map(|link| AnyLink::Wss(Box::new(link), roots)).map_err(|err| self.no_web_socket(err))
     }
 
     fn failed(&self, cause: io::Error) -> HostError {
@@ -104,10 +108,11 @@ impl Connector {
             Some(error @ rustls::Error::InvalidCertificate(_)) => {
                 HostError::Untrusted { join, cause: error.to_string() }
             }
-            Some(rustls::Error::InvalidMessage(_)) => HostError::NoCoordinator {
-                join,
-                what: "it speaks no TLS: join by ws:// if you trust the network".into(),
-            },
+            Some(rustls::Error::InvalidMessage(_)) => {
+                let plain = if join.way() == Way::Tls { "tcp" } else { "ws" };
+                let what = format!("it speaks no TLS: join by {plain}:// if you trust the network");
+                HostError::NoCoordinator { join, what }
+            }
             _ => self.failed(error),
         }
     }
@@ -128,6 +133,9 @@ impl Connector {
         HostError::NoCoordinator { join, what }
     }
 }
+
+/// What the WebSocket begins with inside TLS.
+const HTTP: &[&[u8]] = &[b"http/1.1"];
 
 /// A machine on the local network answers within this or not at all, TLS and the WebSocket's handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -197,7 +197,22 @@ impl Device {
     /// # Errors
     /// Those of the engine: no memory, a piece that does not fit, a model that its kernels cannot do.
     pub fn engine(&self, plan: Plan, pieces: &[PieceBytes], config: EngineConfig) -> Result<AnyEngine, EngineError> {
-        self.engine_with(plan, pieces, config, Persistence::Off)
+        self.engine_with(plan, pieces, config, GpuOptions::default())
+    }
+
+    /// As [`Device::engine`], for a node, which has one token row again and again: a tuned GPU also measures whether that goes
+    /// through the layers faster in one dispatch, which can take a second or two.
+    ///
+    /// # Errors
+    /// As [`Device::engine`].
+    pub fn step_engine(
+        &self,
+        plan: Plan,
+        pieces: &[PieceBytes],
+        config: EngineConfig,
+    ) -> Result<AnyEngine, EngineError> {
+        let options = GpuOptions { steps: Persistence::Measured, ..GpuOptions::default() };
+        self.engine_with(plan, pieces, config, options)
     }
 
     /// As [`Device::engine`], for a token loop that runs for long: a tuned GPU also measures whether that goes faster in one
@@ -211,7 +226,8 @@ impl Device {
         pieces: &[PieceBytes],
         config: EngineConfig,
     ) -> Result<AnyEngine, EngineError> {
-        self.engine_with(plan, pieces, config, Persistence::Measured)
+        let options = GpuOptions { persist: Persistence::Measured, ..GpuOptions::default() };
+        self.engine_with(plan, pieces, config, options)
     }
 
     fn engine_with(
@@ -219,7 +235,7 @@ impl Device {
         plan: Plan,
         pieces: &[PieceBytes],
         config: EngineConfig,
-        persist: Persistence,
+        options: GpuOptions,
     ) -> Result<AnyEngine, EngineError> {
         let gpu = match &self.kind {
             Kind::Cpu { threads } => {
@@ -230,10 +246,10 @@ impl Device {
         };
         let engine = match &self.tuning {
             None => GpuEngine::new(gpu, plan, pieces, config)?,
-            Some(folder) => with_tuning(gpu, folder.as_deref(), |tuning| {
-                let options = GpuOptions { persist, ..GpuOptions::default() };
-                GpuEngine::tuned(gpu, plan, pieces, config, options, tuning)
-            })?,
+            Some(folder) => {
+                let tuned = |tuning: &mut _| GpuEngine::tuned(gpu, plan, pieces, config, options, tuning);
+                with_tuning(gpu, folder.as_deref(), tuned)?
+            }
         };
         Ok(AnyEngine::Gpu(Box::new(engine)))
     }

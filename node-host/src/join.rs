@@ -1,4 +1,5 @@
-//! Where a coordinator is: `tcp://HOST:PORT`, or its HTTP port as `ws://`, `wss://` or the link that it prints.
+//! Where a coordinator is: `tcp://HOST:PORT` or `tls://HOST:PORT`, or its HTTP port as `ws://`, `wss://` or the link that it
+//! prints.
 
 use std::str::FromStr;
 
@@ -16,9 +17,11 @@ pub struct Join {
 pub enum Way {
     /// SYN1 over TCP; shards come over plain HTTP.
     Tcp,
+    /// SYN1 over TCP with TLS; shards come over HTTPS.
+    Tls,
     /// SYN1 over a WebSocket, and shards from the same port.
     Ws,
-    /// The same with TLS.
+    /// The same over HTTPS.
     Wss,
 }
 
@@ -73,18 +76,20 @@ fn parse(text: &str) -> Option<Join> {
     let (scheme, rest) = text.split_once("://")?;
     let (way, usual_port) = match scheme {
         "tcp" => (Way::Tcp, None),
+        "tls" => (Way::Tls, None),
         "ws" | "http" => (Way::Ws, Some(80)),
         "wss" | "https" => (Way::Wss, Some(443)),
         _ => return None,
     };
+    let is_http = matches!(way, Way::Ws | Way::Wss);
     let (rest, code) = match rest.split_once('#') {
-        Some((rest, code)) if way != Way::Tcp => (rest, Some(code).filter(|code| !code.is_empty())),
+        Some((rest, code)) if is_http => (rest, Some(code).filter(|code| !code.is_empty())),
         Some(_) => return None,
         None => (rest, None),
     };
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     // What a browser shows while the page is open is as good as the link.
-    if !(path.is_empty() || way != Way::Tcp && matches!(path.trim_end_matches('/'), "join" | "node")) {
+    if !(path.is_empty() || is_http && matches!(path.trim_end_matches('/'), "join" | "node")) {
         return None;
     }
     if code.is_some_and(|code| !code.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')) {
@@ -109,6 +114,7 @@ impl std::fmt::Display for Join {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let scheme = match self.way {
             Way::Tcp => "tcp",
+            Way::Tls => "tls",
             Way::Ws => "ws",
             Way::Wss => "wss",
         };
@@ -132,6 +138,7 @@ mod tests {
             ("tcp://laptop.local:7700", ("laptop.local", 7700)),
             ("tcp://192.168.1.10:1", ("192.168.1.10", 1)),
             ("tcp://[fe80::1]:7700", ("fe80::1", 7700)),
+            ("tls://laptop.local:7700", ("laptop.local", 7700)),
             ("ws://[fe80::1]:7780", ("fe80::1", 7780)),
             ("wss://laptop.local:7780", ("laptop.local", 7780)),
         ] {
@@ -169,6 +176,8 @@ mod tests {
             "tcp://::1:5",
             "tcp://laptop:7700#K7MPQ2XR",
             "tcp://laptop:7700/join",
+            "tls://laptop",
+            "tls://laptop:7700#K7MPQ2XR",
             "https://laptop/chat",
             "https://me@laptop",
             "https://laptop/join#K7MP Q2XR",

@@ -163,7 +163,7 @@ impl Host for Laptop<'_> {
         let (device, config) = (self.device.clone(), assignment.engine);
         let built = self.driver.run(move |cancelled| {
             go_on(cancelled)?;
-            device.engine(plan, &pieces, config).map_err(|err| err.to_string())
+            device.step_engine(plan, &pieces, config).map_err(|err| err.to_string())
         });
         let mut engine = built.await?;
         let steps = WARM_UP_STEPS.min(assignment.engine.max_positions);
@@ -178,11 +178,13 @@ impl Host for Laptop<'_> {
 }
 
 impl Laptop<'_> {
-    /// Where the model's files come from: the port that the node has joined at, if that is an HTTP port.
+    /// Where the model's files come from: the port that the node has joined at, if that is an HTTP port, else the one that the
+    /// coordinator has named; encrypted if the link is.
     fn fetcher(&self, model: &ModelInfo) -> Fetcher {
         let join = &self.join;
         match join.way() {
             Way::Tcp => Fetcher::plain(&format!("{}:{}", join.host(), model.http_port)),
+            Way::Tls => Fetcher::tls(&format!("{}:{}", join.host(), model.http_port), self.roots.borrow().as_deref()),
             Way::Ws => Fetcher::plain(&join.authority()),
             Way::Wss => Fetcher::tls(&join.authority(), self.roots.borrow().as_deref()),
         }

@@ -76,7 +76,7 @@ async fn measure(
         let piece = random_piece(&spec, format, Piece::Block(1), 1);
         go_on()?;
         let config = EngineConfig { max_positions: STEPS.min(spec.max_positions), slots: 1, max_rows: 1 };
-        let mut engine = device.engine(plan, &[piece], config)?;
+        let mut engine = device.step_engine(plan, &[piece], config)?;
         go_on()?;
         layer_ns(&mut engine, STEPS.min(spec.max_positions)).await?
     };

@@ -306,6 +306,10 @@ async fn run(
                 let ended = match link {
                     AnyLink::Tcp(link) => syn1_node::run(link, &laptop, &node_config).await,
                     AnyLink::Ws(link) => syn1_node::run(link, &laptop, &node_config).await,
+                    AnyLink::Tls(link, roots) => {
+                        *laptop.roots.borrow_mut() = roots;
+                        syn1_node::run(*link, &laptop, &node_config).await
+                    }
                     AnyLink::Wss(link, roots) => {
                         *laptop.roots.borrow_mut() = roots;
                         syn1_node::run(*link, &laptop, &node_config).await

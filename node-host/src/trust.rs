@@ -50,8 +50,8 @@ pub enum TrustError {
 pub(crate) type Roots = Option<Vec<CertificateDer<'static>>>;
 
 impl Trust {
-    /// What TLS connections are made with.
-    pub(crate) fn config(&self) -> Result<ClientConfig, TrustError> {
+    /// What TLS connections are made with in which one of `protocols` is spoken.
+    pub(crate) fn config(&self, protocols: &[&[u8]]) -> Result<ClientConfig, TrustError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone());
         let builder: rustls::ConfigBuilder<_, WantsVerifier> =
@@ -71,7 +71,7 @@ impl Trust {
                 builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Ok(config)
     }
 
@@ -155,7 +155,7 @@ mod tests {
     fn a_file_without_an_authority_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.crt");
-        let error = || Trust::Authority(path.clone()).config().map(drop).unwrap_err().to_string();
+        let error = || Trust::Authority(path.clone()).config(&[]).map(drop).unwrap_err().to_string();
         assert!(error().contains("ca.crt"));
         std::fs::write(&path, "hello").unwrap();
         assert!(error().contains("no BEGIN CERTIFICATE"));

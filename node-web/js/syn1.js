@@ -82,11 +82,13 @@ export class SynNode {
     this.onevent = () => {};
     this.crew = null;
     this.pauseMs = FIRST_PAUSE_MS;
+    // Aborted while the node is not to run.
     this.listeners = new AbortController();
+    this.listeners.abort();
   }
 
   start() {
-    if (this.crew) return;
+    if (this.crew || !this.listeners.signal.aborted) return;
     this.listeners = new AbortController();
     const { signal } = this.listeners;
     const back = () => {
@@ -110,8 +112,11 @@ export class SynNode {
 
   /** Says goodbye; resolves when the node has ended. */
   async stop() {
+    const waits = !this.crew && !this.listeners.signal.aborted;
     this.listeners.abort();
     clearTimeout(this.again);
+    // Between two Workers nobody has to say goodbye.
+    if (waits) this.#finish({ event: "stopped", cause: "stopped", error: false });
     this.lock?.release().catch(() => {});
     this.lock = null;
     const crew = this.crew;
@@ -168,12 +173,18 @@ export class SynNode {
   // The browser lets go of the lock whenever the tab is hidden.
   async #keepAwake() {
     if (!this.awake || !this.crew || document.visibilityState !== "visible" || !navigator.wakeLock) return;
-    if (this.lock && !this.lock.released) return;
+    const { signal } = this.listeners;
+    if (this.asking === signal || (this.lock && !this.lock.released)) return;
+    this.asking = signal;
     try {
-      this.lock = await navigator.wakeLock.request("screen");
+      const lock = await navigator.wakeLock.request("screen");
+      // Who has stopped meanwhile has no hold of it any more.
+      if (signal.aborted) await lock.release();
+      else this.lock = lock;
     } catch (error) {
-      this.#tell({ event: "notice", text: `the browser lets the screen sleep: ${error.message}` });
+      if (!signal.aborted) this.#tell({ event: "notice", text: `the browser lets the screen sleep: ${error.message}` });
     }
+    if (this.asking === signal) this.asking = null;
   }
 }
 

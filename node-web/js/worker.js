@@ -5,6 +5,7 @@ import init, { Tab, bench, fusion } from "./node.js";
 const loaded = init({ module_or_path: new URL("./node_bg.wasm", import.meta.url) });
 
 let tab = null;
+let isToEnd = false;
 let ticking = 0;
 let lastTokens = "";
 
@@ -76,6 +77,7 @@ async function start(options) {
     }
     postMessage({ event });
   };
+  if (isToEnd) return told({ event: "stopped", cause: "stopped", error: false });
   try {
     tab = new Tab(JSON.stringify({ ...options, adapter: can.adapter ?? "", noGpu: can.reason }), (event) => told(JSON.parse(event)));
   } catch (error) {
@@ -104,7 +106,11 @@ const measure = (what) => async (options, id) => {
 const calls = {
   support,
   start,
-  stop: async () => tab?.stop(),
+  stop: async () => {
+    // What has not begun yet is not to begin.
+    isToEnd = true;
+    tab?.stop();
+  },
   hurry: async () => tab?.hurry(),
   bench: measure(bench),
   fusion: measure(fusion),

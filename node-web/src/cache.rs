@@ -2,7 +2,7 @@
 //!
 //! A piece's file is complete when it is as long as the piece; a shorter one is a transfer that was cut, and the next one
 //! goes on behind it. Hashes are checked whenever a piece is used, so no file needs a second name. A browser opens a file
-//! for one tab at a time, and another tab that wants the same piece waits for it.
+//! for one tab at a time, and another tab that wants the same piece waits for it, unless that one is asleep.
 
 use js_sys::{AsyncIterator, IteratorNext, Uint8Array};
 use serde_json::{Value, json};
@@ -65,23 +65,19 @@ impl Cache {
         Ok(secret)
     }
 
-    /// The file of a piece, made if it is not there. Waits while another tab has it.
+    /// The file of a piece, made if it is not there. Waits while another tab fills it.
     ///
     /// # Errors
-    /// What the browser says.
+    /// What the browser says; another tab has it and does nothing.
     pub(crate) async fn piece(&self, sha256: Digest) -> Result<File, Refused> {
         open(&self.pieces, &sha256.to_string()).await
     }
 
     /// Bytes of a piece that are here.
     pub(crate) async fn kept_bytes(&self, sha256: Digest) -> u64 {
-        let size = async {
-            let handle: FileSystemFileHandle = promised(self.pieces.get_file_handle(&sha256.to_string())).await?;
-            let file: JsValue = promised(handle.get_file()).await?;
-            Ok::<_, Refused>(property(&file, "size").and_then(|size| size.as_f64()).unwrap_or(0.0))
-        };
+        let size = async { size(&promised(self.pieces.get_file_handle(&sha256.to_string())).await?).await };
         // What is not there is not kept.
-        size.await.unwrap_or(0.0) as u64
+        size.await.unwrap_or(0)
     }
 
     /// Forgets the pieces that are not named in `keep`; gives their number. Those that another tab has open stay.
@@ -107,18 +103,28 @@ impl Cache {
     }
 }
 
-/// Opens a file for this tab alone, made if it is not there.
+/// Opens a file for this tab alone, made if it is not there. Another tab that has it may be asleep, and then has it for as long.
 async fn open(folder: &FileSystemDirectoryHandle, name: &str) -> Result<File, Refused> {
     let options = FileSystemGetFileOptions::new();
     options.set_create(true);
     let handle: FileSystemFileHandle = promised(folder.get_file_handle_with_options(name, &options)).await?;
-    loop {
+    let (mut bytes, mut idle) = (0, 0);
+    while idle < LOCK_POLLS {
         match promised(handle.create_sync_access_handle()).await {
             Ok(file) => return Ok(File(file)),
             Err(refused) if refused.name == "NoModificationAllowedError" => sleep(LOCK_POLL_MS).await,
             Err(refused) => return Err(refused),
         }
+        let now = size(&handle).await.unwrap_or(0);
+        (bytes, idle) = (now, if now == bytes { idle + 1 } else { 0 });
     }
+    Err(JsValue::from("another tab has them open and does nothing").into())
+}
+
+/// Bytes of a file, whoever has it open.
+async fn size(handle: &FileSystemFileHandle) -> Result<u64, Refused> {
+    let file: JsValue = promised(handle.get_file()).await?;
+    Ok(property(&file, "size").and_then(|size| size.as_f64()).unwrap_or(0.0) as u64)
 }
 
 impl File {
@@ -170,6 +176,11 @@ impl Drop for File {
 }
 
 impl Room {
+    /// Bytes that may be added.
+    pub(crate) fn left_bytes(self) -> u64 {
+        self.quota_bytes.saturating_sub(self.used_bytes)
+    }
+
     /// Asks the browser.
     pub(crate) async fn ask() -> Self {
         let asked = async {
@@ -208,3 +219,6 @@ fn storage() -> Option<StorageManager> {
 
 /// How often a file that another tab has is asked for.
 const LOCK_POLL_MS: u64 = 50;
+/// How often in a row it is asked for in vain while it does not grow: for ten seconds, in which another tab has read and hashed
+/// a piece of some hundred megabytes.
+const LOCK_POLLS: u32 = 200;

@@ -2,6 +2,7 @@
 
 use js_sys::{Reflect, Uint8Array};
 use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Headers, ReadableStreamDefaultReader, RequestCache, RequestInit, Response};
 
 use crate::js::{self, Refused, promised};
@@ -75,8 +76,10 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        // Nobody waits for the end of the end.
-        let _ = self.reader.cancel();
+        // Nobody waits for the end of the end. Of a connection that broke off it is an error, and errors that nobody hears end
+        // the Worker.
+        let end = JsFuture::from(self.reader.cancel());
+        spawn_local(async move { drop(end.await) });
     }
 }
 

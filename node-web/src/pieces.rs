@@ -125,23 +125,26 @@ impl Source<'_> {
         let total_bytes = listed.iter().map(|piece| piece.bytes).sum();
         let mut cache = self.cache;
         self.make_room(&listed, manifest).await;
+        let mut keeps = keeps(&listed, manifest).into_iter();
         let (mut fetched_bytes, mut before) = (0, 0);
         for (&its, piece) in plan.pieces.iter().zip(listed) {
             let tell = move |bytes| progress(Progress { done_bytes: before + bytes, total_bytes });
             tell(0);
-            let kept = match cache {
-                Some(kept) => match self.kept(kept, its, piece, taker, &tell).await {
-                    Ok(fetched) => Some(fetched),
+            let kept = loop {
+                let Some(kept) = cache else { break None };
+                match self.kept(kept, its, piece, taker, &tell).await {
+                    Ok(fetched) => break Some(fetched),
                     Err(Stop::Full(refused)) => {
+                        if refused.name == QUOTA && self.gave_up(kept, &mut keeps).await {
+                            continue;
+                        }
                         self.notice(format!(
-                            "the browser keeps no more for this page ({refused}): the weights are fetched again at the next visit"
+                            "the weights go past the browser's files ({refused}): they are fetched again at the next visit"
                         ));
                         cache = None;
-                        None
                     }
                     Err(stop) => return Err(stop.ended()),
-                },
-                None => None,
+                }
             };
             fetched_bytes += match kept {
                 Some(fetched) => fetched,
@@ -158,7 +161,8 @@ impl Source<'_> {
         (self.event)(json!({ "event": "notice", "text": text }));
     }
 
-    /// Says what is here and what must come, and forgets other models' pieces where there is no room for these.
+    /// Says what is here and what must come. Where the browser says that there is no room for that, forgets other models' pieces,
+    /// and then those of layers that others compute. Chromium tells no page how little room there is: it refuses to write.
     async fn make_room(&self, listed: &[&ManifestPiece], manifest: &Manifest) {
         let Some(cache) = self.cache else {
             let missing = listed.iter().map(|piece| piece.bytes).sum();
@@ -172,16 +176,20 @@ impl Source<'_> {
         }
         let mut room = Room::ask().await;
         let mut notice = None;
-        if missing > room.quota_bytes.saturating_sub(room.used_bytes) {
-            let keep: Vec<Digest> = manifest.pieces.iter().map(|piece| piece.sha256).collect();
-            let gone = cache.evict(&keep).await.unwrap_or(0);
+        if missing > room.left_bytes() {
             let used_before = room.used_bytes;
-            room = Room::ask().await;
-            let left = room.quota_bytes.saturating_sub(room.used_bytes);
+            let mut gone = 0;
+            for keep in keeps(listed, manifest) {
+                if missing > room.left_bytes() {
+                    gone += cache.evict(&keep).await.unwrap_or(0);
+                    room = Room::ask().await;
+                }
+            }
+            let left = room.left_bytes();
             let freed = used_before.saturating_sub(room.used_bytes);
             notice = Some(if missing <= left {
                 format!(
-                    "gave up {gone} pieces of other models ({freed} bytes): the browser keeps {} for this page",
+                    "gave up {gone} pieces of other models and layers ({freed} bytes): the browser keeps {} for this page",
                     room.quota_bytes
                 )
             } else {
@@ -191,6 +199,21 @@ impl Source<'_> {
             });
         }
         (self.event)(room.event(kept, missing, notice.as_deref()));
+    }
+
+    /// The browser has no room, whatever it had said: forgets what is not in the next of `keeps` that makes any. Says whether
+    /// one did.
+    async fn gave_up(&self, cache: &Cache, keeps: &mut impl Iterator<Item = Vec<Digest>>) -> bool {
+        for keep in keeps {
+            let gone = cache.evict(&keep).await.unwrap_or(0);
+            if gone > 0 {
+                self.notice(format!(
+                    "gave up {gone} pieces of other models and layers: the browser keeps no more for this page"
+                ));
+                return true;
+            }
+        }
+        false
     }
 
     /// A piece by way of the browser's files; gives the bytes that came over the network.
@@ -333,6 +356,12 @@ impl Source<'_> {
         }
         Err(Stop::Again(format!("it ended after {} of {} bytes", sink.len()?, piece.bytes)))
     }
+}
+
+/// What is kept where room is short, at first and then: the pieces of this model, and those of these layers alone.
+fn keeps(listed: &[&ManifestPiece], manifest: &Manifest) -> [Vec<Digest>; 2] {
+    let all = manifest.pieces.iter().map(|piece| piece.sha256).collect();
+    [all, listed.iter().map(|piece| piece.sha256).collect()]
 }
 
 /// Reads a complete file into memory.

@@ -467,6 +467,12 @@ impl<H: Host, T: Transmit> Node<'_, H, T> {
         if let Some(shard) = &mut self.shard {
             shard.compute(&mut group).await;
             let spent = self.host.elapsed_us().saturating_sub(begun);
+            tracing::trace!(
+                requests = group.len(),
+                rows = group.iter().map(|taken| taken.rows).sum::<usize>(),
+                spent,
+                "pass"
+            );
             shard.spent(&group, spent);
             let is_short = group.iter().all(|taken| taken.rows <= SHORT_ROWS);
             self.linger.passed(group.iter().filter(|_| is_short).map(|taken| taken.request), spent);

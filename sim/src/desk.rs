@@ -201,7 +201,7 @@ impl Desk {
                     }
                     self.updates.entry(id).or_default().push(update);
                 }
-                Action::Quarantine(node, evidence) => self.quarantined(node, evidence),
+                Action::Quarantine(node, _, evidence) => self.quarantined(node, evidence),
                 Action::Event(Event::Loading { .. }) => {}
                 Action::Event(event) => self.world.note(|| format!("{event:?}")),
                 Action::Pack(_) => {}

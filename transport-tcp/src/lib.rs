@@ -21,4 +21,4 @@ pub use error::StreamError;
 pub use stream::{StreamLink, StreamRx, StreamTx};
 
 #[cfg(feature = "tokio")]
-pub use crate::tokio::{TcpError, TcpLink, TcpRx, TcpTx, connect};
+pub use crate::tokio::{TcpError, TcpLink, TcpRx, TcpTx, TokioLink, TokioReader, connect};

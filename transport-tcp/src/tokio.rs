@@ -1,10 +1,13 @@
 //! Links over tokio's TCP sockets.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use embedded_io_adapters::tokio_1::FromTokio;
 use syn1_core::Header;
 use syn1_core::limits::MAX_CONTROL;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
@@ -12,6 +15,14 @@ use crate::{StreamError, StreamLink, StreamRx, StreamTx};
 
 /// A link over a TCP connection. Its futures are `Send`.
 pub type TcpLink = StreamLink<FromTokio<OwnedReadHalf>, FromTokio<OwnedWriteHalf>, Vec<u8>>;
+
+/// A link over any of tokio's byte streams: over TCP with TLS, say.
+pub type TokioLink<S> = StreamLink<FromTokio<TokioReader<S>>, FromTokio<WriteHalf<S>>, Vec<u8>>;
+
+/// What a [`TokioLink`] reads from. TLS calls an end that was not announced an error; here it is an end, for whether that cuts
+/// a frame is seen anyway, and SYN1 has goodbyes of its own.
+#[derive(Debug)]
+pub struct TokioReader<S>(ReadHalf<S>);
 
 /// The receiving half of a [`TcpLink`].
 pub type TcpRx = StreamRx<FromTokio<OwnedReadHalf>, Vec<u8>>;
@@ -38,17 +49,40 @@ impl TcpLink {
     /// The socket can't be set to send small frames at once (`TCP_NODELAY`).
     pub fn from_stream(stream: TcpStream, max_payload: u32) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        let longest = Header::control(max_payload.max(MAX_CONTROL)).frame_len();
+        let longest = longest(max_payload);
         let (reader, writer) = stream.into_split();
         Ok(Self::new(FromTokio::new(reader), FromTokio::new(writer), vec![0; longest], vec![0; longest]))
     }
+}
+
+impl<S: AsyncRead + AsyncWrite> TokioLink<S> {
+    /// A link over a fresh stream; see [`TcpLink::from_stream`] for `max_payload`.
+    pub fn over(stream: S, max_payload: u32) -> Self {
+        let longest = longest(max_payload);
+        let (reader, writer) = tokio::io::split(stream);
+        Self::new(FromTokio::new(TokioReader(reader)), FromTokio::new(writer), vec![0; longest], vec![0; longest])
+    }
+}
+
+impl<S: AsyncRead> AsyncRead for TokioReader<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.0).poll_read(context, bytes) {
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            read => read,
+        }
+    }
+}
+
+/// Bytes of the longest frame.
+fn longest(max_payload: u32) -> usize {
+    Header::control(max_payload.max(MAX_CONTROL)).frame_len()
 }
 
 #[cfg(test)]
 mod tests {
     use syn1_core::testing::{Harness, LIMITS, StreamHarness, links, streams};
     use syn1_core::{Control, Link, Receive, Transmit, encode_control};
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -91,6 +125,51 @@ mod tests {
     async fn tcp_links_conform() {
         links(&mut Loopback).await;
         streams(&mut Loopback).await;
+    }
+
+    struct InMemory;
+
+    impl Harness for InMemory {
+        type Link = TokioLink<DuplexStream>;
+
+        async fn pair(&mut self) -> (Self::Link, Self::Link) {
+            let (a, b) = tokio::io::duplex(1 << 12);
+            (TokioLink::over(a, LIMITS.max_payload), TokioLink::over(b, LIMITS.max_payload))
+        }
+    }
+
+    #[tokio::test]
+    async fn links_over_any_stream_conform() {
+        links(&mut InMemory).await;
+    }
+
+    /// A TLS stream whose other end was killed.
+    struct Cut;
+
+    impl AsyncRead for Cut {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+        }
+    }
+
+    impl AsyncWrite for Cut {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_not_announced_is_an_end() {
+        let (mut rx, _tx) = TokioLink::over(Cut, 0).split();
+        assert!(matches!(rx.recv().await, Err(StreamError::Closed)));
     }
 
     #[tokio::test]

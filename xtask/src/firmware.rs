@@ -1,6 +1,5 @@
 //! `cargo xtask firmware`: builds the images, holds them to budgets, and runs them in QEMU beside native nodes.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::elf::section_bytes;
 use crate::toolchain::{Std, Toolchain};
-use crate::{cargo, cargo_command, root, run, setup};
+use crate::{built, cargo_command, root, run, setup};
 
 /// The command, with its arguments.
 pub(crate) fn command(args: &[String]) -> Result<()> {
@@ -38,14 +37,11 @@ pub(crate) fn check(power_cuts: u32) -> Result<bool> {
         return Ok(false);
     }
     let vulkan = setup::software_vulkan()?;
-    cargo(&["build", "--quiet", "--workspace", "--bin", "syn1"])?;
+    built::build()?;
     let root = root()?;
-    let named = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = std::path::absolute(named.unwrap_or(root.join("target")))?;
-    let program = target.join("debug").join("syn1").with_extension(env::consts::EXE_EXTENSION);
     let mut command = cargo_command(&["run", "--quiet", "--"]);
     command.current_dir(root.join("firmware/qemu")).arg("--images").arg(root.join("firmware/target"));
-    command.arg("--syn1").arg(program).arg("--repository").arg(root);
+    command.arg("--syn1").arg(built::program()?).arg("--repository").arg(root);
     command.args(["--power-cuts", &power_cuts.to_string()]);
     if vulkan {
         command.args(["--gpu", SOFTWARE_GPU]);

@@ -4,6 +4,7 @@
 mod benchmarks;
 mod big_endian;
 mod browser;
+mod built;
 mod c;
 mod documented;
 mod elf;

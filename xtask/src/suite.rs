@@ -2,14 +2,15 @@
 //!
 //! What a user's machine lacks and may not be given is left out by name; CI leaves out nothing.
 
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 
 use crate::setup::or_note;
 use crate::{
-    big_endian, c, cargo, cargo_command, documented, firmware, footprint, fuzz, logged, package, pages, powerset, root,
-    run, setup, spec, tabs,
+    big_endian, built, c, cargo, cargo_command, documented, firmware, footprint, fuzz, logged, package, pages,
+    powerset, root, run, setup, spec, tabs, web,
 };
 
 /// Runs them all.
@@ -23,6 +24,8 @@ pub(crate) fn test() -> Result<()> {
     step("every MUST of the specification is cited", spec::check)?;
     step("defmt on every public type", logged::check)?;
     let bare = step("every combination of features", powerset::check)?;
+    // Before whatever takes it up is built.
+    let web = or_note("the browser's node", step("the browser's node", web::build))?.is_some();
     step("tests", || tests(vulkan, python, openai))?;
     step("examples", examples)?;
     let pages = step("pages in a browser", pages::check)?;
@@ -43,7 +46,7 @@ pub(crate) fn test() -> Result<()> {
         run(cargo_command(&["doc", "--workspace", "--no-deps", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
     step("an example in the docs of every public item", documented::check)?;
-    let all = vulkan && python && openai && bare && pages && big_endian && fuzzed && tabs && footprint && c;
+    let all = vulkan && python && openai && bare && web && pages && big_endian && fuzzed && tabs && footprint && c;
     let all = all && qemu == Some(true);
     let what = if all { "every check passed" } else { "every check passed but those that the notes above name" };
     println!("{what}, in {} s", begun.elapsed().as_secs());
@@ -84,17 +87,19 @@ fn tests(vulkan: bool, python: bool, openai: bool) -> Result<()> {
     if !openai {
         skipped.extend(["--skip", "the_openai_client"]);
     }
+    cargo(&["test", "--package", "xtask"])?;
+    let all = [&["test"][..], &built::PACKAGES].concat();
     if vulkan {
-        return cargo(&[&["test", "--workspace", "--"][..], &skipped].concat());
+        return cargo(&[&all[..], &["--"], &skipped].concat());
     }
-    cargo(&[&["test", "--workspace", "--exclude", "syn1-kernels", "--"][..], &skipped].concat())?;
+    cargo(&[&all[..], &["--exclude", "syn1-kernels", "--"], &skipped].concat())?;
     cargo(&["test", "--package", "syn1-kernels", "--lib", "--test", "cpu", "--test", "cpu_allocation"])
 }
 
-/// Those with a `main`; the others are built with what proves that no panic can be reached.
 fn examples() -> Result<()> {
-    for example in ["custom_link", "tcp_echo"] {
-        cargo(&["run", "--quiet", "--package", "syn1-transport-tcp", "--example", example])?;
+    built::build()?;
+    for example in built::EXAMPLES {
+        run(&mut Command::new(built::example(example)?))?;
     }
     Ok(())
 }

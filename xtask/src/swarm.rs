@@ -1,6 +1,5 @@
 //! A coordinator that serves the bundled model, and native nodes beside it, for what is tried in a browser.
 
-use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::browser::Page;
-use crate::{cargo, root};
+use crate::{built, root};
 
 /// A running coordinator. Dropping it ends it.
 pub(crate) struct Coordinator {
@@ -142,17 +141,10 @@ fn spawn(args: &[String], folder: &Path, [http, tcp]: [&str; 2]) -> Result<(Chil
     Ok((child, Said { scheme, http, tcp }))
 }
 
-/// Builds `syn1` as the tests do.
-pub(crate) fn build() -> Result<()> {
-    cargo(&["build", "--quiet", "--workspace", "--bin", "syn1"])
-}
-
 /// `syn1` as cargo has built it.
 fn program() -> Result<Command> {
-    let root = root()?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
-    let mut command = Command::new(target.join("debug").join("syn1").with_extension(env::consts::EXE_EXTENSION));
-    command.current_dir(root);
+    let mut command = Command::new(built::program()?);
+    command.current_dir(root()?);
     Ok(command)
 }
 

@@ -61,6 +61,8 @@ struct Report {
     first_token_ms: f64,
     prefill_tokens_per_second: f64,
     tokens_per_second: f64,
+    /// The slowest and the fastest run's.
+    spread: [f64; 2],
     /// The token loop runs many tokens in one dispatch.
     in_one_dispatch: bool,
     read_bytes_per_second: f64,
@@ -138,6 +140,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
         limits.push(limit);
         shares.push(pace * (weight_bytes + kv_bytes) as f64 / limit);
     }
+    let spread = [paces.iter().copied().fold(f64::INFINITY, f64::min), paces.iter().copied().fold(0.0, f64::max)];
     let (first, pace) = (median(firsts), median(paces));
     Ok(Report {
         model: prepared.name.clone(),
@@ -148,6 +151,7 @@ fn engine(args: &Args, prepared: &Prepared) -> Result<Report> {
         first_token_ms: first * 1e3,
         prefill_tokens_per_second: prompt as f64 / first,
         tokens_per_second: pace,
+        spread,
         in_one_dispatch: engine.in_one_dispatch(),
         read_bytes_per_second: pace * (weight_bytes + kv_bytes) as f64,
         limit_bytes_per_second: median(limits),
@@ -226,7 +230,7 @@ fn table(report: &Report, args: &Args) -> String {
     let mut text = format!(
         "{} {} on {}\nmedians of {} runs, {} tokens after a prompt of {}\n\n\
          {:32}{:>10.1} MB weights + {:.1} MB KV\n{:32}{:>10.2} ms ({:.0} tokens/s prefill)\n\
-         {:32}{:>10.1} tok/s {:>8.1} GB/s\n{:32}{:>10.1} tok/s {:>8.1} GB/s\n{:32}{:>10.0} %\n",
+         {:32}{:>10.1} tok/s {:>8.1} GB/s, {:.1} to {:.1} tok/s\n{:32}{:>10.1} tok/s {:>8.1} GB/s\n{:32}{:>10.0} %\n",
         report.model,
         report.weights,
         report.device,
@@ -242,6 +246,8 @@ fn table(report: &Report, args: &Args) -> String {
         if report.in_one_dispatch { "token loop in one dispatch" } else { "token loop on the device" },
         report.tokens_per_second,
         report.read_bytes_per_second / 1e9,
+        report.spread[0],
+        report.spread[1],
         "limit: reading as many bytes",
         report.limit_bytes_per_second / bytes_per_token,
         report.limit_bytes_per_second / 1e9,

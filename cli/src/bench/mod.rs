@@ -11,6 +11,7 @@ mod fairness;
 mod fleet;
 mod fusion;
 mod golden;
+mod handed;
 mod hop;
 #[cfg(target_os = "linux")]
 mod idle;

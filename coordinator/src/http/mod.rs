@@ -12,6 +12,7 @@ mod metrics;
 mod node;
 mod openai;
 mod pages;
+mod patient;
 mod plain;
 mod serve;
 mod shards;

@@ -16,8 +16,9 @@ use tokio_rustls::TlsAcceptor;
 use tower_http::timeout::TimeoutBody;
 
 use super::asker::Asker;
-use crate::limits::{HEAD_TIMEOUT, RENEW_EVERY};
-use crate::tls::Certificates;
+use super::patient::Patient;
+use crate::limits::{HEAD_TIMEOUT, RENEW_EVERY, TAKE_TIMEOUT};
+use crate::tls::{Certificates, TLS_HANDSHAKE};
 
 /// Serves `routes` for as long as the coordinator runs, to `most` connections at a time. With certificates, one port speaks
 /// both TLS and plain HTTP.
@@ -87,6 +88,7 @@ where
     let service = TowerToHyperService::new(routes.layer(Extension(asker)));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    let stream = Patient::new(stream, TAKE_TIMEOUT);
     http.serve_connection(TokioIo::new(stream), service).with_upgrades().await.map_err(Error::from)
 }
 
@@ -94,9 +96,6 @@ where
 pub(super) async fn impatient(request: Request) -> Request {
     request.map(|body| Body::new(TimeoutBody::new(HEAD_TIMEOUT, body)))
 }
-
-/// What the first record of a TLS connection begins with; no HTTP method does.
-const TLS_HANDSHAKE: u8 = 22;
 
 #[cfg(test)]
 mod tests {
@@ -139,6 +138,33 @@ mod tests {
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_of_its_answer_is_not_waited_for() {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let routes = Router::new().route("/", get(async || "long ".repeat(1 << 16)));
+        let talk = tokio::spawn(talk(server, routes, asker()));
+        client.write_all(REQUEST).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(3600), talk).await;
+        assert!(ended.expect("it is waited for").unwrap().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let routes = Router::new().route("/", get(async || "long ".repeat(1 << 10)));
+        tokio::spawn(talk(server, routes, asker()));
+        client.write_all(REQUEST).await.unwrap();
+        let (mut answer, mut part) = (Vec::new(), [0; 512]);
+        loop {
+            tokio::time::sleep(Duration::from_secs(15)).await;
+            match client.read(&mut part).await.unwrap() {
+                0 => break,
+                count => answer.extend_from_slice(&part[..count]),
+            }
+        }
+        assert!(answer.ends_with(b"long ") && answer.len() > 5 << 10);
     }
 
     #[tokio::test]

@@ -25,6 +25,7 @@ pub(super) async fn web(Path(name): Path<String>, asked: HeaderMap) -> Response 
     };
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(tag) = tag.and_then(|tag| HeaderValue::from_bytes(tag).ok()) {
         headers.insert(header::ETAG, tag);
     }
@@ -51,6 +52,7 @@ mod tests {
             assert_eq!(first.status(), StatusCode::OK);
             assert_eq!(first.headers()[header::CONTENT_TYPE], file.kind);
             assert_eq!(first.headers()[header::CONTENT_ENCODING], "gzip");
+            assert_eq!(first.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
             let again = ask(file.name, Some(first.headers()[header::ETAG].clone())).await;
             assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
         }

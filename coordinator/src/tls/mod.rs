@@ -1,4 +1,4 @@
-//! The HTTP port's certificate: from files, or from an authority of this machine's own; exchanged while it is in use.
+//! The ports' certificate: from files, or from an authority of this machine's own; exchanged while it is in use.
 
 mod authority;
 pub(crate) mod names;
@@ -153,6 +153,9 @@ fn read<T>(path: &Path, what: &'static str, parse: impl FnOnce(&[u8]) -> Result<
     let bytes = std::fs::read(path).map_err(|error: io::Error| error.to_string());
     bytes.and_then(|bytes| parse(&bytes)).map_err(|cause| TlsError::File { what, path: path.to_owned(), cause })
 }
+
+/// What the first record of a TLS connection begins with; no HTTP method does, nor any frame of SYN1.
+pub(crate) const TLS_HANDSHAKE: u8 = 22;
 
 /// The certificate for the next connection.
 #[derive(Debug)]

@@ -7,12 +7,13 @@ use syn1_model::piece::PieceBytes;
 use syn1_model::plan::{Plan, WeightFormat, padded};
 use web_time::Instant;
 
+use super::digits::{self, Digits};
 use super::kernels::{Compiled, Kernels};
 use super::observe::{self, Product};
 use super::pool::Pool;
 use super::rotate::Rotations;
 use super::share::{Dealer, Parts};
-use super::step::{PHASES_PER_STAGE, Pass, Scratch};
+use super::step::{PHASES_PER_STAGE, Pass, Scratch, longest_row};
 use super::weights::{Embedding, Rows, Stages};
 use crate::engine::{Decode, Engine, EngineConfig, EngineError, Input, Slot, Step, StepResult};
 use crate::group::Group;
@@ -59,6 +60,7 @@ struct Cache {
 pub(super) struct Buffers {
     pub(super) x: Lines,
     pub(super) normed: Lines,
+    digits: Lines,
     q: Lines,
     projected: Lines,
     pub(super) a: Lines,
@@ -95,7 +97,7 @@ impl CpuEngine {
             return Err(EngineError::Rows { got: 0, max });
         }
         let rotations = rotations(&plan, end, &device)?;
-        let buffers = Buffers::new(&plan, &config, threads, &device)?;
+        let buffers = Buffers::new(&plan, kernels, &config, threads, &device)?;
         let pool = Pool::new(threads)
             .map_err(|error| EngineError::Device { device: device.clone(), what: format!("no thread: {error}") })?;
         let dealer = Dealer::new(PHASES_PER_STAGE * stages.stages.len(), pool.threads());
@@ -253,6 +255,7 @@ impl CpuEngine {
                 caches,
                 x: Parts::new(buffers.x.of_mut()),
                 normed: Parts::new(buffers.normed.of_mut()),
+                digits: Parts::new(buffers.digits.of_mut()),
                 q: Parts::new(buffers.q.of_mut()),
                 projected: Parts::new(buffers.projected.of_mut()),
                 a: Parts::new(buffers.a.of_mut()),
@@ -374,19 +377,31 @@ impl Engine for CpuEngine {
 type See<'a> = dyn FnMut(Product, &[f32]) + 'a;
 
 impl Buffers {
-    fn new(plan: &Plan, config: &EngineConfig, threads: usize, device: &str) -> Result<Self, EngineError> {
+    fn new(
+        plan: &Plan,
+        kernels: &Kernels,
+        config: &EngineConfig,
+        threads: usize,
+        device: &str,
+    ) -> Result<Self, EngineError> {
         let (spec, rows) = (&plan.spec, config.max_rows);
+        let digits = [plan.format, plan.format.tables()].into_iter().any(|format| kernels.digits(format).is_some());
+        // A single row is cut by every thread for itself.
+        let digit_lines = if digits && rows > 1 { rows * digits::lines(longest_row(spec)) } else { 0 };
         let memory = |elements: usize| EngineError::Memory {
             device: device.to_owned(),
             what: "the rows of a step",
             bytes: 4 * elements as u64,
         };
         let buffer = |stride: usize| Lines::zeroed::<f32>(rows * stride).ok_or_else(|| memory(rows * stride));
-        let scratch =
-            || Scratch::new(spec, rows, config.max_positions).ok_or_else(|| memory(rows * spec.width.max(spec.ffn)));
+        let scratch = || {
+            Scratch::new(spec, digits, rows, config.max_positions)
+                .ok_or_else(|| memory(rows * spec.width.max(spec.ffn)))
+        };
         Ok(Self {
             x: buffer(padded(spec.width))?,
             normed: buffer(padded(spec.width))?,
+            digits: Lines::zeroed::<Digits>(digit_lines).ok_or_else(|| memory(rows * longest_row(spec)))?,
             q: buffer(spec.heads * padded(spec.head_dim))?,
             projected: buffer(if spec.attention.qk_norm { padded(spec.qkv_rows()) } else { 0 })?,
             a: buffer(padded(spec.attention_width()))?,

@@ -4,6 +4,7 @@ use syn1_model::plan::{GROUP, WeightFormat};
 use syn1_model::spec::Activation;
 
 use super::attend::Score;
+use super::digits::DigitProducts;
 use super::dot::{Element, Half, Int4, Int8, Single, Stored};
 use super::{attend, bandwidth, dot, lanes, math};
 
@@ -13,6 +14,8 @@ pub(super) struct Kernels {
     pub(super) name: &'static str,
     /// In the order of [`WeightFormat::ALL`].
     products: [Products; WeightFormat::ALL.len()],
+    /// Int8 and int4 products that are taken instead, where the CPU has instructions for them.
+    digits: Option<[&'static DigitProducts; 2]>,
     half: Attend<u16>,
     single: Attend<f32>,
     narrow: unsafe fn(&[f32], &mut [u16]),
@@ -87,19 +90,31 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         {
             // Without VL, halves of the upper sixteen registers can't be named and the tile spills.
-            let avx512 = (is_x86_feature_detected!("avx512f")
+            let has_avx512 = is_x86_feature_detected!("avx512f")
                 && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq"))
-            .then_some(&avx512::KERNELS);
+                && is_x86_feature_detected!("avx512dq");
+            let vnni = (has_avx512 && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni"))
+                .then_some(&VNNI);
+            let avx512 = has_avx512.then_some(&avx512::KERNELS);
             let avx2 = (is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c"))
             .then_some(&avx2::KERNELS);
-            avx512.into_iter().chain(avx2).chain([&portable::KERNELS])
+            vnni.into_iter().chain(avx512).chain(avx2).chain([&portable::KERNELS])
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
             std::iter::once(&portable::KERNELS)
+        }
+    }
+
+    /// The products of this format whose inputs are cut into digits first, where that is faster.
+    pub(super) fn digits(&self, format: WeightFormat) -> Option<&'static DigitProducts> {
+        let [int8, int4] = self.digits?;
+        match format {
+            WeightFormat::F32 | WeightFormat::F16 => None,
+            WeightFormat::Int8 => Some(int8),
+            WeightFormat::Int4 => Some(int4),
         }
     }
 
@@ -182,7 +197,9 @@ macro_rules! compile {
             use super::*;
             use super::lanes::$lanes as L;
 
-            pub(super) static KERNELS: Kernels = Kernels {
+            pub(super) static KERNELS: Kernels = TABLE;
+
+            pub(super) const TABLE: Kernels = Kernels {
                 name: $name,
                 products: [
                     products::<Single, $f32>(),
@@ -190,6 +207,7 @@ macro_rules! compile {
                     products::<Int8, $int8>(),
                     products::<Int4, $int4>(),
                 ],
+                digits: None,
                 half: attend::<u16>,
                 single: attend::<f32>,
                 narrow,
@@ -266,10 +284,19 @@ compile!(avx2: "AVX2", Avx2, 4 by 2, [2, 2, 4, 4], "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 compile!(avx512: "AVX-512", Avx512, 4 by 6, [2, 2, 4, 4], "avx512f,avx512vl,avx512dq");
 
+#[cfg(target_arch = "x86_64")]
+const DIGITS: [&DigitProducts; 2] = [&super::digits::INT8, &super::digits::INT4];
+
+/// AVX-512 with VNNI.
+#[cfg(target_arch = "x86_64")]
+static VNNI: Kernels = Kernels { name: "AVX-512 VNNI", digits: Some(DIGITS), ..avx512::TABLE };
+
 #[cfg(test)]
 mod tests {
+    use bytemuck::Zeroable;
     use syn1_model::PieceBytes;
 
+    use super::super::digits::{self, Digits, Turned};
     use super::*;
 
     /// Values of about one, without a pattern.
@@ -333,6 +360,39 @@ mod tests {
         (PieceBytes::copy_of(&bytes), wide)
     }
 
+    /// One token row times the weights, in the way of a step.
+    fn one(kernels: &Kernels, format: WeightFormat, w: &[u8], x: &[f32]) -> Vec<f32> {
+        let mut y = vec![f32::NAN; w.len() / format.row_bytes(x.len())];
+        if let Some(digits) = kernels.digits(format) {
+            digits.gemv(w, x.len(), &cut(digits, x, x.len()), &mut y);
+        } else {
+            kernels.gemv(format, w, x, &mut y);
+        }
+        y
+    }
+
+    /// As [`one`], of several token rows of `stride` elements.
+    fn many(kernels: &Kernels, format: WeightFormat, w: &[u8], stride: usize, x: &[f32]) -> Vec<f32> {
+        let rows = w.len() / format.row_bytes(stride);
+        let mut y = vec![f32::NAN; rows * (x.len() / stride)];
+        if let Some(digits) = kernels.digits(format) {
+            let mut panel = vec![Turned::zeroed(); rows * digits::lines(stride)];
+            digits.gemm(w, stride, &mut panel, &cut(digits, x, stride), &mut y);
+        } else {
+            kernels.gemm(format, w, stride, &mut vec![0.0; rows * stride], x, &mut y);
+        }
+        y
+    }
+
+    fn cut(digits: &DigitProducts, x: &[f32], stride: usize) -> Vec<Digits> {
+        let lines = digits::lines(stride);
+        // Of any bytes: a row is cut over one that was there before.
+        let mut row = vec![Digits::zeroed(); x.len() / stride * lines];
+        bytemuck::cast_slice_mut::<_, u8>(&mut row).fill(0xa5);
+        x.chunks(stride).zip(row.chunks_mut(lines)).for_each(|(x, row)| digits.cut(x, row));
+        row
+    }
+
     fn close(got: f32, want: f64, name: &str) {
         assert!((f64::from(got) - want).abs() < 1e-5 * (1.0 + want.abs()), "{name}: {got}, want {want}");
     }
@@ -371,12 +431,12 @@ mod tests {
     #[test]
     fn products_equal_plain_sums_in_every_format() {
         // Widths of less than a line of groups, of whole ones, and of some and a part.
-        let shapes = [(1, 32), (3, 96), (4, 32), (9, 160), (5, 256), (6, 288), (11, 416)];
+        let shapes = [(1, 32), (3, 96), (4, 32), (9, 160), (5, 256), (6, 288), (11, 416), (5, 800)];
         for (format, (count, stride)) in WeightFormat::ALL.into_iter().flat_map(|f| shapes.map(|shape| (f, shape))) {
             let ((w, wide), x) = (rows(format, count, stride, 1), values(stride, 2));
             for kernels in Kernels::usable() {
-                let mut y = vec![f32::NAN; count];
-                kernels.gemv(format, w.as_slice(), &x, &mut y);
+                let y = one(kernels, format, w.as_slice(), &x);
+                assert_eq!(y.len(), count);
                 for (row, y) in wide.chunks(stride).zip(y) {
                     let sum = row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                     close(y, sum, kernels.name);
@@ -388,21 +448,28 @@ mod tests {
     #[test]
     fn many_tokens_give_the_bits_of_one_in_every_format() {
         for (format, (count, stride, tokens)) in WeightFormat::ALL.into_iter().flat_map(|f| {
-            [(1, 32, 2), (4, 32, 6), (7, 96, 13), (32, 160, 5), (6, 288, 3), (9, 64, 10), (5, 96, 17)]
-                .map(|shape| (f, shape))
+            [
+                (1, 32, 2),
+                (4, 32, 6),
+                (7, 96, 13),
+                (32, 160, 5),
+                (6, 288, 3),
+                (9, 64, 10),
+                (5, 96, 17),
+                (5, 800, 9),
+                (7, 512, 8),
+            ]
+            .map(|shape| (f, shape))
         }) {
             let ((w, _), x) = (rows(format, count, stride, 3), values(tokens * stride, 4));
             let w = w.as_slice();
             for kernels in Kernels::usable() {
-                let mut tile = vec![f32::NAN; count * tokens];
-                kernels.gemm(format, w, stride, &mut vec![0.0; count * stride], &x, &mut tile);
+                let tile = many(kernels, format, w, stride, &x);
+                assert_eq!(tile.len(), count * tokens);
                 for (x, tile) in x.chunks(stride).zip(tile.chunks(count)) {
-                    let mut one = vec![f32::NAN; count];
-                    kernels.gemv(format, w, x, &mut one);
-                    assert_eq!(one, tile, "{format} {} {count} x {stride} x {tokens}", kernels.name);
-                    let mut single = [f32::NAN];
-                    kernels.gemv(format, &w[..format.row_bytes(stride)], x, &mut single);
-                    assert_eq!(single[0], tile[0]);
+                    let alone = one(kernels, format, w, x);
+                    assert_eq!(alone, tile, "{format} {} {count} x {stride} x {tokens}", kernels.name);
+                    assert_eq!(one(kernels, format, &w[..format.row_bytes(stride)], x)[0], tile[0]);
                 }
             }
         }

@@ -7,6 +7,7 @@ use syn1_model::plan::padded;
 use syn1_model::spec::{Norm, Spec};
 use web_time::Instant;
 
+use super::digits::{Digits, Turned, lines};
 use super::kernels::{Compiled, Kernels};
 use super::math::normalise;
 use super::pool::{Poisoned, Worker};
@@ -37,6 +38,8 @@ pub(super) struct Pass<'a, W> {
     pub(super) x: Parts<'a, f32>,
     /// Normed rows, as `x`; used when a step has several. Behind a product with a post norm: the rows to be normed.
     pub(super) normed: Parts<'a, f32>,
+    /// The rows that enter a product, cut into digits, `[row][line]`; used when a step has several and the kernels want it.
+    pub(super) digits: Parts<'a, Digits>,
     /// Queries, `[row][head][padded(head_dim)]`.
     pub(super) q: Parts<'a, f32>,
     /// The fused projection of models that norm their heads, `[row][padded(qkv_rows)]`.
@@ -57,8 +60,12 @@ pub(super) struct Pass<'a, W> {
 pub(super) struct Scratch {
     /// One normed row or head.
     pub(super) row: Lines,
+    /// The row that enters a product, cut into digits.
+    digits: Lines,
     /// Weight rows of one block, widened.
     panel: Lines,
+    /// Weight rows of one block, turned.
+    turned: Lines,
     /// Results of one block, `[token row][weight row]`.
     results: Lines,
     /// One score per position.
@@ -66,16 +73,24 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// For steps of up to `max_rows` over `max_positions`; `None` when there is no room.
-    pub(super) fn new(spec: &Spec, max_rows: usize, max_positions: usize) -> Option<Self> {
-        let longest = padded(spec.width.max(spec.ffn).max(spec.attention_width()));
+    /// For steps of up to `max_rows` over `max_positions`, with digits or without; `None` when there is no room.
+    pub(super) fn new(spec: &Spec, digits: bool, max_rows: usize, max_positions: usize) -> Option<Self> {
+        let longest = longest_row(spec);
+        let longest_lines = if digits { lines(longest) } else { 0 };
         Some(Self {
             row: Lines::zeroed::<f32>(padded(spec.width.max(spec.head_dim)))?,
+            digits: Lines::zeroed::<Digits>(longest_lines)?,
+            turned: Lines::zeroed::<Turned>(PANEL_ROWS * longest_lines)?,
             panel: Lines::zeroed::<f32>(PANEL_ROWS * longest)?,
             results: Lines::zeroed::<f32>((PANEL_ROWS * max_rows).max(BLOCK_ROWS))?,
             scores: Lines::zeroed::<f32>(max_positions)?,
         })
     }
+}
+
+/// Elements of the longest row that enters a product.
+pub(super) fn longest_row(spec: &Spec) -> usize {
+    padded(spec.width.max(spec.ffn).max(spec.attention_width()))
 }
 
 impl<W: Compiled> Pass<'_, W> {
@@ -92,7 +107,7 @@ impl<W: Compiled> Pass<'_, W> {
         let [scratch] = (unsafe { self.scratch.at_mut(worker.index..worker.index + 1) }) else { return Ok(()) };
         for (index, stage) in self.stages.iter().enumerate() {
             let task = Task { pass: self, worker, phase: PHASES_PER_STAGE * index };
-            let all = 0..self.rows();
+            let rows = |parts| Source { parts, rows: 0..self.rows(), norm: None };
             match stage {
                 Stage::Qkv { layer, product, norms, rope } => {
                     let rope = rope.map(|index| &self.rotations[index]);
@@ -100,10 +115,10 @@ impl<W: Compiled> Pass<'_, W> {
                 }
                 Stage::Attend { layer, score, window } => task.attend(*layer, *score, *window, scratch)?,
                 Stage::Out { product, post } => {
-                    task.contribute(product, Source::Rows(&self.a, all), post.as_ref(), scratch)?;
+                    task.contribute(product, rows(&self.a), post.as_ref(), scratch)?;
                 }
                 Stage::Up { product, activation, gated } => {
-                    task.normed_multiply(product, all, scratch, |row, first, values| {
+                    task.normed_multiply(product, 0..self.rows(), scratch, |row, first, values| {
                         if *gated {
                             let activate = |gate: &mut [f32]| self.kernels.activate(gate, *activation);
                             // SAFETY: the outputs are of the item that this thread is finishing.
@@ -116,7 +131,7 @@ impl<W: Compiled> Pass<'_, W> {
                     })?;
                 }
                 Stage::Down { product, post } => {
-                    task.contribute(product, Source::Rows(&self.h, all), post.as_ref(), scratch)?;
+                    task.contribute(product, rows(&self.h), post.as_ref(), scratch)?;
                 }
                 Stage::Head { .. } if self.wanted >= self.rows() => {}
                 Stage::Head { product, cap } => {
@@ -142,16 +157,6 @@ impl<W: Compiled> Pass<'_, W> {
     /// Rows of the pass.
     pub(super) fn rows(&self) -> usize {
         self.places.len()
-    }
-
-    /// A row of the residual stream, for ops that do not write it.
-    ///
-    /// # Safety
-    /// While the result lives, nobody writes the row: the caller is inside an item of an op that only reads it.
-    unsafe fn residual(&self, row: usize) -> &[f32] {
-        let begin = row * padded(self.spec.width);
-        // SAFETY: nobody writes it meanwhile, as the caller promises.
-        unsafe { self.x.at(begin..begin + self.spec.width) }
     }
 
     /// Adds to the residual stream.
@@ -193,13 +198,11 @@ impl<W: Compiled> Pass<'_, W> {
     }
 }
 
-/// The rows that enter a product.
-#[derive(Clone)]
-pub(super) enum Source<'a> {
-    /// Rows of a buffer.
-    Rows(&'a Parts<'a, f32>, Range<usize>),
-    /// One row of the residual stream, to be normed.
-    Norm(usize, Norm, &'a [f32]),
+/// The rows that enter a product: some of a buffer, normed where there is a norm in front.
+pub(super) struct Source<'a> {
+    parts: &'a Parts<'a, f32>,
+    rows: Range<usize>,
+    norm: Option<(Norm, &'a [f32])>,
 }
 
 /// One thread's part of one op.
@@ -211,8 +214,7 @@ pub(super) struct Task<'a, W> {
 }
 
 impl<W: Compiled> Task<'_, W> {
-    /// [`Self::multiply`] over normed rows of the residual stream. A single row is normed by every thread for itself,
-    /// which is cheaper than to wait for each other; several are shared out.
+    /// [`Self::multiply`] over rows of the residual stream, normed as the product says.
     pub(super) fn normed_multiply(
         &self,
         product: &Product,
@@ -221,67 +223,98 @@ impl<W: Compiled> Task<'_, W> {
         finish: impl Fn(usize, usize, &mut [f32]),
     ) -> Result<(), Poisoned> {
         let pass = self.pass;
-        let Some((norm, gamma)) = &product.norm else {
-            return self.multiply(product, Source::Rows(&pass.x, rows), scratch, finish);
-        };
-        let gamma = &gamma.elements::<f32>()[..pass.spec.width];
-        if rows.len() == 1 {
-            return self.multiply(product, Source::Norm(rows.start, *norm, gamma), scratch, finish);
-        }
-        pass.dealer.phase(self.phase, self.worker, rows.len(), |row| {
-            let begin = row * padded(pass.spec.width);
-            // SAFETY: the row is this item's, and read only in the next phase.
-            let out = unsafe { pass.normed.at_mut(begin..begin + gamma.len()) };
-            // SAFETY: this item's op writes other buffers.
-            normalise(unsafe { pass.residual(rows.start + row) }, *norm, gamma, out);
-        })?;
-        self.multiply(product, Source::Rows(&pass.normed, 0..rows.len()), scratch, finish)
+        let norm = product.norm.as_ref();
+        let norm = norm.map(|(norm, gamma)| (*norm, &gamma.elements::<f32>()[..pass.spec.width]));
+        self.multiply(product, &Source { parts: &pass.x, rows, norm }, scratch, finish)
     }
 
     /// Multiplies blocks of weight rows with the rows of `source`. `finish(row, first, values)` gets outputs `first..`
     /// of a row, bias included.
+    ///
+    /// What the rows need first (norm, digits) every thread does for itself where there is one row, which is cheaper than
+    /// to wait for each other; several are shared out.
     fn multiply(
         &self,
         product: &Product,
-        source: Source<'_>,
+        source: &Source<'_>,
         scratch: &mut Scratch,
         finish: impl Fn(usize, usize, &mut [f32]),
     ) -> Result<(), Poisoned> {
         let (pass, matrix, aux) = (self.pass, &product.matrix, product.aux.elements::<[f32; 2]>());
-        let (stride, format) = (matrix.stride, matrix.format);
-        let tokens = match &source {
-            Source::Rows(_, rows) => rows.len(),
-            Source::Norm(..) => 1,
-        };
+        let (stride, format, tokens) = (matrix.stride, matrix.format, source.rows.len());
+        let digits = pass.kernels.digits(format);
+        let lines = lines(stride);
+        let alone = tokens == 1;
+        if !alone {
+            self.prepare(matrix, source)?;
+        }
         let block = block_rows(matrix, tokens, pass.threads);
-        let mut normed = false;
+        let Scratch { row, digits: row_digits, panel, turned, results, .. } = scratch;
+        let mut ready = !alone;
         pass.dealer.phase(self.phase + 1, self.worker, matrix.count.div_ceil(block), |index| {
-            let input = match &source {
-                // SAFETY: the buffer was written in an earlier phase.
-                Source::Rows(parts, rows) => unsafe { parts.at(rows.start * stride..rows.end * stride) },
-                Source::Norm(row, norm, gamma) => {
-                    if !normed {
-                        // SAFETY: ops whose input is normed write other buffers.
-                        let row = unsafe { pass.residual(*row) };
-                        normalise(row, *norm, gamma, &mut scratch.row.of_mut()[..gamma.len()]);
-                        normed = true;
-                    }
-                    scratch.row.of::<f32>()
-                }
+            let (parts, begin) = if source.norm.is_some() && !alone {
+                (&pass.normed, 0)
+            } else {
+                (source.parts, source.rows.start * stride)
             };
+            // SAFETY: the rows were written in an earlier phase; ops whose input is normed write other buffers.
+            let mut input = unsafe { parts.at(begin..begin + tokens * stride) };
+            if let (true, Some((norm, gamma))) = (alone, source.norm) {
+                if !ready {
+                    let (normed, padding) = row.of_mut()[..stride].split_at_mut(gamma.len());
+                    normalise(&input[..gamma.len()], norm, gamma, normed);
+                    padding.fill(0.0);
+                }
+                input = &row.of::<f32>()[..stride];
+            }
+            if let (false, Some(digits)) = (ready, digits) {
+                digits.cut(input, &mut row_digits.of_mut()[..lines]);
+            }
+            ready = true;
             let first = index * block;
             let rows = block.min(matrix.count - first);
             let weights = matrix.bytes(first..first + rows);
-            let results = &mut scratch.results.of_mut::<f32>()[..rows * tokens];
-            if tokens == 1 {
-                pass.kernels.gemv(format, weights, input, results);
-            } else {
-                let panel = &mut scratch.panel.of_mut()[..rows * stride];
-                pass.kernels.gemm(format, weights, stride, panel, input, results);
+            let results = &mut results.of_mut::<f32>()[..rows * tokens];
+            match digits {
+                Some(digits) if alone => digits.gemv(weights, stride, &row_digits.of()[..lines], results),
+                Some(digits) => {
+                    // SAFETY: the digits were written in an earlier phase.
+                    let input = unsafe { pass.digits.at(0..tokens * lines) };
+                    digits.gemm(weights, stride, &mut turned.of_mut()[..rows * lines], input, results);
+                }
+                None if alone => pass.kernels.gemv(format, weights, input, results),
+                None => {
+                    let panel = &mut panel.of_mut()[..rows * stride];
+                    pass.kernels.gemm(format, weights, stride, panel, input, results);
+                }
             }
             for (row, values) in results.chunks_exact_mut(rows).enumerate() {
                 values.iter_mut().zip(&aux[first..]).for_each(|(value, [_, c2])| *value += c2);
                 finish(row, first, values);
+            }
+        })
+    }
+
+    /// Makes several rows what the product wants: normed, cut into digits, or neither.
+    fn prepare(&self, matrix: &Rows, source: &Source<'_>) -> Result<(), Poisoned> {
+        let (pass, stride, digits) = (self.pass, matrix.stride, self.pass.kernels.digits(matrix.format));
+        if source.norm.is_none() && digits.is_none() {
+            return Ok(());
+        }
+        pass.dealer.phase(self.phase, self.worker, source.rows.len(), |row| {
+            let begin = (source.rows.start + row) * stride;
+            // SAFETY: the row was written in an earlier phase, and this one writes other buffers.
+            let mut input = unsafe { source.parts.at(begin..begin + stride) };
+            if let Some((norm, gamma)) = source.norm {
+                // SAFETY: the row is this item's, and read by others only in the next phase.
+                let normed = unsafe { pass.normed.at_mut(row * stride..(row + 1) * stride) };
+                normalise(&input[..gamma.len()], norm, gamma, &mut normed[..gamma.len()]);
+                input = normed;
+            }
+            if let Some(digits) = digits {
+                let lines = lines(stride);
+                // SAFETY: as above.
+                digits.cut(input, unsafe { pass.digits.at_mut(row * lines..(row + 1) * lines) });
             }
         })
     }
@@ -296,12 +329,12 @@ impl<W: Compiled> Task<'_, W> {
     ) -> Result<(), Poisoned> {
         let (pass, width) = (self.pass, self.pass.spec.width);
         let Some((norm, gamma)) = post else {
-            return self.multiply(product, source, scratch, |row, first, values| {
+            return self.multiply(product, &source, scratch, |row, first, values| {
                 // SAFETY: the outputs are of the item that this thread is finishing.
                 unsafe { pass.add(row, first, values) };
             });
         };
-        self.multiply(product, source, scratch, |row, first, values| {
+        self.multiply(product, &source, scratch, |row, first, values| {
             let begin = row * padded(width) + first;
             // SAFETY: the outputs are of the item that this thread is finishing.
             unsafe { pass.normed.at_mut(begin..begin + values.len()) }.copy_from_slice(values);
@@ -331,7 +364,7 @@ fn block_rows(matrix: &Rows, tokens: usize, threads: usize) -> usize {
     (most.min(even) / TILE_ROWS * TILE_ROWS).max(TILE_ROWS)
 }
 
-/// Phases of an op at most: norms in front, products, what needs all results of a row or a head.
+/// Phases of an op at most: what rows need first, products, what needs all results of a row or a head.
 pub(super) const PHASES_PER_STAGE: usize = 3;
 
 /// Weight rows that are widened at once for several token rows: the panel stays in the second-level cache.

@@ -74,7 +74,8 @@ impl Layout {
         (place as u64 * self.cache_bytes / self.eight) as u32
     }
 
-    fn layer_bytes(&self) -> u64 {
+    /// Bytes from one layer of a cache to the next.
+    pub(super) fn layer_bytes(&self) -> u64 {
         self.caches as u64 * self.cache_bytes
     }
 }
@@ -117,8 +118,8 @@ impl Cache {
         View::new(&self.kv, layer as u64 * self.layer_bytes + self.offset, self.bytes)
     }
 
-    /// The buffer, which is this cache where a bank has one.
-    pub(super) fn buffer(&self) -> &Buffer {
-        &self.kv
+    /// From its beginning to the end of the bank: all layers, with other caches between them where the bank has any.
+    pub(super) fn onwards(&self) -> View {
+        View::new(&self.kv, self.offset, self.kv.size() - self.offset)
     }
 }

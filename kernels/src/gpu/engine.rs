@@ -7,16 +7,16 @@ use syn1_model::plan::Plan;
 use wgpu::{BindGroup, Buffer, CommandBuffer, CommandEncoder, ComputePass};
 
 use super::activations::{Activations, StepState, Strides};
-use super::bank::Bank;
+use super::bank::{Bank, Layout};
 use super::carry::Carry;
 use super::device::GpuDevice;
 use super::inbox::{Inbox, Mail};
 use super::launch::{Extent, Launch};
 use super::logits::Logits;
 use super::patience::Patience;
-use super::persist::{self, Persist, Size};
+use super::persist::{self, Persist, Work};
 use super::prepared::{Prepared, Shape, StepTimes, Stopwatch};
-use super::program::Program;
+use super::program::{Program, kv_layer_bytes};
 use super::readback::Readback;
 use super::teardown::{Begin, End};
 use super::together::Place;
@@ -37,6 +37,8 @@ pub struct GpuEngine {
     pub(super) program: Program,
     /// Whole tokens in one dispatch, where that is possible and faster.
     pub(super) persist: Option<Persist>,
+    /// The layers of a step of one token row in one dispatch, likewise.
+    pub(super) steps: Option<Persist>,
     pub(super) activations: Activations,
     inbox: Inbox,
     carry: Carry,
@@ -79,15 +81,17 @@ pub struct GpuOptions {
     pub tiles: bool,
     /// Bytes of one binding of weights or logits at most: larger matrices are bound in windows of rows.
     pub window_bytes: u64,
-    /// Whether the token loop may run as one dispatch.
+    /// Whether the token loop may run as one dispatch for many tokens.
     pub persist: Persistence,
+    /// Whether the layers of a step of one token row may run as one dispatch.
+    pub steps: Persistence,
 }
 
-/// Whether the token loop runs as one dispatch for many tokens, whose workgroups wait for each other.
+/// Whether something runs as one dispatch, whose workgroups wait for each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Persistence {
-    /// Where the device keeps all workgroups at a time, gives the same tokens as without, and is faster by 15 %: measured
-    /// when the engine is made, which takes a second or two.
+    /// Where the device keeps all workgroups at a time, gives the same as without, and is faster by 15 %: measured when the
+    /// engine is made, which takes a second or two.
     Measured,
     /// With this many workgroups of this many threads, unmeasured.
     Sized {
@@ -110,8 +114,10 @@ enum Brought<'a> {
 /// An open request.
 pub(super) struct Request {
     pub(super) binds: Vec<BindGroup>,
-    /// That of the persistent kernel.
+    /// That of the loop in one dispatch.
     pub(super) persist: Option<BindGroup>,
+    /// That of a step's layers in one dispatch.
+    step: Option<BindGroup>,
     /// Positions in its KV cache.
     pub(super) have: usize,
     /// Commands of the step that most likely comes next.
@@ -132,8 +138,15 @@ enum Whose {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        let persist = Persistence::Off;
-        Self { subgroups: true, carried: true, cooperative: true, tiles: true, window_bytes: WINDOW, persist }
+        Self {
+            subgroups: true,
+            carried: true,
+            cooperative: true,
+            tiles: true,
+            window_bytes: WINDOW,
+            persist: Persistence::Off,
+            steps: Persistence::Off,
+        }
     }
 }
 
@@ -173,7 +186,7 @@ impl GpuEngine {
     /// As [`GpuEngine::new`]; [`EngineError::Piece`] for a piece that has not come whole.
     pub fn uploaded(upload: Upload, config: EngineConfig, options: GpuOptions) -> Result<Self, EngineError> {
         let (device, plan, weights) = upload.end()?;
-        let options = GpuOptions { persist: Persistence::Off, ..options };
+        let options = GpuOptions { persist: Persistence::Off, steps: Persistence::Off, ..options };
         Self::made(&device, plan, Brought::Uploaded(weights), config, options, &mut Tuning::new(&device), false)
     }
 
@@ -209,19 +222,12 @@ impl GpuEngine {
             return Err(device.unsupported(format!("rows of {largest} bytes, the largest binding is {most}")));
         }
         let options = GpuOptions { window_bytes: options.window_bytes.min(most), ..options };
-        let persist = match options.persist {
-            Persistence::Off => None,
-            Persistence::Sized { groups, threads } => {
-                let size = Size { groups, threads };
-                if let Some(why) = persist::obstacle(device, &plan, &config, size) {
-                    return Err(device.unsupported(format!("the token loop in one dispatch: {why}")));
-                }
-                Some(size)
-            }
-            Persistence::Measured => persist::size(device, &plan, &config)?,
-        };
+        let caches = layout(device, &plan, &config, options);
+        let size = |work, wished| persist::size(device, &plan, &caches, work, wished);
+        let sizes = [(Work::Loop, size(Work::Loop, options.persist)?), (Work::Step, size(Work::Step, options.steps)?)];
+        let in_one = sizes.iter().any(|(_, size)| size.is_some());
         let weights = match weights {
-            Brought::Pieces(pieces) => Weights::upload(device, &plan, pieces, persist.is_some())?,
+            Brought::Pieces(pieces) => Weights::upload(device, &plan, pieces, in_one)?,
             Brought::Uploaded(weights) => weights,
         };
         let rows = config.max_rows;
@@ -232,10 +238,14 @@ impl GpuEngine {
             tune(device, &plan, &weights, subgroups, options.window_bytes, tuning)?;
         }
         let program = Program::new(device, &plan, &weights, &activations, &config, options, tuning)?;
-        let persist = match persist.zip(weights.arena.as_ref()) {
-            Some((size, arena)) => Some(Persist::new(device, &plan, (&weights, arena), &program, &config, size)?),
-            None => None,
+        let one_dispatch = |(work, size): (Work, Option<_>)| match size.zip(weights.arena.as_ref()) {
+            Some((size, arena)) => {
+                Persist::new(device, &plan, (&weights, arena), &program, &config, (work, size)).map(Some)
+            }
+            None => Ok(None),
         };
+        let [persist, steps] = sizes.map(one_dispatch);
+        let (persist, steps) = (persist?, steps?);
         let (inbox, rows, carry, token_loop) = device.guarded("inbox and readback", 0, || {
             let stride = Strides::of(&plan).x;
             let inbox = Inbox::new(device, config.max_rows * if plan.embeds() { 1 } else { stride });
@@ -252,6 +262,7 @@ impl GpuEngine {
             config,
             program,
             persist,
+            steps,
             activations,
             inbox,
             carry,
@@ -274,12 +285,20 @@ impl GpuEngine {
         if options.persist == Persistence::Measured && engine.persist.is_some() {
             engine.admit()?;
         }
+        if options.steps == Persistence::Measured && engine.steps.is_some() {
+            engine.admit_steps()?;
+        }
         Ok(engine)
     }
 
     /// Whether the token loop runs many tokens in one dispatch.
     pub fn in_one_dispatch(&self) -> bool {
         self.persist.is_some()
+    }
+
+    /// Whether a step of one token row runs its layers in one dispatch.
+    pub fn steps_in_one_dispatch(&self) -> bool {
+        self.steps.is_some()
     }
 
     /// Waits until all that the engine is made of is known to be there. A browser's GPU says only then what went wrong;
@@ -334,7 +353,8 @@ impl GpuEngine {
             let cache = bank.cache(&layout, place);
             Request {
                 binds: self.program.bind_slot(&self.device, &cache),
-                persist: self.persist.as_ref().map(|persist| persist.bind(&self.activations, cache.buffer())),
+                persist: self.persist.as_ref().map(|persist| persist.bind(&self.activations, &cache)),
+                step: self.steps.as_ref().map(|steps| steps.bind(&self.activations, &cache)),
                 have: 0,
                 prepared: None,
                 bank: number,
@@ -383,8 +403,12 @@ impl GpuEngine {
         arrive.iter().for_each(|launch| record(launch, &[]));
         match whose {
             Whose::One(slot) => {
-                let binds = &self.request(slot)?.binds;
-                self.program.embed.iter().chain(&self.program.body).for_each(|launch| record(launch, binds));
+                let request = self.request(slot)?;
+                self.program.embed.iter().for_each(|launch| record(launch, &request.binds));
+                match (self.step_in_one(shape), &request.step) {
+                    (Some(steps), Some(binds)) => steps.record_step(&mut pass, binds),
+                    _ => self.program.body.iter().for_each(|launch| record(launch, &request.binds)),
+                }
             }
             Whose::Several(bank) => {
                 let binds = self.banks.get(bank).map_or(&[][..], |bank| &bank.binds);
@@ -392,7 +416,7 @@ impl GpuEngine {
                 together.flat_map(|together| together.launches(&self.program)).for_each(|launch| record(launch, binds));
             }
         }
-        depart.iter().for_each(|launch| record(launch, &[]));
+        depart.iter().for_each(|launch| launch.record(&mut pass, &[], shape.extent));
         if let Some((logits, _)) = self.logits.as_ref().filter(|_| shape.wanted > 0) {
             logits.record(&mut pass, shape.wanted);
         }
@@ -401,6 +425,12 @@ impl GpuEngine {
             readback.copy(&mut encoder, source, bytes);
         }
         Ok(encoder.finish())
+    }
+
+    /// The kernel that runs the layers of one request's step of `shape` in one dispatch, where there is one: a step without a
+    /// result would not say where it failed.
+    fn step_in_one(&self, shape: Shape) -> Option<&Persist> {
+        self.steps.as_ref().filter(|_| shape.rows == 1 && self.outcome(shape).is_some())
     }
 
     /// What a step leaves: logits, or, in a range without the head, rows; nothing where none are wanted.
@@ -442,6 +472,11 @@ impl GpuEngine {
         Ok(())
     }
 
+    /// Drops the commands that were recorded ahead for requests: they name the kernels that steps had then.
+    pub(super) fn forget_prepared(&mut self) {
+        self.slots.iter_mut().flatten().for_each(|request| request.prepared = None);
+    }
+
     /// Runs a checked step and appends its result to `out`.
     async fn run_one(&mut self, step: &Step<'_>, rows: usize, out: &mut Vec<f32>) -> Result<(), EngineError> {
         self.device.check()?;
@@ -455,14 +490,24 @@ impl GpuEngine {
                 Mail::Rows { values, width: self.plan.spec.width, stride: Strides::of(&self.plan).x }
             }
         };
+        let width = if self.plan.heads() { 1 } else { self.plan.spec.width };
         let mut watch = Stopwatch::start();
         self.inbox.fill(&self.device, state, mail).await?;
         let upload = watch.lap();
         // From here on the positions behind are overwritten, also by a step that fails.
         self.set_have(step.slot, step.position);
         let shape = self.shape(step.position, rows, wanted);
-        let end = step.position + rows;
+        let (end, begin) = (step.position + rows, out.len());
+        let in_one = self.step_in_one(shape).is_some();
         self.turn(Whose::One(step.slot), shape, end, StepTimes { upload, ..StepTimes::default() }, out).await?;
+        if in_one && out[begin..].iter().take(width).any(|value| value.is_nan()) {
+            tracing::warn!("{}: a workgroup waited too long for the others: going on without", self.device.name());
+            self.steps = None;
+            self.forget_prepared();
+            out.truncate(begin);
+            self.inbox.fill(&self.device, state, mail).await?;
+            self.turn(Whose::One(step.slot), shape, end, StepTimes { upload, ..StepTimes::default() }, out).await?;
+        }
         self.set_have(step.slot, end);
         Ok(())
     }
@@ -523,6 +568,9 @@ impl GpuEngine {
         let mut watch = Stopwatch::start();
         let commands;
         (commands, times.prepared) = self.commands(whose, shape)?;
+        if let Some(steps) = self.step_in_one(shape).filter(|_| matches!(whose, Whose::One(_))) {
+            steps.step();
+        }
         times.record = watch.lap();
         let submission = self.device.queue.submit([commands]);
         let pending = self.outcome(shape).map(|outcome| outcome.readback.start(outcome.bytes, submission));
@@ -642,6 +690,13 @@ impl std::fmt::Debug for GpuEngine {
 
 pub(super) fn pass(encoder: &mut CommandEncoder) -> ComputePass<'_> {
     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes: None })
+}
+
+/// How the KV caches of an engine lie.
+pub(super) fn layout(device: &GpuDevice, plan: &Plan, config: &EngineConfig, options: GpuOptions) -> Layout {
+    let layout = Layout::new(device, plan, config, kv_layer_bytes(plan, config), options.window_bytes);
+    // The kernel that runs the loop in one dispatch knows of one cache.
+    if options.persist == Persistence::Off { layout } else { layout.apart() }
 }
 
 /// Whether the model can have `config`.

@@ -10,7 +10,7 @@ use super::attention::{READ_AHEAD, Rotation, attends_rows, rotations};
 use super::bank::{Cache, Layout};
 use super::device::GpuDevice;
 use super::division::{Division, Room};
-use super::engine::{GpuOptions, Persistence};
+use super::engine::{GpuOptions, layout};
 use super::gemv::{Epilogue, GemvShape, Product, center};
 use super::launch::{Binds, Grid, Launch, MANY, PerSlot, Shot};
 use super::logits::Head;
@@ -39,8 +39,6 @@ pub(super) struct Program {
     pub(super) head: Option<Head>,
     /// Bind groups that need a KV cache.
     pub(super) per_slot: Vec<PerSlot>,
-    /// Bytes of one layer's KV cache.
-    pub(super) kv_layer_bytes: u64,
     /// How KV caches lie.
     pub(super) layout: Layout,
     /// What rows of several requests need.
@@ -110,10 +108,8 @@ impl Program {
         let rotations = rotations(device, plan, config)?;
         let subgroups = device.subgroup_sizes().filter(|_| options.subgroups);
         device.guarded("pipelines and constants", 0, || {
-            let layout = Layout::new(device, plan, config, kv_layer_bytes, options.window_bytes);
-            // The kernel that runs the loop in one dispatch knows of one cache.
-            let layout = if options.persist == Persistence::Off { layout } else { layout.apart() };
-            let program = Self { kv_layer_bytes, layout, ..Self::default() };
+            let layout = layout(device, plan, config, options);
+            let program = Self { layout, ..Self::default() };
             let kernels = Kernels::new(device, plan.format.kv(), subgroups);
             let uniforms = Uniforms::new(device);
             let tiles = options.cooperative

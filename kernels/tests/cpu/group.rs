@@ -89,8 +89,11 @@ fn eight_requests_together_give_the_bits_of_each_alone_for_every_kind_of_model()
 #[test]
 fn a_mixture_of_prompts_and_single_tokens_gives_the_bits_of_each_alone_behind_any_layer() {
     let spec = odd_spec();
-    for layers in [0..spec.layers, 0..2, 1..spec.layers, 1..2] {
-        let plan = Plan::new(&spec, WeightFormat::F16, layers);
+    let parts = [0..spec.layers, 0..2, 1..spec.layers, 1..2];
+    for (layers, format) in
+        parts.into_iter().flat_map(|layers| WeightFormat::ALL.map(|format| (layers.clone(), format)))
+    {
+        let plan = Plan::new(&spec, format, layers);
         let pieces = arbitrary_pieces(&plan);
         let engine = |threads| CpuEngine::new(plan.clone(), &pieces, EIGHT, Some(threads)).unwrap();
         let (mut grouped, mut single) = (engine(2), engine(1));
@@ -110,7 +113,7 @@ fn a_mixture_of_prompts_and_single_tokens_gives_the_bits_of_each_alone_behind_an
                 let want = alone(&mut single, steps[index]);
                 let count = if plan.heads() { (shapes[index].0 - shapes[index].1) * spec.vocab } else { 0 };
                 assert_eq!(want.len(), if plan.heads() { count } else { shapes[index].0 * spec.width });
-                assert!(got.as_deref() == Ok(&want), "{:?}, step {index}, turn {turn}", plan.layers);
+                assert!(got.as_deref() == Ok(&want), "{format} {:?}, step {index}, turn {turn}", plan.layers);
             }
         }
     }

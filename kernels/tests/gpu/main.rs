@@ -12,4 +12,5 @@ mod persist;
 mod plain;
 mod results;
 mod setup;
+mod step;
 mod together;

@@ -12,12 +12,12 @@ use syn1_model::spec::{Attention, Spec};
 use crate::setup::{decode, device, feed, greedy, ids, odd, pieces, whole};
 
 /// Learned positions, GELU, layer norm.
-fn plain() -> Spec {
+pub(crate) fn plain() -> Spec {
     Spec { width: 128, heads: 4, kv_heads: 4, head_dim: 32, ffn: 256, layers: 3, vocab: 1001, ..Spec::gpt2_124m() }
 }
 
 /// Rotated heads that share KV heads, SwiGLU, RMS norm, a head of its own.
-fn gated() -> Spec {
+pub(crate) fn gated() -> Spec {
     Spec {
         width: 96,
         heads: 6,

@@ -65,7 +65,7 @@ fn collected(raw: &[Raw]) -> Result<BTreeMap<&str, BTreeMap<String, Work>>> {
                         if decode.in_one_dispatch { ", tokens in one dispatch" } else { "" }
                     ),
                     tokens_per_second: decode.tokens_per_second,
-                    spread: None,
+                    spread: decode.spread,
                     share: Some(decode.share_of_limit),
                     ours: true,
                     from,
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn rivals_and_ours_of_the_same_work_stand_together_with_the_limit() {
         let ours = r#"{"device": "gpu", "weight_bytes_per_token": 8, "kv_bytes_per_token": 2, "tokens_per_second": 5.0,
-            "limit_bytes_per_second": 100.0, "share_of_limit": 0.5}"#;
+            "spread": [4.5, 5.5], "limit_bytes_per_second": 100.0, "share_of_limit": 0.5}"#;
         let rivals = r#"[{"name": "other", "work": "gpt2-f16", "tokens_per_second": 7.0, "spread": [6.0, 8.0]},
             {"name": "memory", "work": "bandwidth"}]"#;
         let files = [raw("syn1 bench decode --shape gpt2 --weights f16", ours), raw("other", rivals)];
@@ -124,6 +124,7 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(lines[0].contains("other") && lines[0].contains("6 to 8"), "{lines:?}");
         assert!(lines[1].contains("syn1 on gpu") && lines[1].contains("50 %"), "{lines:?}");
+        assert!(lines[1].contains("4.5 to 5.5"), "{lines:?}");
         assert!(lines[2].contains("| 10 |"), "{lines:?}");
     }
 }

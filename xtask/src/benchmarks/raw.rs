@@ -19,6 +19,10 @@ pub(super) struct Raw {
 }
 
 /// What the benchmarks print.
+///
+/// A report does not say which it is: a file is taken for the first of these whose fields it has, and fields that it has
+/// besides are passed over. So one whose fields are among another one's stands behind that, and a new one is tried with all
+/// raw files (`cargo xtask benchmarks --check`).
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Report {
@@ -167,6 +171,9 @@ pub(super) struct Decode {
     pub(super) weight_bytes_per_token: u64,
     pub(super) kv_bytes_per_token: u64,
     pub(super) tokens_per_second: f64,
+    /// Of the slowest and the fastest run; reports from before it was told have none.
+    #[serde(default)]
+    pub(super) spread: Option<[f64; 2]>,
     pub(super) limit_bytes_per_second: f64,
     pub(super) share_of_limit: f64,
     /// Reports from before there was a choice have none.

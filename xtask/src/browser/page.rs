@@ -135,6 +135,12 @@ impl<'a> Page<'a> {
         self.call("Page.setWebLifecycleState", json!({ "state": state })).map(drop)
     }
 
+    /// The tab's origin may keep so many bytes.
+    pub(crate) fn quota(&self, bytes: u64) -> Result<()> {
+        let origin = self.eval("location.origin")?;
+        self.call("Storage.overrideQuotaForOrigin", json!({ "origin": origin, "quotaSize": bytes })).map(drop)
+    }
+
     /// From now on the tab's Workers wait for [`Page::worker`] before they run.
     pub(crate) fn hold_workers(&self) -> Result<()> {
         self.attach_workers(true)

@@ -15,6 +15,8 @@ pub(super) fn check(swarm: &Coordinator, browser: &Browser) -> Result<()> {
     survives_a_reload(&page)?;
     goes_by_keyboard(&page)?;
     says_what_is_wrong(&page)?;
+    loses_no_answer(&page)?;
+    deleted_stays_deleted(&page)?;
     let complaints = page.console();
     ensure!(complaints.is_empty(), "the chat page complains: {}", complaints.join("\n"));
     page.close()
@@ -167,5 +169,64 @@ fn says_what_is_wrong(page: &Page<'_>) -> Result<()> {
     page.console();
     Ok(())
 }
+
+/// An answer that could not be made anew, or be continued, is still there; and what failed is what is tried again.
+fn loses_no_answer(page: &Page<'_>) -> Result<()> {
+    let press =
+        "(root, label) => [...document.querySelectorAll(`${root} button`)].find(b => b.textContent === label).click()";
+    let answer = "document.querySelector('.answer .body')?.textContent ?? null";
+    page.eval("document.querySelector('#fresh').click()")?;
+    say(page, QUESTION, 8)?;
+    finished(page)?;
+    let first = page.eval(answer)?;
+    let content = format!("{KEPT}.messages.at(-1).content");
+    let kept = page.eval(&content)?;
+    page.eval(
+        "globalThis.reach = fetch; globalThis.fetch = (url, init) => String(url).includes('generate') ? \
+         Promise.reject(new TypeError('no network')) : reach(url, init)",
+    )?;
+    for label in ["Regenerate", "Continue"] {
+        page.eval(&format!("({press})('#messages', '{label}')"))?;
+        finished(page)?;
+        page.wait_for("document.querySelector('#problem').textContent.includes('does not answer')", PATIENCE)?;
+        expect(page, label, answer, &first)?;
+        expect(page, "what is kept", &content, &kept)?;
+    }
+    page.eval("globalThis.fetch = reach, 0")?;
+    page.eval(&format!("({press})('#problem', 'Try again')"))?;
+    finished(page)?;
+    let longer = page.eval(answer)?;
+    let (first, longer) = (first.as_str().unwrap_or_default(), longer.as_str().unwrap_or_default());
+    ensure!(
+        longer.len() > first.len() && longer.starts_with(first.trim_end()),
+        "{first:?} was continued by {longer:?}"
+    );
+    Ok(())
+}
+
+/// A conversation that is deleted in the middle of an answer does not come back with it: by its own button, by that for all of
+/// them, and in another tab.
+fn deleted_stays_deleted(page: &Page<'_>) -> Result<()> {
+    page.eval("globalThis.confirm = () => true, 0")?;
+    let ways = [
+        "document.querySelector('#conversations [aria-current]').nextSibling.click()",
+        "document.querySelector('#remove-all').click()",
+        "localStorage.removeItem(`syn1.conversation.${sessionStorage.getItem('syn1.current')}`)",
+    ];
+    for way in ways {
+        page.eval("document.querySelector('#fresh').click()")?;
+        say(page, "# Delete", 200)?;
+        page.wait_for("document.querySelector('.answer .body')?.textContent.length > 10", PATIENCE)?;
+        let id = page.eval("sessionStorage.getItem('syn1.current')")?;
+        page.eval(way)?;
+        finished(page)?;
+        let kept = format!("localStorage.getItem('syn1.conversation.' + {id})");
+        expect(page, "a conversation that was deleted", &kept, &Value::Null)?;
+    }
+    Ok(())
+}
+
+/// The conversation that the page shows, as it is kept.
+const KEPT: &str = "JSON.parse(localStorage.getItem(`syn1.conversation.${sessionStorage.getItem('syn1.current')}`))";
 
 const QUESTION: &str = "How do I use a HashMap?";

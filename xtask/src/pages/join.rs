@@ -28,6 +28,8 @@ pub(super) fn check(swarm: &Coordinator, browser: &Browser) -> Result<()> {
 
 fn joins_and_leaves(page: &Page<'_>) -> Result<()> {
     page.wait_for("!document.querySelector('#join').disabled", PATIENCE)?;
+    let after = page.eval("Math.round(performance.getEntriesByName('interactive')[0].startTime)")?;
+    println!("the join page has loaded the node and asked for the GPU {after} ms after it was asked for");
     page.eval("document.querySelector('#name').value = 'a-page'; document.querySelector('#before').requestSubmit()")?;
     let there = "fetch('/api/topology').then((r) => r.json()).then((t) => t.nodes.some((n) => n.name === 'a-page'))";
     page.wait_for(there, PATIENCE)?;
@@ -36,5 +38,7 @@ fn joins_and_leaves(page: &Page<'_>) -> Result<()> {
     page.eval("document.querySelector('#leave').click()")?;
     page.wait_for(&format!("({there}).then((there) => !there)"), PATIENCE)?;
     page.wait_for("!document.querySelector('#before').hidden", PATIENCE)?;
-    expect(page, "where one is", "document.activeElement.id", &json!("join"))
+    expect(page, "where one is", "document.activeElement.id", &json!("join"))?;
+    // What stood in the way before still does.
+    expect(page, "what hinders", "document.querySelectorAll('#hindered .notice').length > 0", &json!(true))
 }

@@ -1,7 +1,7 @@
 //! How every page looks: at phone and desktop width, light and dark, nothing sticks out and all text has contrast.
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{PATIENCE, drawn_anew, expect, settled};
 use crate::browser::{Browser, Page, View};
@@ -47,7 +47,17 @@ fn fuses(page: &Page<'_>) -> Result<()> {
     let both = "[...document.querySelectorAll('#fusion-results section')].some((s) => s.querySelectorAll('tbody tr').length === 18)";
     expect(page, "both in a table", both, &json!(true))?;
     page.eval(&format!("({LOAD})('{{}}', '#fusion-file')"))?;
-    page.wait_for("document.querySelector('#fusion-problem').textContent.includes('names no device')", PATIENCE)
+    page.wait_for("document.querySelector('#fusion-problem').textContent.includes('names no device')", PATIENCE)?;
+    // A figure that is no number spoils nothing that stands there.
+    let spoilt = report.replacen("\"max_error\": 5", "\"max_error\": \"5\", \"was\": 5", 1);
+    ensure!(spoilt != report, "no figure was spoilt");
+    page.eval(&format!("({LOAD})({}, '#fusion-file')", json!(spoilt)))?;
+    page.wait_for("document.querySelector('#fusion-problem').textContent.includes('no shapes with arms')", PATIENCE)?;
+    page.eval("dispatchEvent(new Event('resize')), 0")?;
+    expect(page, "both in a table", both, &json!(true))?;
+    let complaints = page.console();
+    ensure!(complaints.is_empty(), "the bench page complains: {}", complaints.join("\n"));
+    Ok(())
 }
 
 /// One heading of the first rank, a main part, a language, and a mark at the page one is on.
@@ -83,10 +93,22 @@ fn compares(page: &Page<'_>) -> Result<()> {
     expect(page, "the plot", drawn, &json!([1, true]))?;
     page.eval(&format!("({LOAD})('{{}}', '#file')"))?;
     page.wait_for("document.querySelector('#problem').textContent.includes('no tokens_per_second')", PATIENCE)?;
-    expect(page, "the plot", "document.querySelectorAll('#plot .bar').length", &json!(1))
+    // A figure that is no number is named, and spoils nothing that stands there.
+    for (name, wrong) in [("first_token_ms", json!("soon")), ("hop_us", json!({}))] {
+        let mut spoilt: Value = serde_json::from_str(report)?;
+        spoilt["report"][name] = wrong;
+        page.eval(&format!("({LOAD})({}, '#file')", json!(spoilt.to_string())))?;
+        page.wait_for(&format!("document.querySelector('#problem').textContent.includes('{name}')"), PATIENCE)?;
+    }
+    page.eval("dispatchEvent(new Event('resize')), 0")?;
+    expect(page, "the plot", "document.querySelectorAll('#plot .bar').length", &json!(1))?;
+    // A number of tokens that is none is the form's to say.
+    page.eval("document.querySelector('#tokens').value = '', document.querySelector('#run').requestSubmit()")?;
+    expect(page, "no number of tokens", "document.querySelector('#during').hidden", &json!(true))?;
+    page.eval("document.querySelector('#tokens').value = '64', 0").map(drop)
 }
 
 /// Gives a text as a file to a field.
-const LOAD: &str = "(text, field) => { const files = new DataTransfer(); files.items.add(new File([text], 'a.json')); \
+pub(super) const LOAD: &str = "(text, field) => { const files = new DataTransfer(); files.items.add(new File([text], 'a.json')); \
                     const input = document.querySelector(field); input.files = files.files; \
                     input.dispatchEvent(new Event('change')); }";

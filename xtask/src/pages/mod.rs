@@ -4,6 +4,7 @@ mod chat;
 mod join;
 mod locked;
 mod look;
+mod states;
 mod template;
 
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::browser::{Browser, Gpu, Page, View};
 use crate::swarm::{self, Coordinator, Native};
-use crate::{root, setup, web};
+use crate::{built, root, setup, web};
 
 /// Tries every page, with two nodes on the bundled model. Says whether there was a browser to do it with.
 pub(crate) fn check() -> Result<bool> {
@@ -22,7 +23,7 @@ pub(crate) fn check() -> Result<bool> {
         return Ok(false);
     }
     web::build()?;
-    swarm::build()?;
+    built::build()?;
     let browser = Browser::start(Gpu::Software)?;
     let (swarm, _nodes) = start(&browser)?;
     chat::check(&swarm, &browser)?;
@@ -42,7 +43,7 @@ pub(crate) fn command() -> Result<()> {
     Ok(())
 }
 
-/// Draws every page into `args`' folder, or those that the README shows into `docs/screenshots`.
+/// Draws every page in every state into `args`' folder, or those that the README shows into `docs/screenshots`.
 pub(crate) fn screenshots(args: &[String]) -> Result<()> {
     let folder = match args {
         [] => root()?.join("docs").join("screenshots"),
@@ -54,7 +55,7 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
     }
     std::fs::create_dir_all(&folder)?;
     web::build()?;
-    swarm::build()?;
+    built::build()?;
     let browser = Browser::start(Gpu::Software)?;
     let (swarm, _nodes) = start(&browser)?;
     let page = browser.open(&swarm.url("/"), View::DESKTOP)?;
@@ -74,7 +75,7 @@ pub(crate) fn screenshots(args: &[String]) -> Result<()> {
             draw(&page, view, &folder.join(name).with_extension("png"))?;
         }
     }
-    Ok(())
+    if args.is_empty() { Ok(()) } else { states::draw_all(&browser, &folder) }
 }
 
 /// Two nodes, through which a text has passed.
@@ -129,7 +130,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const EXAMPLE: &str = "## Reading a file line by line\n\n";
 
 /// Pixels of a picture that nobody has to scroll for long.
-const TALLEST: u32 = 1400;
+const TALLEST: u32 = 1600;
 
 /// What the README shows.
 const SHOWN: [&str; 4] = ["chat-desktop-light", "chat-phone-dark", "swarm-desktop-light", "join-phone-light"];

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{ready, tab};
 use crate::browser::{Browser, Gpu, Page, View};
 use crate::swarm::{self, Coordinator};
-use crate::{setup, web};
+use crate::{built, setup, web};
 
 /// Measures and writes the raw file.
 pub(crate) fn command(file: &Path) -> Result<()> {
@@ -21,7 +21,7 @@ pub(crate) fn command(file: &Path) -> Result<()> {
         bail!("nothing was measured");
     }
     web::build()?;
-    swarm::build()?;
+    built::build()?;
     let browser = Browser::start(Gpu::Software)?;
     let mut hops = Vec::new();
     for (name, device) in [("tab, WebGPU on SwiftShader", "gpu"), ("tab, WebAssembly", "cpu")] {

@@ -2,17 +2,19 @@
 //! where it says so, native nodes beside them. The text must be the one that transformers gives.
 
 pub(crate) mod bench;
+mod ends;
 mod features;
 mod https;
 mod large;
 mod recovery;
+mod storage;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::browser::{Browser, Gpu, Page, View};
-use crate::swarm::{self, Coordinator, Golden, PATIENCE};
-use crate::{setup, web};
+use crate::swarm::{Coordinator, Golden, PATIENCE};
+use crate::{built, setup, web};
 
 /// Builds what is needed and goes through all of it. Says whether there was a browser.
 pub(crate) fn test() -> Result<bool> {
@@ -20,7 +22,7 @@ pub(crate) fn test() -> Result<bool> {
         return Ok(false);
     }
     web::build()?;
-    swarm::build()?;
+    built::build()?;
     let vulkan = setup::software_vulkan()?;
     let with_gpu = Browser::start(Gpu::Software)?;
     let golden = Golden::read()?;
@@ -29,8 +31,11 @@ pub(crate) fn test() -> Result<bool> {
     loaded_again(&with_gpu, &golden)?;
     beside_native_nodes(&with_gpu, &golden, vulkan)?;
     join_codes(&with_gpu)?;
+    ends::check(&with_gpu)?;
     large::check(&with_gpu)?;
+    storage::check(&with_gpu)?;
     features::none(&with_gpu, &golden)?;
+    features::garbage(&with_gpu)?;
     drop(with_gpu);
     features::no_webgpu(&golden)?;
     recovery::check(&golden)?;
@@ -94,7 +99,8 @@ fn loaded_again(browser: &Browser, golden: &Golden) -> Result<()> {
     ensure!(fetched(&again) == 0, "a tab that was loaded again has fetched its layers anew: {again}");
     coordinator.wait_ready(&tab)?;
     golden.cases[0].check(&tab)?;
-    println!("a tab that was loaded again serves without fetching a byte");
+    let after = tab.eval("Math.round(serving)")?;
+    println!("a tab that was loaded again serves after {after} ms, without fetching a byte");
     tab.close()
 }
 
@@ -142,8 +148,9 @@ fn tab<'a>(coordinator: &Coordinator, browser: &'a Browser, name: &str, device: 
 /// Makes a page a node; its events go to `events`.
 fn begin(page: &Page<'_>, options: &Value) -> Result<()> {
     let script = format!(
-        "import('/web/syn1.js').then(({{ SynNode }}) => {{ globalThis.events = []; globalThis.node = new \
-         SynNode({options}); node.onevent = (e) => events.push(e); node.start(); }})"
+        "import('/web/syn1.js').then(({{ SynNode }}) => {{ globalThis.events = []; globalThis.begun = \
+         performance.now(); globalThis.node = new SynNode({options}); node.onevent = (e) => {{ events.push(e); \
+         if (e.event === 'ready') globalThis.serving ??= performance.now() - begun; }}; node.start(); }})"
     );
     page.eval(&script).map(drop)
 }

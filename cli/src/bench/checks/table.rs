@@ -3,8 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -17,14 +15,12 @@ use syn1_coordinator::request::Generate;
 use syn1_coordinator::update::{Evidence, Update};
 use syn1_core::control::Hello;
 use syn1_core::limits::MAX_CONTROL;
-use syn1_core::{
-    Anonymous, CodecSet, Control, Flags, Frame, Header, Identity, Kind, Limits, Link, LinkError, LinkErrorKind, Millis,
-    Negotiated, Receive, Role, Transmit,
-};
+use syn1_core::{Anonymous, CodecSet, Control, Flags, Header, Identity, Kind, Millis, Negotiated, Role};
 use syn1_node::{Assignment, Ended, Host, Loaded, ModelInfo, NodeConfig, NodeError, NodeEvent, ProfileFigures, run};
 use syn1_node_host::Device;
 
 use super::liar::{Liar, Lie};
+use crate::bench::handed::{self, InMemory};
 use crate::model::Prepared;
 
 /// Everybody.
@@ -162,7 +158,7 @@ impl Table {
                 }
                 Action::Close(node) => drop(self.nodes.remove(&node)),
                 Action::Update(id, update) => self.updates.entry(id).or_default().push(update),
-                Action::Quarantine(node, evidence) => self.convicted.push((node, evidence)),
+                Action::Quarantine(node, _, evidence) => self.convicted.push((node, evidence)),
                 Action::Event(event) => tracing::info!(?event),
                 Action::Pack(format) => bail!("{format} was not to be packed"),
             }
@@ -202,69 +198,13 @@ impl Table {
     }
 }
 
-/// The node's end of a link without bytes.
-struct InMemory(Rc<Desk>);
-
-struct Rx {
-    desk: Rc<Desk>,
-    frame: (Header, Vec<u8>),
-}
-
-struct Tx(Rc<Desk>);
-
-/// No frame is lost in memory.
-#[derive(Debug)]
-struct Never;
-
-impl fmt::Display for Never {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a link in memory failed")
-    }
-}
-
-impl std::error::Error for Never {}
-
-impl LinkError for Never {
-    fn kind(&self) -> LinkErrorKind {
-        LinkErrorKind::Other
+impl handed::Desk for Desk {
+    fn take(&self) -> Option<(Header, Vec<u8>)> {
+        self.inbox.borrow_mut().pop_front()
     }
 
-    fn version(&self) -> Option<u8> {
-        None
-    }
-}
-
-impl Link for InMemory {
-    type Error = Never;
-    type Rx = Rx;
-    type Tx = Tx;
-
-    fn split(self) -> (Rx, Tx) {
-        (Rx { desk: self.0.clone(), frame: (Header::control(0), Vec::new()) }, Tx(self.0))
-    }
-}
-
-impl Receive for Rx {
-    type Error = Never;
-
-    async fn recv(&mut self) -> Result<Frame<'_>, Never> {
-        self.frame = poll_fn(|_| match self.desk.inbox.borrow_mut().pop_front() {
-            Some(frame) => Poll::Ready(frame),
-            None => Poll::Pending,
-        })
-        .await;
-        Ok(Frame { header: self.frame.0, payload: &self.frame.1 })
-    }
-
-    fn set_limits(&mut self, _: Limits) {}
-}
-
-impl Transmit for Tx {
-    type Error = Never;
-
-    async fn send(&mut self, header: &Header, payload: &[u8]) -> Result<(), Never> {
-        self.0.outbox.borrow_mut().push_back((*header, payload.to_vec()));
-        Ok(())
+    fn give(&self, header: &Header, payload: &[u8]) {
+        self.outbox.borrow_mut().push_back((*header, payload.to_vec()));
     }
 }
 

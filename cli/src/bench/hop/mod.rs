@@ -142,7 +142,7 @@ fn measure(args: &Args, prepared: &Prepared) -> Result<Report> {
     let mut arms = Vec::new();
     for codec in &args.codec {
         let form = Form::plain(codec.codec());
-        let engine = device.engine(plan.clone(), &pieces, config)?;
+        let engine = device.step_engine(plan.clone(), &pieces, config)?;
         let mut node = Node::new(engine, &plan, config, form)?;
         for &position in &args.at {
             arms.push(arm(args, &plan, &mut node, *codec, position)?);

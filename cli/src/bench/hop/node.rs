@@ -2,8 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt;
-use std::future::poll_fn;
 use std::ops::{ControlFlow, Range};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,15 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use syn1_core::control::{Assign, Hello, Model, Open, Output};
 use syn1_core::limits::MAX_CONTROL;
-use syn1_core::{
-    Anonymous, CodecSet, Control, Flags, Form, Frame, Header, Identity, Kind, Limits, Link, LinkError, LinkErrorKind,
-    Millis, Receive, Role, Transmit,
-};
+use syn1_core::{Anonymous, CodecSet, Control, Flags, Form, Header, Identity, Kind, Millis, Role};
 use syn1_kernels::engine::{Decode, Engine, EngineConfig, EngineError, Slot, Step};
 use syn1_kernels::gpu::StepTimes;
 use syn1_model::plan::Plan;
 use syn1_node::{Assignment, Ended, Host, Loaded, ModelInfo, NodeConfig, NodeError, NodeEvent, ProfileFigures, run};
 use syn1_node_host::AnyEngine;
+
+use crate::bench::handed::{self, InMemory};
 
 /// When a hop passed where.
 #[derive(Clone, Copy, Debug)]
@@ -167,80 +164,24 @@ impl Node {
     }
 }
 
-/// The node's end of a link without bytes: what was put on the desk arrives whole.
-struct InMemory(Rc<Desk>);
-
-struct Rx {
-    desk: Rc<Desk>,
-    frame: (Header, Vec<u8>),
-}
-
-struct Tx(Rc<Desk>);
-
-/// No frame is lost in memory.
-#[derive(Debug)]
-struct Never;
-
-impl fmt::Display for Never {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a link in memory failed")
-    }
-}
-
-impl std::error::Error for Never {}
-
-impl LinkError for Never {
-    fn kind(&self) -> LinkErrorKind {
-        LinkErrorKind::Other
+impl handed::Desk for Desk {
+    fn take(&self) -> Option<(Header, Vec<u8>)> {
+        let frame = self.inbox.borrow_mut().pop_front()?;
+        self.stamps.set(Stamps { frame_in: Instant::now(), ..self.stamps.get() });
+        Some(frame)
     }
 
-    fn version(&self) -> Option<u8> {
-        None
-    }
-}
-
-impl Link for InMemory {
-    type Error = Never;
-    type Rx = Rx;
-    type Tx = Tx;
-
-    fn split(self) -> (Rx, Tx) {
-        (Rx { desk: self.0.clone(), frame: (Header::control(0), Vec::new()) }, Tx(self.0))
-    }
-}
-
-impl Receive for Rx {
-    type Error = Never;
-
-    async fn recv(&mut self) -> Result<Frame<'_>, Never> {
-        self.frame = poll_fn(|_| match self.desk.inbox.borrow_mut().pop_front() {
-            Some(frame) => Poll::Ready(frame),
-            None => Poll::Pending,
-        })
-        .await;
-        let stamps = self.desk.stamps.get();
-        self.desk.stamps.set(Stamps { frame_in: Instant::now(), ..stamps });
-        Ok(Frame { header: self.frame.0, payload: &self.frame.1 })
-    }
-
-    fn set_limits(&mut self, _: Limits) {}
-}
-
-impl Transmit for Tx {
-    type Error = Never;
-
-    async fn send(&mut self, header: &Header, payload: &[u8]) -> Result<(), Never> {
+    fn give(&self, header: &Header, payload: &[u8]) {
         let now = Instant::now();
         if header.kind == Kind::Control {
             if let Ok(Control::Unable(_) | Control::Failed(_) | Control::Bye(_)) = Control::decode(payload) {
                 let said = format!("the node said {:?}", Control::decode(payload));
-                self.0.trouble.borrow_mut().get_or_insert(said);
+                self.trouble.borrow_mut().get_or_insert(said);
             }
         } else {
-            self.0.stamps.set(Stamps { frame_out: now, ..self.0.stamps.get() });
-            *self.0.answer.borrow_mut() = Some((*header, payload.to_vec()));
+            self.stamps.set(Stamps { frame_out: now, ..self.stamps.get() });
+            *self.answer.borrow_mut() = Some((*header, payload.to_vec()));
         }
-        Ok(())
     }
 }
 

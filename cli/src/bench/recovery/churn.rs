@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use syn1_coordinator::server::Server;
 use tokio::process::Child;
 
-use super::{ArmReport, Bench, Nodes, PATIENCE, Text, ready, report, take_part};
+use super::{ArmReport, Bench, Nodes, PATIENCE, Text, report, take_part};
 use crate::progress::CountBar;
 
 /// What happens in mid-text.
@@ -26,44 +26,29 @@ const EVENTS: [Event; 5] = [Event::Kill, Event::Join, Event::Restart, Event::Lea
 impl Bench<'_> {
     /// One swarm with a spare, through all events.
     pub(super) async fn churn(&self, bar: &CountBar) -> Result<ArmReport> {
-        let server = self.server()?;
-        let mut nodes = Vec::new();
-        let mut number = 0;
-        for _ in 0..=self.args.nodes {
-            number += 1;
-            self.join(&server, &mut nodes, number).await?;
-        }
-        ready(&server).await?;
+        let (server, mut nodes) = self.swarm_with_spare().await?;
         let undisturbed = self.texts(&server, async || Ok(())).await?;
         let expected: Vec<Vec<u32>> = undisturbed.into_iter().map(|text| text.ids).collect();
         let mut disturbed = Vec::new();
         for (count, event) in EVENTS.into_iter().cycle().take(self.args.churn.into()).enumerate() {
-            number += 1;
-            disturbed.push(self.event(&server, &mut nodes, event, count, number).await?);
+            disturbed.push(self.event(&server, &mut nodes, event, count).await?);
             bar.step();
         }
         Ok(report("they come and go", &expected, disturbed))
     }
 
-    /// The texts of all streams while something happens to the node at one place of the chain, or one with a new number joins.
-    async fn event(
-        &self,
-        server: &Server,
-        nodes: &mut Nodes,
-        event: Event,
-        place: usize,
-        number: usize,
-    ) -> Result<Vec<Text>> {
+    /// The texts of all streams while something happens to the node at one place of the chain, or another one joins.
+    async fn event(&self, server: &Server, nodes: &mut Nodes, event: Event, count: usize) -> Result<Vec<Text>> {
         let losses = server.recovery().rerouted;
         let texts = self.texts(server, async || match event {
-            Event::Kill => take_part(server, nodes, place)?.1.kill().await.context("cannot kill a node"),
-            Event::Join => self.join(server, nodes, number).await,
+            Event::Kill => take_part(server, nodes, count)?.1.kill().await.context("cannot kill a node"),
+            Event::Join => self.join(server, nodes, self.newcomer(count)).await,
             Event::Restart => {
-                let (name, mut node) = take_part(server, nodes, place)?;
+                let (name, mut node) = take_part(server, nodes, count)?;
                 node.kill().await.context("cannot kill a node")?;
                 self.start(server, nodes, name).await
             }
-            Event::Leave => leave(take_part(server, nodes, place)?).await,
+            Event::Leave => leave(take_part(server, nodes, count)?).await,
         });
         let texts = texts.await?;
         if !matches!(event, Event::Join) && server.recovery().rerouted == losses {

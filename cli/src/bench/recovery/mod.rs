@@ -170,22 +170,14 @@ impl<'a> Bench<'a> {
     /// One chain, and for each node that is killed another one comes as the next spare. Also gives the longest gap of texts
     /// that nobody disturbs, in milliseconds.
     async fn with_spare(&self, bar: &CountBar) -> Result<(f64, ArmReport)> {
-        let server = self.server()?;
-        let mut nodes = Vec::new();
-        let mut number = 0;
-        for _ in 0..=self.args.nodes {
-            number += 1;
-            self.join(&server, &mut nodes, number).await?;
-        }
-        ready(&server).await?;
+        let (server, mut nodes) = self.swarm_with_spare().await?;
         let undisturbed = self.texts(&server, async || Ok(())).await?;
         let expected: Vec<Vec<u32>> = undisturbed.iter().map(|text| text.ids.clone()).collect();
         let calm = undisturbed.iter().map(|text| text.longest_gap.as_secs_f64() * 1e3).collect();
         let mut disturbed = Vec::new();
         for kill in 0..usize::from(self.args.kills) {
             disturbed.push(self.disturbed(&server, &mut nodes, kill).await?);
-            number += 1;
-            self.join(&server, &mut nodes, number).await?;
+            self.join(&server, &mut nodes, self.newcomer(kill)).await?;
             bar.step();
         }
         Ok((super::median(calm), report("a spare takes over", &expected, disturbed)))
@@ -209,6 +201,22 @@ impl<'a> Bench<'a> {
             bar.step();
         }
         Ok(report("those left take over", &expected, disturbed))
+    }
+
+    /// A chain that serves, and one node beside it.
+    async fn swarm_with_spare(&self) -> Result<(Server, Nodes)> {
+        let server = self.server()?;
+        let mut nodes = Vec::new();
+        for number in 1..=usize::from(self.args.nodes) + 1 {
+            self.join(&server, &mut nodes, number).await?;
+        }
+        ready(&server).await?;
+        Ok((server, nodes))
+    }
+
+    /// The number of the node that joins such a swarm at its `count`th event, from 0 on.
+    fn newcomer(&self, count: usize) -> usize {
+        usize::from(self.args.nodes) + 2 + count
     }
 
     fn server(&self) -> Result<Server> {

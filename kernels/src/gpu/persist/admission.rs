@@ -1,20 +1,17 @@
-//! Whether the token loop may run as one dispatch, and with how many workgroups.
-
-use std::ops::ControlFlow;
-use std::time::Duration;
+//! Whether the token loop or a step may run as one dispatch, and with how many workgroups.
 
 use syn1_model::plan::{Plan, WeightFormat};
-use web_time::Instant;
 use wgpu::{BufferUsages, Features};
 
+use super::super::bank::Layout;
 use super::super::device::GpuDevice;
-use super::super::engine::GpuEngine;
+use super::super::engine::Persistence;
 use super::super::memory::{View, bind, buffer};
-use super::super::program::kv_layer_bytes;
 use super::super::readback::Readback;
 use super::super::shader::{File, Kernels};
 use super::super::weights::Arena;
-use crate::engine::{Decode, Engine, EngineConfig, EngineError};
+use super::Work;
+use crate::engine::EngineError;
 
 /// What the kernel needs of an adapter beside subgroups.
 pub(in super::super) const FEATURES: Features =
@@ -27,12 +24,16 @@ pub(in super::super) struct Size {
     pub(in super::super) threads: u32,
 }
 
-/// What about the plan, the device or the size does not allow it, if anything.
-pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &EngineConfig, size: Size) -> Option<String> {
+/// What about the plan, the device, the size or the KV caches, which lie as `layout` says, does not allow the `work`, if
+/// anything.
+fn obstacle(device: &GpuDevice, plan: &Plan, layout: &Layout, work: Work, size: Size) -> Option<String> {
     let (spec, limits) = (&plan.spec, &device.limits);
     let not = |what: &str| Some(what.to_owned());
-    if !(plan.embeds() && plan.heads()) {
+    if work == Work::Loop && !(plan.embeds() && plan.heads()) {
         return not("this is only a part of the model");
+    }
+    if plan.layers.is_empty() {
+        return not("there are no layers");
     }
     let lanes = match device.subgroup_sizes() {
         Some((least, most)) if least == most => least,
@@ -69,7 +70,7 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
         return not("a width of the model is no multiple of 32");
     }
     let Size { groups, threads } = size;
-    let most = most_groups(plan);
+    let most = most_groups(plan, work);
     if groups == 0 || groups > most {
         return Some(format!("there are rows for {most} workgroups, not for {groups}"));
     }
@@ -92,23 +93,39 @@ pub(in super::super) fn obstacle(device: &GpuDevice, plan: &Plan, config: &Engin
     if limits.max_storage_buffers_per_shader_stage < BINDINGS {
         return Some(format!("the device binds fewer than {BINDINGS} buffers"));
     }
-    let kv = kv_layer_bytes(plan, config) * plan.layers.len() as u64;
-    let largest = Arena::bytes(plan).into_iter().chain([kv]).max().unwrap_or(0);
+    let largest = Arena::bytes(plan).into_iter().chain([layout.bytes()]).max().unwrap_or(0);
     let most = limits.max_storage_buffer_binding_size;
-    (largest > most).then(|| format!("weights or KV cache have {largest} bytes, one binding {most}"))
+    (largest > most).then(|| format!("weights or KV caches have {largest} bytes, one binding {most}"))
 }
 
-/// The size for `plan`; none where something stands in the way, which is logged.
+/// The size of the `work` of `plan` as it is `wished` for; none where that is not at all, or where a measured one has
+/// something in its way, which is logged.
 ///
 /// # Errors
-/// What the device says.
+/// What stands in the way of a size that was given; what the device says.
 pub(in super::super) fn size(
     device: &GpuDevice,
     plan: &Plan,
-    config: &EngineConfig,
+    layout: &Layout,
+    work: Work,
+    wished: Persistence,
 ) -> Result<Option<Size>, EngineError> {
+    match wished {
+        Persistence::Off => Ok(None),
+        Persistence::Measured => measured(device, plan, layout, work),
+        Persistence::Sized { groups, threads } => {
+            let size = Size { groups, threads };
+            match obstacle(device, plan, layout, work, size) {
+                Some(why) => Err(device.unsupported(format!("{}: {why}", work.name()))),
+                None => Ok(Some(size)),
+            }
+        }
+    }
+}
+
+fn measured(device: &GpuDevice, plan: &Plan, layout: &Layout, work: Work) -> Result<Option<Size>, EngineError> {
     let refused = |why: &str| {
-        tracing::debug!("{}: no token loop in one dispatch: {why}", device.name());
+        tracing::debug!("{}: not {}: {why}", device.name(), work.name());
         Ok(None)
     };
     if !device.may_persist() {
@@ -118,9 +135,9 @@ pub(in super::super) fn size(
         return refused("the device's workgroups are small");
     }
     // What computes holds two such workgroups; one of half the threads leaves its registers to the weights.
-    let groups = (residents(device)? / 2).min(most_groups(plan));
+    let groups = (residents(device)? / 2).min(most_groups(plan, work));
     let size = Size { groups, threads: PROBE_THREADS / 2 };
-    match obstacle(device, plan, config, size) {
+    match obstacle(device, plan, layout, work, size) {
         Some(why) => refused(&why),
         None => Ok(Some(size)),
     }
@@ -128,9 +145,10 @@ pub(in super::super) fn size(
 
 /// Workgroups at most: every one must have rows of every product, which keeps fast ones from overwriting what slow ones
 /// still read.
-fn most_groups(plan: &Plan) -> u32 {
+fn most_groups(plan: &Plan, work: Work) -> u32 {
     let spec = &plan.spec;
-    let rows = [spec.width, spec.qkv_rows(), spec.ffn, spec.vocab].into_iter().min().unwrap_or(0);
+    let head = if work == Work::Loop { spec.vocab } else { usize::MAX };
+    let rows = [spec.width, spec.qkv_rows(), spec.ffn, head].into_iter().min().unwrap_or(0);
     (rows / 2) as u32
 }
 
@@ -168,58 +186,6 @@ fn residents(device: &GpuDevice) -> Result<u32, EngineError> {
 /// Workgroups that the probe looks for at most.
 const MOST_GROUPS: u32 = 1024;
 
-impl GpuEngine {
-    /// Keeps the persistent kernel only if it gives the same tokens as the other kernels, and at least [`GAIN`] times as
-    /// many a second.
-    ///
-    /// # Errors
-    /// What the device says.
-    pub(in super::super) fn admit(&mut self) -> Result<(), EngineError> {
-        let count = TRIAL.min(self.config.max_positions);
-        let slot = self.open()?;
-        let trial = |engine: &mut Self| -> Result<(Vec<u32>, Duration), EngineError> {
-            let mut ids = Vec::with_capacity(count);
-            let sink = |id| {
-                ids.push(id);
-                ControlFlow::Continue(())
-            };
-            let begun = Instant::now();
-            pollster::block_on(engine.token_loop(Decode::greedy(slot, 0, 0, count), sink))?;
-            Ok((ids, begun.elapsed()))
-        };
-        let mut times = [Duration::MAX; 2];
-        let mut texts = [Vec::new(), Vec::new()];
-        for _ in 0..=TRIALS {
-            for (arm, (time, text)) in times.iter_mut().zip(&mut texts).enumerate() {
-                let aside = if arm == 0 { self.persist.take() } else { None };
-                let tried = trial(self);
-                if arm == 0 {
-                    self.persist = aside;
-                }
-                let (ids, took) = tried?;
-                (*text, *time) = (ids, took.min(*time));
-            }
-        }
-        self.close(slot);
-        let gain = times[0].as_secs_f64() / times[1].as_secs_f64();
-        let (is_same, name) = (texts[0] == texts[1], self.device.name());
-        tracing::debug!("{name}: the token loop in one dispatch: {gain:.2} times as fast, same tokens: {is_same}");
-        if !is_same || gain < GAIN {
-            self.persist = None;
-        }
-        Ok(())
-    }
-}
-
-/// Tokens of a trial of the persistent kernel.
-const TRIAL: usize = 48;
-
-/// Trials of each arm behind a first one that warms up.
-const TRIALS: usize = 2;
-
-/// How much faster the persistent kernel must be.
-const GAIN: f64 = 1.15;
-
 /// Threads of a workgroup of the residency probe.
 const PROBE_THREADS: u32 = 1024;
 
@@ -236,9 +202,13 @@ mod tests {
     fn the_text_declares_as_many_buffers_as_a_device_is_asked_for() {
         for (tables, kv) in [("W32", "F32"), ("W16", "F16"), ("W8", "F16")] {
             for positions in ["LEARNED", "ROTATED"] {
-                let text = variant(File::Persist, &[tables, kv, positions]);
+                let text = variant(File::Persist, &["LOOP", tables, kv, positions]);
                 assert_eq!(bindings(&text).len(), BINDINGS as usize, "{tables} {kv} {positions}");
                 assert_eq!(text.matches("@binding(").count(), BINDINGS as usize, "{tables} {kv} {positions}");
+                // A step reads no tables and chooses no token.
+                let text = variant(File::Persist, &["STEP", tables, kv, positions]);
+                assert_eq!(bindings(&text).len(), BINDINGS as usize - 3, "{tables} {kv} {positions}");
+                assert_eq!(text.matches("@binding(").count(), BINDINGS as usize - 3, "{tables} {kv} {positions}");
             }
         }
     }

@@ -8,12 +8,13 @@ use super::super::gemv::center;
 use super::super::program::Program;
 use super::super::shader::{File, cached, gathered, stored, variant};
 use super::super::weights::Weights;
+use super::Work;
 use super::admission::Size;
 use crate::engine::EngineConfig;
 
 /// The kernel of one plan.
 pub(super) struct Shape {
-    /// Its WGSL: persist.wgsl and a copy of persist_product.wgsl for each product of a layer, and for the head.
+    /// Its WGSL: persist.wgsl and a copy of persist_product.wgsl for each product of a layer, and for a loop's head.
     pub(super) text: String,
     /// The values of the text's overrides.
     pub(super) overrides: Vec<(String, f64)>,
@@ -29,21 +30,21 @@ struct Kind {
 }
 
 impl Shape {
-    /// For `plan`, on workgroups whose subgroups have `lanes` threads.
+    /// For the `work` of `plan`, on workgroups whose subgroups have `lanes` threads.
     pub(super) fn new(
         plan: &Plan,
         weights: &Weights,
         program: &Program,
         config: &EngineConfig,
-        size: Size,
+        (work, size): (Work, Size),
         lanes: u32,
     ) -> Self {
-        let mut maker = Maker { overrides: Vec::new(), kinds: Vec::new(), quads: 1, lanes, size };
+        let mut maker = Maker { overrides: Vec::new(), kinds: Vec::new(), quads: 1, lanes, size, work };
         let slots = maker.places(plan);
         maker.attention(plan, program, config);
         maker.products(plan, weights);
         let positions = if plan.pieces.contains(&Piece::Positions) { "LEARNED" } else { "ROTATED" };
-        let tags = [cached(plan.format.kv()), positions];
+        let tags = [work.tag(), cached(plan.format.kv()), positions];
         let with = |own: &[&'static str]| [&tags[..], own].concat();
         let inputs = kept(plan.format);
         let mut text =
@@ -83,6 +84,7 @@ struct Maker {
     quads: usize,
     lanes: u32,
     size: Size,
+    work: Work,
 }
 
 impl Maker {
@@ -137,7 +139,7 @@ impl Maker {
         self.set("KV_HEADS", spec.kv_heads as f64);
         self.set("ROPE_QUADS", program.rotations.first().map_or(0.0, |rotation| f64::from(rotation.quads())));
         self.set("CONTEXT", config.max_positions as f64);
-        self.set("KV_LAYER", (program.kv_layer_bytes / kv_element) as f64);
+        self.set("KV_LAYER", (program.layout.layer_bytes() / kv_element) as f64);
     }
 
     /// The products of a layer and the head. All blocks are laid out like the first one.
@@ -167,13 +169,13 @@ impl Maker {
                     self.set("WARM", ((block_bytes - gemv.matrix.data.offset).min(FETCHED) / 32) as f64);
                 }
                 Op::Down { gemv, .. } if gemv.matrix.data.piece == first => self.product("down", gemv, false),
-                Op::Head { gemv, softcap } => {
+                Op::Head { gemv, softcap } if self.work == Work::Loop => {
                     self.product("head", gemv, false);
                     self.set("CAP", f64::from(softcap.unwrap_or(0.0)));
                     self.set("HEAD_AT", quad(gemv.matrix.data.piece));
                     self.set("HEAD_EXTRA", quad(gemv.aux.piece));
                 }
-                Op::Step { tokens, positions, scale } => {
+                Op::Step { tokens, positions, scale } if self.work == Work::Loop => {
                     self.set("TOKENS", 4.0 * quad(tokens.data.piece));
                     self.set("TOKEN_ROW", (tokens.row_bytes() / 4) as f64);
                     self.set("TOKEN_STRIDE", tokens.stride as f64);
