@@ -25,8 +25,9 @@ fn whatever_is_lost_every_request_ends_and_none_with_other_tokens() {
     }
     let happens = losses > 500 && replayed > 5_000 && moved > 50 && finished > 4_000 && hits > 500;
     assert!(happens, "{losses} {replayed} {moved} {finished} {hits}: too little happens");
-    // Machines say of their layers up to three times what these take. Some have been cut off or slept just before.
-    assert!(timed > 200 && foreseen * 10 > timed * 9, "{foreseen} of {timed} texts took what was predicted");
+    // Two of three machines say of their layers two and three times what these take. Some chains were cut or laid anew just
+    // before the text, and a ping counts whole milliseconds here.
+    assert!(timed > 500 && foreseen * 5 > timed * 4, "{foreseen} of {timed} texts took what was predicted");
 }
 
 #[test]
