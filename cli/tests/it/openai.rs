@@ -70,7 +70,7 @@ async fn the_openai_client_finds_what_it_knows() {
 /// The Python that has the packages of `openai/requirements.txt`.
 fn python() -> PathBuf {
     let program = if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" };
-    // The test's own program is TARGET/debug/deps/openai-0123456789abcdef.
+    // The test's own program is TARGET/debug/deps/it-0123456789abcdef.
     let test = std::env::current_exe().unwrap();
     let target = test.ancestors().nth(3).map(Path::to_owned).unwrap();
     let python = target.join("openai-client").join(program);
