@@ -9,9 +9,9 @@ pub(crate) const RETURN_GRACE: Duration = Duration::from_secs(35);
 /// Devices that join within this time are placed together.
 pub(crate) const PLACE_SETTLE: Duration = Duration::from_millis(300);
 
-/// Tokens of the coordinator's own that pass a chain nobody asks anything of: the first proves it, and of as many more what a
-/// node takes is known to a few percent.
-pub(crate) const PROOF_TOKENS: usize = 8;
+/// Tokens of the coordinator's own that pass a chain nobody asks anything of: the first proves it, and by the time of the last
+/// those that were slow because everything was cold no longer count.
+pub(crate) const PROOF_TOKENS: usize = 40;
 
 /// They end behind this time: on a slow chain a few tell enough, and nobody is to be kept at work for figures.
 pub(crate) const PROOF_TIME: Duration = Duration::from_secs(1);

@@ -513,4 +513,4 @@ fn shutting_down_ends_every_request_and_says_goodbye() {
 }
 
 /// Passes of the coordinator's own: the token that proves a chain, and those that measure it.
-const PROOF: usize = 8;
+const PROOF: usize = 40;

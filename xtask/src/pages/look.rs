@@ -89,7 +89,7 @@ fn compares(page: &Page<'_>) -> Result<()> {
     let report = include_str!("../../../docs/benchmarks/raw/decode-gpt2-f16-cpu.json");
     page.eval(&format!("({LOAD})({}, '#file')", json!(report)))?;
     page.wait_for("document.querySelectorAll('#plot .bar').length === 1", PATIENCE)?;
-    let drawn = "[document.querySelectorAll('#plot .limit').length, document.querySelector('#table').textContent.includes('87 %')]";
+    let drawn = "[document.querySelectorAll('#plot .limit').length, document.querySelector('#table').textContent.includes('80 %')]";
     expect(page, "the plot", drawn, &json!([1, true]))?;
     page.eval(&format!("({LOAD})('{{}}', '#file')"))?;
     page.wait_for("document.querySelector('#problem').textContent.includes('no tokens_per_second')", PATIENCE)?;
