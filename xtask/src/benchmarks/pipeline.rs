@@ -16,9 +16,10 @@ pub(super) fn render(raw: &[Raw], text: &mut String) {
             "## Chains of nodes behind links: {machine}\n\nEvery node is a process, and the machine's cores are shared by all. \
              Links are relays of our own with the round trip and rate that is named; what a relay takes here is measured and \
              counts as link. *Added* is what a hop takes beside computing and its link, *predicted* what the coordinator's \
-             placement says a token takes, and how far the measured one is from it.\n\n\
+             placement says a token takes before it has seen any text, and how far that is from the measured one; *later*, how \
+             far it is behind a turn of all these texts.\n\n\
              | chain | texts | tok/s | times one | bound | a token | computing | links | not computing | added a hop | \
-             predicted |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+             predicted | later |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
         );
         let mut commands = String::new();
         for raw in raw.iter().filter(|raw| raw.machine == machine) {
@@ -33,8 +34,7 @@ pub(super) fn render(raw: &[Raw], text: &mut String) {
 }
 
 fn line(report: &Pipeline, arm: &PipelineArm) -> String {
-    let Pipeline { model, weights, wire, stages, threads, round_trip_ms, up_mbit_per_s, predicted_ms, off, .. } =
-        report;
+    let Pipeline { model, weights, wire, stages, threads, round_trip_ms, up_mbit_per_s, .. } = report;
     let model = model.split(' ').next().unwrap_or_default();
     let link = match (round_trip_ms, up_mbit_per_s) {
         (0.0, None) => "direct".to_owned(),
@@ -45,13 +45,12 @@ fn line(report: &Pipeline, arm: &PipelineArm) -> String {
         .map_or_else(String::new, |threads| format!(", {threads} thread{}", if threads == 1 { "" } else { "s" }));
     let ms = |ms: f64| format!("{ms:.2} ms");
     let dash = || "-".to_owned();
-    let predicted = match off {
-        Some(off) if arm.streams == 1 => format!("{} ({:+.0} %)", ms(*predicted_ms), off * 100.0),
-        _ => dash(),
-    };
+    let per_cent = |off: Option<f64>| off.filter(|_| arm.streams == 1).map(|off| format!("{:+.0} %", off * 100.0));
+    let predicted = per_cent(report.off_first).map(|off| format!("{} ({off})", ms(report.predicted_first_ms)));
+    let (predicted, later) = (predicted.unwrap_or_else(dash), per_cent(report.off).unwrap_or_else(dash));
     format!(
         "| {model} {weights}, {stages} nodes{threads}, {link}, wire {wire} | {} | {} | {:.1}x | {} ({}) | {} | {} | {} | {} | {} | \
-         {predicted} |\n",
+         {predicted} | {later} |\n",
         arm.streams,
         number(arm.tokens_per_second),
         arm.of_one,

@@ -327,7 +327,8 @@ pub(super) struct Pipeline {
     pub(super) threads: Option<usize>,
     pub(super) round_trip_ms: f64,
     pub(super) up_mbit_per_s: Option<f64>,
-    pub(super) predicted_ms: f64,
+    pub(super) predicted_first_ms: f64,
+    pub(super) off_first: Option<f64>,
     pub(super) off: Option<f64>,
     pub(super) arms: Vec<PipelineArm>,
 }
@@ -427,7 +428,7 @@ mod tests {
             "exchange_us": 2.0, "unwaited_exchange_us": 1.5, "unwaited_us": 2.0, "token_us": 3.0}"#;
         assert!(matches!(raw("c", parts).unwrap().report, Report::LoopParts(report) if report.exchanges == 12));
         let pipeline = r#"{"model": "m", "weights": "f16", "wire": "q8", "stages": 2, "threads": null, "round_trip_ms": 20.0,
-            "up_mbit_per_s": null, "predicted_ms": 4.0, "off": 0.1, "arms": []}"#;
+            "up_mbit_per_s": null, "predicted_first_ms": 4.0, "off_first": 0.1, "off": 0.2, "arms": []}"#;
         assert!(matches!(raw("c", pipeline).unwrap().report, Report::Pipeline(report) if report.stages == 2));
         assert!(raw("c", r#"{"something": 1}"#).is_err());
         assert!(raw("", DECODE).is_err());
