@@ -4,15 +4,15 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::server_config;
+use crate::support::{server_config, session_config};
 use syn1_coordinator::request::Generate;
 use syn1_coordinator::sample::Sampling;
 use syn1_coordinator::server::{Server, ServerConfig, StartError};
 use syn1_coordinator::update::Event;
 use syn1_core::control::{Bye, Loaded, Profile};
 use syn1_core::{
-    Anonymous, CodecSet, Control, Decoder, Event as SessionEvent, Flags, Header, Identity, Kind, Limits, Millis,
-    Reason, Role, Session, SessionConfig, encode_control,
+    Anonymous, Control, Decoder, Event as SessionEvent, Header, Identity, Kind, Limits, Millis, Reason, Session,
+    SessionConfig, encode_control,
 };
 use syn1_identity::Keys;
 
@@ -82,19 +82,8 @@ fn silence_is_not_waited_for() {
 
 /// What a node with `keys` says until the link stands or is closed.
 fn join(link: &mut TcpStream, keys: Option<&Keys>) {
-    let config = SessionConfig {
-        role: Role::Node,
-        agent: "test",
-        codecs: CodecSet::ACTIVATIONS,
-        flags: Flags::NEGOTIABLE,
-        max_payload: 1 << 20,
-        max_rows: 8,
-        credit: 4,
-        model: [0; 32],
-        prove: true,
-    };
     let identity: &dyn Identity = keys.map_or(&Anonymous, |keys| keys);
-    let config = SessionConfig { prove: keys.is_some(), ..config };
+    let config = SessionConfig { prove: keys.is_some(), ..session_config() };
     let mut session = Session::new(config, identity, [3; 32], Millis(0));
     let mut decoder = Decoder::new(vec![0; 4096], Limits::handshake());
     loop {
@@ -146,17 +135,7 @@ struct Miser {
 
 impl Miser {
     fn join(server: &Server) -> Self {
-        let config = SessionConfig {
-            role: Role::Node,
-            agent: "test",
-            codecs: CodecSet::ACTIVATIONS,
-            flags: Flags::NEGOTIABLE,
-            max_payload: 1 << 20,
-            max_rows: 8,
-            credit: 1,
-            model: [0; 32],
-            prove: false,
-        };
+        let config = SessionConfig { credit: 1, ..session_config() };
         let link = TcpStream::connect(server.tcp()).unwrap();
         link.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let session = Session::new(config, Anonymous, [0; 32], Millis(0));

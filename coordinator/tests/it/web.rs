@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{server_config, session_config};
 use syn1_coordinator::door::JoinCode;
 use syn1_coordinator::front::Front;
 use syn1_coordinator::server::{Server, ServerConfig};
 use syn1_coordinator::tls::Tls;
 use syn1_coordinator::update::Event;
-use syn1_core::{
-    CodecSet, Control, Flags, Header, Link as _, Millis, Reason, Receive, Role, Session, SessionConfig, Transmit,
-};
+use syn1_core::{Control, Header, Link as _, Millis, Reason, Receive, Session, Transmit};
 use syn1_core::{Event as SessionEvent, LinkErrorKind};
 use syn1_identity::Keys;
 use syn1_transport_tcp::{TcpLink, TokioLink};
@@ -20,7 +19,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 fn server(front: Front) -> Server {
-    Server::start(ServerConfig { front, ..crate::support::server_config() }).unwrap()
+    Server::start(ServerConfig { front, ..server_config() }).unwrap()
 }
 
 fn code(text: &str) -> JoinCode {
@@ -135,18 +134,7 @@ async fn join(server: &Server, code: Option<&str>) -> (Rx, Tx) {
 
 /// What a node with `keys` hears before anything else than greetings: a model's name, or a goodbye.
 async fn greet<R: Receive, T: Transmit>(link: &mut (R, T), keys: &Keys) -> Result<String, (Reason, String)> {
-    let config = SessionConfig {
-        role: Role::Node,
-        agent: "test",
-        codecs: CodecSet::ACTIVATIONS,
-        flags: Flags::NEGOTIABLE,
-        max_payload: 1 << 20,
-        max_rows: 8,
-        credit: 4,
-        model: [0; 32],
-        prove: false,
-    };
-    let mut session = Session::new(config, keys.clone(), [3; 32], Millis(0));
+    let mut session = Session::new(session_config(), keys.clone(), [3; 32], Millis(0));
     let (rx, tx) = link;
     loop {
         let mut out = [0; 2048];

@@ -16,7 +16,7 @@ use syn1_coordinator::server::ServerConfig;
 use syn1_coordinator::update::{Event, Update};
 use syn1_coordinator::wire::Wire;
 use syn1_core::control::{Closed, Loaded, Open, Profile};
-use syn1_core::{Codec, CodecSet, Control, Flags, Form, Header, Kind, Negotiated};
+use syn1_core::{Codec, CodecSet, Control, Flags, Form, Header, Kind, Negotiated, Role, SessionConfig};
 use syn1_identity::Keys;
 use syn1_model::plan::WeightFormat;
 use syn1_model::spec::Spec;
@@ -247,6 +247,21 @@ pub(crate) fn config(policy: Policy) -> CoreConfig {
         relay_bytes: 1 << 20,
         prefix_cache: PrefixCache::Off,
         tokenizer: None,
+    }
+}
+
+/// How a node's end of a link begins, which proves no key.
+pub(crate) fn session_config() -> SessionConfig {
+    SessionConfig {
+        role: Role::Node,
+        agent: "test",
+        codecs: CodecSet::ACTIVATIONS,
+        flags: Flags::NEGOTIABLE,
+        max_payload: 1 << 20,
+        max_rows: 8,
+        credit: 4,
+        model: [0; 32],
+        prove: false,
     }
 }
 
