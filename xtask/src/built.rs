@@ -4,7 +4,7 @@
 //! dev-dependencies, as examples do. Asked for in any other way, half of the workspace would be compiled a second time.
 
 use std::env::{self, consts::EXE_EXTENSION};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -33,7 +33,12 @@ pub(crate) fn example(name: &str) -> Result<PathBuf> {
 }
 
 fn folder() -> Result<PathBuf> {
+    Ok(target()?.join("debug"))
+}
+
+/// The folder of all that cargo builds of this workspace.
+pub(crate) fn target() -> Result<PathBuf> {
     let named = env::var_os("CARGO_TARGET_DIR");
     let target = named.map_or_else(|| root().map(|root| root.join("target")), |named| Ok(PathBuf::from(named)))?;
-    Ok(std::path::absolute(target)?.join(Path::new("debug")))
+    Ok(std::path::absolute(target)?)
 }

@@ -24,7 +24,7 @@ mod toolchain;
 mod web;
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -149,9 +149,7 @@ fn peers() -> Result<()> {
 fn rivals(args: &[String]) -> Result<()> {
     setup::llama_cpp()?;
     cargo(&["build", "--release", "--package", "syn1"])?;
-    let named = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = std::path::absolute(named.unwrap_or(root()?.join("target")))?;
-    let program = target.join("release").join("syn1").with_extension(env::consts::EXE_EXTENSION);
+    let program = built::target()?.join("release").join("syn1").with_extension(env::consts::EXE_EXTENSION);
     let folder = root()?.join("rivals");
     run(cargo_command(&["test", "--release"]).current_dir(&folder))?;
     let mut command = cargo_command(&["run", "--quiet", "--release", "--", "--syn1"]);

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{root, run};
+use crate::{built, root, run};
 
 /// Mesa's software Vulkan, on which the GPU kernels behave the same on every machine. Says whether it is here.
 pub(crate) fn software_vulkan() -> Result<bool> {
@@ -53,8 +53,7 @@ fn has_venv() -> bool {
 /// In the folder that the test looks in. What is there already is not fetched again, so this needs no network twice.
 fn make_openai_client() -> Result<()> {
     let root = root()?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |target| root.join(target));
-    let folder = target.join("openai-client");
+    let folder = built::target()?.join("openai-client");
     let python = folder.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     if !python.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
